@@ -1,0 +1,51 @@
+# The commands of the project, the same for people and for CI. Each installs what it needs into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test check format protos bench bench-triton clean
+
+help:            ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[cpu]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[cpu,dev]'
+	@touch $@ $(VENV)/.cpu
+
+demo: $(VENV)/.cpu            ## serve a trained model and send it real images from 64 callers
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev            ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev           ## lint, types, protos: what must hold before a commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/python scripts/protos.py --check
+	$(BIN)/python scripts/grpcio_range.py
+
+format: $(VENV)/.dev          ## put the code into its standard form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(VENV)/.dev          ## generate the stubs from protos/ into client/onnxserve/v1
+	$(BIN)/python scripts/protos.py
+
+bench: $(VENV)/.dev           ## measure this machine: build/bench.json, build/bench.md
+	$(BIN)/python -m bench $(ARGS)
+
+bench-triton: $(VENV)/.dev    ## the same models on Triton and on onnxserve in turn
+	$(BIN)/python -m bench.peers.triton $(ARGS)
+
+clean:           ## remove what was built
+	rm -rf build dist $(VENV)

@@ -1,0 +1,129 @@
+"""The Tensor codec: numpy arrays to and from the wire's Tensor message, value for value.
+
+bfloat16 and the float8 types have no numpy dtype of their own; arrays of the package ml_dtypes stand for them.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxserve.v1 import tensor_pb2
+
+Array = npt.NDArray[np.generic]
+
+DataType = tensor_pb2.DataType
+
+STRING = tensor_pb2.DATA_TYPE_STRING
+
+# Every element type but string: the numpy dtype that holds its bits, and the name by which people know it.
+_TYPES: dict[int, tuple[str, str]] = {
+    tensor_pb2.DATA_TYPE_FLOAT: ("<f4", "float32"),
+    tensor_pb2.DATA_TYPE_UINT8: ("u1", "uint8"),
+    tensor_pb2.DATA_TYPE_INT8: ("i1", "int8"),
+    tensor_pb2.DATA_TYPE_UINT16: ("<u2", "uint16"),
+    tensor_pb2.DATA_TYPE_INT16: ("<i2", "int16"),
+    tensor_pb2.DATA_TYPE_INT32: ("<i4", "int32"),
+    tensor_pb2.DATA_TYPE_INT64: ("<i8", "int64"),
+    tensor_pb2.DATA_TYPE_BOOL: ("?", "bool"),
+    tensor_pb2.DATA_TYPE_FLOAT16: ("<f2", "float16"),
+    tensor_pb2.DATA_TYPE_DOUBLE: ("<f8", "float64"),
+    tensor_pb2.DATA_TYPE_UINT32: ("<u4", "uint32"),
+    tensor_pb2.DATA_TYPE_UINT64: ("<u8", "uint64"),
+    tensor_pb2.DATA_TYPE_BFLOAT16: ("<u2", "bfloat16"),
+    tensor_pb2.DATA_TYPE_FLOAT8E4M3FN: ("u1", "float8_e4m3fn"),
+    tensor_pb2.DATA_TYPE_FLOAT8E4M3FNUZ: ("u1", "float8_e4m3fnuz"),
+    tensor_pb2.DATA_TYPE_FLOAT8E5M2: ("u1", "float8_e5m2"),
+    tensor_pb2.DATA_TYPE_FLOAT8E5M2FNUZ: ("u1", "float8_e5m2fnuz"),
+}
+
+STORAGE: dict[int, np.dtype[np.generic]] = {number: np.dtype(code) for number, (code, _) in _TYPES.items()}
+"""DataType number to the numpy dtype that holds its bits: its own where numpy has one, unsigned integers else."""
+
+NAMES: dict[int, str] = {number: name for number, (_, name) in _TYPES.items()} | {STRING: "string"}
+"""DataType number to the name of the matching numpy (or ml_dtypes) dtype, such as "float32"; "string" for strings."""
+
+NUMBERS: dict[str, int] = {name: number for number, name in NAMES.items()}
+"""The reverse of NAMES."""
+
+_FOREIGN = {number for number, (code, name) in _TYPES.items() if np.dtype(code).name != name}
+
+
+def data_type_of(array: Array) -> int:
+    """Return the DataType number of an array's elements.
+
+    Raises:
+        TypeError: numpy or ml_dtypes has the type, the wire has not (complex, dates, records).
+    """
+    if array.dtype.kind in "OUST":
+        return STRING
+    number = NUMBERS.get(array.dtype.name)
+    if number is None:
+        raise TypeError(f"{array.dtype} has no counterpart on the wire; the types are {', '.join(NUMBERS)}")
+    return number
+
+
+def encode(name: str, array: Array) -> tensor_pb2.Tensor:
+    """Return `array` as the Tensor message `name`: any shape, any memory order, never a converted value.
+
+    Arrays of str, or of objects that are str or (UTF-8) bytes, become string tensors.
+
+    Raises:
+        TypeError: an element type that the wire has not, or an object array with other elements than strings.
+    """
+    number = data_type_of(array)
+    if number == STRING:
+        elements = array.astype(object).ravel().tolist()  # row-major
+        return tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape, strings=[*map(_utf8, elements)])
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape, data=array.tobytes())
+
+
+def decode(tensor: tensor_pb2.Tensor) -> Array:
+    """Return a Tensor message as an array of its shape and type.
+
+    Numbers are read-only views of the message's bytes (copy() to write); strings are an object array of str.
+
+    Raises:
+        ValueError: the message contradicts itself: unknown type, byte count against shape, invalid UTF-8.
+        ImportError: bfloat16 or float8 without the package ml_dtypes.
+    """
+    shape = tuple(tensor.shape)
+    if tensor.data_type == STRING:
+        return strings_array([element.decode() for element in tensor.strings], shape)
+    storage = STORAGE.get(tensor.data_type)
+    if storage is None:
+        raise ValueError(f"tensor {tensor.name!r} has the unknown data type {tensor.data_type}")
+    array = np.frombuffer(tensor.data, storage).reshape(shape)
+    return array.view(_ml_dtype(NAMES[tensor.data_type])) if tensor.data_type in _FOREIGN else array
+
+
+def strings_array(elements: Sequence[str], shape: tuple[int, ...]) -> Array:
+    """Return str elements, row-major, as an object array of `shape`.
+
+    Raises:
+        ValueError: their number is not the product of `shape`.
+    """
+    if len(elements) != math.prod(shape):
+        raise ValueError(f"{len(elements)} strings do not fill the shape {list(shape)}")
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def _utf8(element: object) -> bytes:
+    if isinstance(element, str):
+        return element.encode()
+    if isinstance(element, bytes):
+        return element
+    raise TypeError(f"a string tensor holds str or bytes, not {type(element).__name__}")
+
+
+def _ml_dtype(name: str) -> np.dtype[np.generic]:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(f"{name} arrays need the package ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(getattr(ml_dtypes, name))

@@ -1,0 +1,47 @@
+"""Generate the Python stubs from protos/ into client/onnxserve/v1: protos.py [--check].
+
+With --check nothing is written; exit 1 and the names of the files that differ from what would be generated.
+"""
+
+import filecmp
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def generate(target: Path) -> None:
+    """Write the stubs of every .proto of our contract below `target`."""
+    protos = ROOT / "protos"
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={protos}"]
+        + [f"--{kind}={target}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
+        + sorted(str(path) for path in protos.glob("onnxserve/v1/*.proto")),
+        check=True,
+    )
+    for stub in target.glob("onnxserve/v1/*_pb2_grpc.py"):
+        if "Servicer" not in stub.read_text():
+            stub.unlink()  # a .proto without a service has no stub
+    (target / "onnxserve/v1/__init__.py").write_text('"""The generated messages and stubs of the wire contract."""\n')
+
+
+def main() -> int:
+    """Generate, or with --check compare; return the exit code."""
+    committed = ROOT / "client"
+    if "--check" not in sys.argv[1:]:
+        generate(committed)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        names = {p.name for root in (Path(folder), committed) for p in root.glob("onnxserve/v1/*.py*")}
+        _, differ, missing = filecmp.cmpfiles(f"{folder}/onnxserve/v1", committed / "onnxserve/v1", names, shallow=False)
+    if differ or missing:
+        print(f"not what protos/ gives: {', '.join(sorted(differ + missing))}; run `make protos`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
