@@ -1,1 +1,61 @@
-"""Call an onnxserve server."""
+"""Call an onnxserve server.
+
+    import numpy as np
+    import onnxserve
+
+    with onnxserve.Client("localhost:8500") as client:
+        image = np.zeros((1, 1, 28, 28), dtype=np.float32)
+        prediction = client.predict("digits", {"image": image}, timeout=1.0)
+        print(prediction["scores"].argmax(axis=-1), prediction.receipt)
+
+AsyncClient has the same calls for asyncio. A call that fails raises a subclass of OnnxserveError.
+"""
+
+from importlib.metadata import version as _version
+
+from onnxserve._aio import AsyncClient
+from onnxserve._client import Client
+from onnxserve._models import Batching, ModelInfo, Runtime, TensorSpec
+from onnxserve._prediction import Prediction, Receipt
+from onnxserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    ModelRunFailed,
+    NotFound,
+    OnnxserveError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+
+__version__ = _version("onnxserve")
+
+__all__ = [
+    "AsyncClient",
+    "Batching",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "FieldViolation",
+    "Internal",
+    "InvalidArgument",
+    "ModelInfo",
+    "ModelRunFailed",
+    "NotFound",
+    "OnnxserveError",
+    "PermissionDenied",
+    "Prediction",
+    "Receipt",
+    "ResourceExhausted",
+    "Runtime",
+    "TensorSpec",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "__version__",
+]

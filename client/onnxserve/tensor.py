@@ -18,7 +18,7 @@ DataType = tensor_pb2.DataType
 STRING = tensor_pb2.DATA_TYPE_STRING
 
 # Every element type but string: the numpy dtype that holds its bits, and the name by which people know it.
-_TYPES: dict[int, tuple[str, str]] = {
+_TYPES: dict[DataType, tuple[str, str]] = {
     tensor_pb2.DATA_TYPE_FLOAT: ("<f4", "float32"),
     tensor_pb2.DATA_TYPE_UINT8: ("u1", "uint8"),
     tensor_pb2.DATA_TYPE_INT8: ("i1", "int8"),
@@ -38,19 +38,19 @@ _TYPES: dict[int, tuple[str, str]] = {
     tensor_pb2.DATA_TYPE_FLOAT8E5M2FNUZ: ("u1", "float8_e5m2fnuz"),
 }
 
-STORAGE: dict[int, np.dtype[np.generic]] = {number: np.dtype(code) for number, (code, _) in _TYPES.items()}
+STORAGE: dict[DataType, np.dtype[np.generic]] = {number: np.dtype(code) for number, (code, _) in _TYPES.items()}
 """DataType number to the numpy dtype that holds its bits: its own where numpy has one, unsigned integers else."""
 
-NAMES: dict[int, str] = {number: name for number, (_, name) in _TYPES.items()} | {STRING: "string"}
+NAMES: dict[DataType, str] = {number: name for number, (_, name) in _TYPES.items()} | {STRING: "string"}
 """DataType number to the name of the matching numpy (or ml_dtypes) dtype, such as "float32"; "string" for strings."""
 
-NUMBERS: dict[str, int] = {name: number for number, name in NAMES.items()}
+NUMBERS: dict[str, DataType] = {name: number for number, name in NAMES.items()}
 """The reverse of NAMES."""
 
 _FOREIGN = {number for number, (code, name) in _TYPES.items() if np.dtype(code).name != name}
 
 
-def data_type_of(array: Array) -> int:
+def data_type_of(array: Array) -> DataType:
     """Return the DataType number of an array's elements.
 
     Raises:
@@ -126,4 +126,5 @@ def _ml_dtype(name: str) -> np.dtype[np.generic]:
         import ml_dtypes
     except ImportError:
         raise ImportError(f"{name} arrays need the package ml_dtypes: pip install ml_dtypes") from None
-    return np.dtype(getattr(ml_dtypes, name))
+    dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+    return dtype

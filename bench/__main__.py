@@ -1,0 +1,100 @@
+"""Measure onnxserve on this machine: python -m bench. Prints tables; writes build/bench.json and build/bench.md."""
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench import figures, floor, load, models, ours, report
+from bench.cells import Contender, Plan, contender, measure
+from bench.soak import soak
+
+_SECONDS = 2.2  # one measurement, at --requests-scale 1
+_CONTENDERS = {"server": "onnxserve", "plain": "plain edge", "floor": "lane alone"}
+_MEANINGS = {
+    "wide.c64.vs_onnxruntime": "rows/s over raw ONNX Runtime's best, one thread each",
+    "tiny.c64.vs_floor": "requests/s over the lane alone",
+    "tiny.c1.added_us": "µs that a lone caller waits beside the lane and the run",
+    "lane_vs_plain.tiny.c64": "requests/s over the plain edge's",
+    "soak.requests": "requests of the soak",
+    "soak.rss_growth_mb": "MB of resident memory more after it",
+    "soak.threads_growth": "threads more after it",
+    "soak.fds_growth": "descriptors more after it",
+}
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """The options that choose what is measured, as every benchmark has them."""
+    names = ",".join(models.MODELS)
+    parser.add_argument("--models", type=_models, default=names, help="which, by comma (default: %(default)s)")
+    parser.add_argument(
+        "--callers", type=_counts, default="1,16,64", help="how many at a time, by comma (default: %(default)s)"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="medians are over so many (default: %(default)s)")
+    parser.add_argument(
+        "--requests-scale", type=float, default=1.0, help="more or fewer requests a cell, 0.1 to try out"
+    )
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan that those options ask for."""
+    return Plan(
+        models=options.models,
+        callers=options.callers,
+        runs=options.runs,
+        seconds=_SECONDS * options.requests_scale,
+    )
+
+
+def _models(names: str) -> list[models.Model]:
+    try:
+        return [models.MODELS[name] for name in names.split(",")]
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"no model {error}; there are {', '.join(models.MODELS)}") from None
+
+
+def _counts(numbers: str) -> list[int]:
+    return [int(number) for number in numbers.split(",")]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    add_plan_options(parser)
+    parser.add_argument("--soak", type=int, default=1_000_000, metavar="N", help="requests of the soak (%(default)s)")
+    parser.add_argument("--no-soak", dest="soak", action="store_const", const=0, help="leave the soak out")
+    return parser.parse_args()
+
+
+def _contenders(plan: Plan, stack: ExitStack) -> list[Contender]:
+    server = stack.enter_context(ours.serve("server"))
+    plain = stack.enter_context(ours.serve("plain", "--edge", "plain"))
+    least = stack.enter_context(floor.serve())
+    return [
+        contender(server, plan.models, ours.target, ours.decode, models.expected),
+        contender(plain, plan.models, ours.target, ours.decode, models.expected),
+        contender(least, plan.models, ours.target, ours.decode, floor.zeros),
+    ]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = _options()
+    plan = plan_of(options)
+    if load.source() != "h2load":
+        print(f"{load.HOW_TO_GET_H2LOAD}\nGoing on with threads of Python, which cost far more.", file=sys.stderr)
+    models.write()
+    with ExitStack() as stack:
+        contenders = _contenders(plan, stack)
+        results = measure(plan, contenders, with_raw=True)
+        soaked = soak(contenders[0].process, options.soak) if options.soak else {}
+    keys = figures.bounds(results) | figures.raw(results) | figures.served(results, *_CONTENDERS) | soaked
+    grids = [
+        report.cell_grid(plan, keys, _CONTENDERS),
+        report.raw_grid([model.name for model in plan.models], keys),
+        report.key_grid(keys, _MEANINGS),
+    ]
+    report.publish({**report.machine(), **keys}, grids, Path("build/bench.md"))
+
+
+if __name__ == "__main__":
+    main()

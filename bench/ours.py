@@ -1,0 +1,31 @@
+"""onnxserve as a contender: how its servers are started, what is sent to them, how their answers read."""
+
+import sys
+
+import numpy as np
+
+from bench.load import Target
+from bench.models import REPOSITORY, Floats, Model
+from bench.process import ServerProcess
+from onnxserve import tensor
+from onnxserve.v1 import inference_service_pb2 as pb
+
+PREDICT = "/onnxserve.v1.InferenceService/Predict"
+
+
+def serve(name: str, *options: str) -> ServerProcess:
+    """Start the server on one thread a model, with the benchmark's models and any free port."""
+    command = [sys.executable, "-m", "onnxserve", "serve", "--models", str(REPOSITORY)]
+    return ServerProcess(name, [*command, "--host", "127.0.0.1", "--port", "0", "--threads", "1", *options])
+
+
+def target(address: str, model: Model) -> Target:
+    """A Predict of the model's one row."""
+    request = pb.PredictRequest(model=model.name, inputs=[tensor.encode("x", model.one_row())])
+    return Target(address=address, method=PREDICT, message=request.SerializeToString())
+
+
+def decode(answer: bytes) -> Floats:
+    """The output y of a PredictResponse."""
+    (y,) = pb.PredictResponse.FromString(answer).outputs
+    return np.asarray(tensor.decode(y), np.float32)

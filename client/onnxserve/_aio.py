@@ -1,0 +1,85 @@
+"""The asyncio client."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
+from onnxserve._channel import SERVING, health_request
+from onnxserve._models import ModelInfo, model_info
+from onnxserve._prediction import Prediction
+from onnxserve.errors import OnnxserveError, from_rpc_error
+from onnxserve.tensor import Array
+from onnxserve.v1 import model_service_pb2
+
+
+class AsyncClient(BaseClient):
+    """Client for asyncio: the same calls, awaited. It belongs to the event loop in which it is made.
+
+    Cancelling a task cancels its call, on the server too. Use the client in an `async with` statement, or close it.
+    """
+
+    async def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+        request_id: str | None = None,
+    ) -> Prediction:
+        """Run a model once; as Client.predict."""
+        request, request_id = self._request(
+            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+        )
+        return Prediction(await self._call(self._methods.predict, request, timeout, request_id))
+
+    async def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
+        """Return every version of every model, by name, then version, oldest first."""
+        response = await self._call(self._methods.list_models, model_service_pb2.ListModelsRequest(), timeout)
+        return [*map(model_info, response.models)]
+
+    async def model(
+        self, name: str, version: str | None = None, *, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> ModelInfo:
+        """Return one version of a model; None: the one that predict would use."""
+        request = model_service_pb2.GetModelRequest(model=name, version=version)
+        return model_info((await self._call(self._methods.get_model, request, timeout)).model)
+
+    async def ready(self, model: str | None = None, *, timeout: float | None = READY_TIMEOUT) -> bool:
+        """Return whether the server, or one of its models, takes requests now; False when it cannot be reached."""
+        try:
+            return bool((await self._call(self._methods.check, health_request(model), timeout)).value == SERVING)
+        except OnnxserveError as error:
+            if error.code in NOT_READY:
+                return False
+            raise
+
+    async def close(self) -> None:
+        """Close the connections; calls that still wait are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the client."""
+        await self.close()
+
+    def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
+        asyncio.get_running_loop()  # raises without one: grpc would bind the channel to a loop that never runs
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, **kwargs)
+        return grpc.aio.secure_channel(target, credentials, **kwargs)
+
+    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
+        try:
+            return await method(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, request_id) from error

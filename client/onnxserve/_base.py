@@ -1,0 +1,90 @@
+"""What the blocking and the asyncio client share: everything but the waiting."""
+
+import abc
+import itertools
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from onnxserve._channel import Methods, Options, channel_options, target_uri
+from onnxserve._wire import predict_request
+from onnxserve.tensor import Array
+
+DEFAULT_TIMEOUT = 30.0
+READY_TIMEOUT = 5.0
+
+# What a health check can end with that means "not ready", not "cannot tell".
+NOT_READY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+class BaseClient(abc.ABC):
+    """A channel to a server, and how requests are made for it."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+        max_message_bytes: int = 64 * 1024 * 1024,
+        compression: grpc.Compression | None = None,
+        keepalive: float = 60.0,
+        retries: int = 3,
+        load_balancing: str = "round_robin",
+        options: Options = (),
+    ) -> None:
+        """Make a client; it connects with its first call.
+
+        Args:
+            target: "host:port", of which every address is used, or any gRPC name: "unix:/path", "xds:///service".
+            credentials: for TLS, such as grpc.ssl_channel_credentials(); None: no encryption.
+            metadata: sent with every call, such as [("authorization", "Bearer ...")].
+            max_message_bytes: the largest request and the largest response.
+            compression: of requests; none by default, as tensors seldom shrink.
+            keepalive: seconds between pings while a call waits for its answer; servers end connections that ping
+                more often than they permit.
+            retries: how often a call that ended with UNAVAILABLE is tried again, at most 4; 0: never. They end with
+                the call's timeout.
+            load_balancing: the gRPC policy that chooses among the target's addresses.
+            options: further gRPC channel options; they win over those that follow from the other arguments.
+        """
+        self._channel = self._open(
+            target_uri(target),
+            credentials,
+            compression=compression,
+            options=channel_options(
+                max_message_bytes=max_message_bytes,
+                keepalive=keepalive,
+                retries=retries,
+                load_balancing=load_balancing,
+                options=options,
+            ),
+        )
+        self._methods = Methods(self._channel)
+        self._metadata = tuple(metadata)
+        self._prefix = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+
+    @abc.abstractmethod
+    def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
+        """Open a channel of the kind that the client waits on."""
+
+    def _request(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None,
+        version: str | None,
+        priority: int,
+        request_id: str | None,
+    ) -> tuple[bytes, str]:
+        """Return a serialized PredictRequest and its request_id."""
+        if request_id is None:
+            request_id = f"{self._prefix}-{next(self._numbers)}"
+        request = predict_request(
+            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+        )
+        return request, request_id

@@ -1,0 +1,37 @@
+"""How the commands reach a server, and how they end when that fails."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+
+from onnxserve import Client, OnnxserveError
+
+Target = Annotated[
+    str, typer.Option("--target", envvar="ONNXSERVE_TARGET", help="The server: host:port or a gRPC name.")
+]
+Tls = Annotated[bool, typer.Option("--tls", help="Encrypt the connection.")]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", exists=True, dir_okay=False, readable=True, help="PEM file of the authorities to trust; implies --tls."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+DEFAULT_TARGET = "localhost:8500"
+
+
+@contextlib.contextmanager
+def connect(target: str, *, tls: bool, ca: Path | None) -> Iterator[Client]:
+    """Lend a client; tell what a failed call says on stderr and exit with 1."""
+    credentials = grpc.ssl_channel_credentials(ca.read_bytes() if ca else None) if tls or ca else None
+    try:
+        with Client(target, credentials=credentials) as client:
+            yield client
+    except (OnnxserveError, ImportError, ValueError) as error:  # the last two: an answer that cannot be decoded here
+        typer.echo(f"onnxserve: {error}", err=True)
+        raise typer.Exit(1) from None

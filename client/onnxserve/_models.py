@@ -1,0 +1,123 @@
+"""What a server says of its models."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onnxserve.tensor import NAMES
+from onnxserve.v1 import model_service_pb2, tensor_pb2
+
+_STATES = {number: name.removeprefix("MODEL_STATE_") for name, number in model_service_pb2.ModelState.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a model."""
+
+    name: str
+    """The name to use in predict."""
+    dtype: str
+    """The name of the numpy (or ml_dtypes) dtype, such as "float32"; "string" for strings."""
+    shape: tuple[int | str | None, ...]
+    """The size of each axis, outermost first; for a free axis its name, or None when it has none. () for a scalar."""
+    labels: tuple[str, ...]
+    """For an output whose last axis is a score per class: the name of each class. () when unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How requests of different callers are put together into one run of a model."""
+
+    enabled: bool
+    """Whether they are at all."""
+    reason: str
+    """Why not, in a sentence. "" when enabled."""
+    max_rows: int
+    """The most rows of one run."""
+    max_delay_us: int
+    """How long the oldest request may be held back for batch-mates, in microseconds."""
+    max_queue_rows: int
+    """The most rows that may wait."""
+    max_queue_bytes: int
+    """The most bytes of input that may wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What a model is run on."""
+
+    requested_providers: tuple[str, ...]
+    """The execution providers that the configuration asks for, in order of preference."""
+    providers: tuple[str, ...]
+    """The execution providers that the session really has."""
+    instances: int
+    """Runs at a time."""
+    threads: int
+    """Threads that one run may use."""
+    options: dict[str, str]
+    """Provider options in force, as "provider.option"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """One version of a model: what it takes and gives, and how it is run."""
+
+    name: str
+    """The model's name in the repository."""
+    version: str
+    """The version's name in the repository."""
+    state: str
+    """"LOADING", "READY" or "STOPPED"."""
+    inputs: tuple[TensorSpec, ...]
+    """What it takes. Every one must be given."""
+    outputs: tuple[TensorSpec, ...]
+    """What it gives."""
+    batching: Batching
+    """How requests are put together."""
+    runtime: Runtime
+    """What it is run on."""
+    metadata: dict[str, str]
+    """What the model file says of itself (ONNX metadata_props)."""
+    description: str
+    """The model file's own description. "" when it has none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as dicts, tuples, strings and numbers, ready for json."""
+        return asdict(self)
+
+
+def model_info(model: model_service_pb2.Model) -> ModelInfo:
+    """Read a Model message."""
+    batching, runtime = model.batching, model.runtime
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        state=_STATES.get(model.state, str(model.state)),
+        inputs=tuple(map(_tensor_spec, model.inputs)),
+        outputs=tuple(map(_tensor_spec, model.outputs)),
+        batching=Batching(
+            enabled=batching.enabled,
+            reason=batching.reason,
+            max_rows=batching.max_rows,
+            max_delay_us=batching.max_delay_us,
+            max_queue_rows=batching.max_queue_rows,
+            max_queue_bytes=batching.max_queue_bytes,
+        ),
+        runtime=Runtime(
+            requested_providers=tuple(runtime.requested_providers),
+            providers=tuple(runtime.providers),
+            instances=runtime.instances,
+            threads=runtime.threads,
+            options=dict(runtime.options),
+        ),
+        metadata=dict(model.metadata),
+        description=model.description,
+    )
+
+
+def _tensor_spec(spec: tensor_pb2.TensorSpec) -> TensorSpec:
+    return TensorSpec(
+        name=spec.name,
+        dtype=NAMES.get(spec.data_type, str(spec.data_type)),  # a newer server may know more types
+        shape=tuple(axis.size if axis.size >= 0 else axis.name or None for axis in spec.shape),
+        labels=tuple(spec.labels),
+    )

@@ -1,0 +1,86 @@
+"""The answer to one request."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from onnxserve.tensor import Array, decode
+from onnxserve.v1 import inference_service_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a request's time in the server went, and what it was run with.
+
+    A request split over several runs reports the sum of times and the rows and requests of the largest batch.
+    """
+
+    queue_us: int
+    """From admission until an executor was free for it, in microseconds."""
+    batch_wait_us: int
+    """From then until its batch began to run, in microseconds."""
+    compute_us: int
+    """The run in ONNX Runtime, in microseconds."""
+    batch_rows: int
+    """Rows in the batch, this request's included. A model that is not batched counts 1."""
+    batch_requests: int
+    """Requests in the batch, this one included."""
+    provider: str
+    """The first execution provider of the session, such as "CPUExecutionProvider"."""
+
+
+class Prediction(Mapping[str, Array]):
+    """The outputs of one request: a mapping of output name to array, in the order asked for.
+
+    Arrays of numbers are read-only views of the answer's bytes: `copy()` one to write to it. Strings are object
+    arrays of str; bfloat16 and float8 are arrays of the package ml_dtypes.
+
+    Attributes:
+        model: the model that answered.
+        version: the version that answered.
+        request_id: the request's name.
+        receipt: what the request's way through the server took.
+    """
+
+    __slots__ = ("_arrays", "model", "receipt", "request_id", "version")
+
+    def __init__(self, response: inference_service_pb2.PredictResponse) -> None:
+        """Read a whole response, so that none of its memory but the arrays' own is kept.
+
+        Raises:
+            ValueError: the response contradicts itself.
+            ImportError: an output is bfloat16 or float8 and ml_dtypes is not installed.
+        """
+        self._arrays = {output.name: decode(output) for output in response.outputs}
+        self.model = response.model
+        self.version = response.version
+        self.request_id = response.request_id
+        receipt = response.receipt
+        self.receipt = Receipt(
+            receipt.queue_us,
+            receipt.batch_wait_us,
+            receipt.compute_us,
+            receipt.batch_rows,
+            receipt.batch_requests,
+            receipt.provider,
+        )
+
+    def __getitem__(self, name: str) -> Array:
+        """Return the output `name`."""
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the outputs."""
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        """Return the number of outputs."""
+        return len(self._arrays)
+
+    # Mapping compares values with ==, and arrays have no truth value: a prediction equals itself alone.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        """Return names, dtypes and shapes, not the values."""
+        outputs = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items())
+        return f"<Prediction of {self.model} version {self.version}: {outputs}; {self.receipt}>"

@@ -1,0 +1,73 @@
+"""Requests to bytes."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxserve import tensor
+from onnxserve.v1 import inference_service_pb2, tensor_pb2
+
+# The keys of length-delimited fields: the field's number times 8, plus 2.
+_INPUTS = bytes([inference_service_pb2.PredictRequest.INPUTS_FIELD_NUMBER << 3 | 2])
+_BYTE = np.dtype(np.uint8)
+_DATA = bytes([tensor_pb2.Tensor.DATA_FIELD_NUMBER << 3 | 2])
+
+
+def predict_request(
+    model: str,
+    inputs: Mapping[str, tensor.Array],
+    *,
+    outputs: Sequence[str] | None,
+    version: str | None,
+    priority: int,
+    request_id: str,
+) -> bytes:
+    """Return a serialized PredictRequest.
+
+    The tensors' data is joined to what protobuf serializes of the rest: protobuf itself copies and grows its buffer
+    several times on the way (an image of 600 kB: 2,000 us, and so 30 us), and the bytes are the same.
+
+    Raises:
+        TypeError: an input is not a numpy array, or of a type that the wire has not; outputs is a single str.
+    """
+    if isinstance(outputs, str):
+        raise TypeError(f"outputs is a sequence of names: [{outputs!r}], not {outputs!r}")
+    head = inference_service_pb2.PredictRequest(
+        model=model, version=version, outputs=outputs, request_id=request_id, priority=priority
+    )
+    parts: list[bytes | memoryview] = [head.SerializeToString()]
+    for name, array in inputs.items():
+        header, data = _tensor(name, array)
+        parts += (_INPUTS, _varint(len(header) + len(data)), header, data)
+    return b"".join(parts)
+
+
+def _tensor(name: str, array: tensor.Array) -> tuple[bytes, bytes | memoryview]:
+    """Return a serialized Tensor in two parts, the second its data alone, so that large data is copied once."""
+    if not isinstance(array, np.ndarray):
+        array = _array(name, array)
+    number = tensor.data_type_of(array)
+    if number == tensor.STRING:
+        return tensor.encode(name, array).SerializeToString(), b""
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    header = tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape).SerializeToString()
+    return header + _DATA + _varint(array.nbytes), np.ascontiguousarray(array).reshape(-1).view(_BYTE).data
+
+
+def _array(name: str, value: object) -> tensor.Array:
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    raise TypeError(
+        f"inputs[{name!r}] is a {type(value).__name__}, not a numpy array, and its type is not guessed: "
+        f"send np.asarray(x, dtype=...) with the dtype of the model's input"
+    )
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Install the Debian (or Ubuntu) packages that the project's commands use beside Python: nghttp2-client, which has h2load.
+set -euo pipefail
+packages=(nghttp2-client)
+
+if ! command -v apt-get >/dev/null; then
+  echo "$0: there is no apt-get here. Install with your system's own tool what Debian calls: ${packages[*]}" >&2
+  exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  echo "already installed: ${packages[*]}"
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  command -v sudo >/dev/null || { echo "$0: run this as root, or install sudo" >&2; exit 1; }
+  as_root=(sudo)
+fi
+"${as_root[@]}" apt-get update
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"

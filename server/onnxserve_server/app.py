@@ -1,0 +1,188 @@
+"""Wire everything together: start, serve, drain, stop. Nothing is decided here that another module could decide."""
+
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
+from onnxserve_server.core import Clock
+from onnxserve_server.edge.health import SERVING, Health
+from onnxserve_server.edge.models import ModelServicer
+from onnxserve_server.edge.plain import PlainEdge
+from onnxserve_server.edge.predict import Call, Predict
+from onnxserve_server.engine.engine import Engine
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.discovery import discover
+from onnxserve_server.repository.loader import Defaults, load
+from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.scheduling.deadlines import DeadlineWatch
+from onnxserve_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_PREDICT = f"/{_INFERENCE}/Predict"
+
+# A finished run waits this long for the interpreter lock while another thread computes. CPython's default of 5 ms is
+# longer than most runs; measured here, 0.2 ms gave up to 1.5 times the throughput.
+_SWITCH_INTERVAL = 0.0002
+_WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
+
+
+class Edge(Protocol):
+    """What the two edges have in common."""
+
+    def start(self) -> None:
+        """Take calls."""
+        ...
+
+    def wait_drained(self, timeout: float) -> bool:
+        """Wait until the last call is over; tell whether it is."""
+        ...
+
+    def stop(self) -> None:
+        """End what the edge itself runs."""
+        ...
+
+
+class App:
+    """A server, from start() to stop(). run() does both, with a wait between.
+
+    Attributes:
+        port: where it listens, once started.
+        edge_name: "lane" or "plain": the edge that is really used.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
+        self.settings = settings
+        self.engine = Engine(clock)
+        self.port = 0
+        self.edge_name = ""
+        self._clock = clock
+        self._deadlines = DeadlineWatch(clock)
+        self._health = Health()
+        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="onnxserve-grpc")
+        self._server: grpc.Server
+        self._edge: Edge
+
+    def start(self) -> None:
+        """Load every model, then listen.
+
+        Raises:
+            ConfigurationError: a model cannot be loaded, or the port cannot be had.
+        """
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        settings = self.settings
+        self._check_port()  # before minutes of loading
+        self._deadlines.start()
+        defaults = Defaults(
+            threads=settings.threads, providers=settings.providers, allow_cpu_fallback=settings.allow_cpu_fallback
+        )
+        with Prober() as prober:
+            for found in discover(settings.models, settings.batching_defaults):
+                model = load(found, defaults, prober, self._clock, self._deadlines)
+                model.start()
+                self.engine.add(model)
+                logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
+        self._listen()
+        names = {f"model/{model.spec.name}" for model in self.engine.models()}
+        self._health.set_all([*names, _INFERENCE, _MODELS, ""], SERVING)
+
+    def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
+        """Serve until `stop` is set, then drain. `ready` is told the address once every model serves.
+
+        Raises:
+            ConfigurationError: as start() does.
+        """
+        try:
+            self.start()
+            ready(f"{self.settings.host}:{self.port}")
+            stop.wait()
+            self.drain()
+        finally:
+            self.stop()
+
+    def drain(self) -> None:
+        """Tell load balancers, go on serving for a while, refuse new calls, and finish those in flight."""
+        logger.info("draining: not serving any more in %.1f s", self.settings.drain_delay)
+        self._health.enter_graceful_shutdown()
+        threading.Event().wait(self.settings.drain_delay)
+        self._server.stop(self.settings.drain_timeout)
+        if not self._edge.wait_drained(self.settings.drain_timeout):
+            logger.warning("calls were still in flight after %.1f s; they are ended", self.settings.drain_timeout)
+
+    def stop(self) -> None:
+        """Stop at once whatever runs; after drain() nothing does."""
+        if self.edge_name:
+            self._server.stop(_WATCHERS_GRACE).wait()
+            self._edge.wait_drained(_WATCHERS_GRACE)
+            self._edge.stop()
+        self._pool.shutdown()
+        for model in self.engine.models():
+            model.stop()
+        self._deadlines.stop()
+
+    def _check_port(self) -> None:
+        host, port = self.settings.host, self.settings.port
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"{host}:{port}: cannot listen there: {error.strerror or error}; choose another --host or --port"
+            ) from error
+
+    def _listen(self) -> None:
+        settings = self.settings
+        self._server = grpc.server(
+            self._pool,
+            options=(
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of the load
+                # Clients may ping a quiet connection every 30 s; the default of 5 minutes would cut them off.
+                ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+            ),
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.engine), self._server)
+        reflection.enable_server_reflection((_INFERENCE, _MODELS, _HEALTH, reflection.SERVICE_NAME), self._server)
+        self._edge = self._make_edge({_PREDICT: Predict(self.engine, self._clock)})
+        address = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            self.port = self._server.add_insecure_port(f"{address}:{settings.port}")
+        except RuntimeError as error:
+            raise ConfigurationError(f"{settings.host}:{settings.port}: cannot listen there: {error}") from error
+        self._server.start()
+        self._edge.start()
+
+    def _make_edge(self, methods: dict[str, Callable[[Call, bytes], None]]) -> Edge:
+        """Return the edge that the settings ask for, or the plain one when the lane does not work with this grpcio."""
+        if self.settings.edge == "lane":
+            try:
+                from onnxserve_server.edge import lane
+
+                lane.self_test()
+                edge = lane.Lane(self._server, methods)
+            except Exception as error:
+                logger.warning(
+                    "grpcio %s does not carry the lane (%s): serving on the plain edge, slower", grpc.__version__, error
+                )
+            else:
+                self.edge_name = "lane"
+                return edge
+        self.edge_name = "plain"
+        return PlainEdge(self._server, methods)

@@ -1,0 +1,112 @@
+"""The commands of the server: onnxserve serve, onnxserve doctor."""
+
+import inspect
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from onnxserve_server import doctor as examination
+from onnxserve_server.app import App
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.settings import Settings, load_settings
+
+_BAD_CONFIGURATION = 2  # exit code
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    serve.__signature__ = _signature_of_serve()  # type: ignore[attr-defined]
+    serve.__annotations__ = {name: parameter.annotation for name, parameter in serve.__signature__.parameters.items()}  # type: ignore[attr-defined]
+    app.command()(serve)
+    app.command()(doctor)
+
+
+def serve(config: Path | None = None, show_config: bool = False, **flags: Any) -> None:
+    """Serve the models of a folder: <models>/<name>/<version>/model.onnx, with <models>/<name>/model.yaml if need be.
+
+    Each flag can also be set as an environment variable (ONNXSERVE_PORT) or in the file given with --config.
+    """
+    try:
+        settings = load_settings(config, **flags)
+        if show_config:
+            typer.echo(json.dumps(settings.model_dump(mode="json"), indent=2))
+            return
+        _serve(settings)
+    except ConfigurationError as error:
+        typer.echo(f"onnxserve: {error}", err=True)
+        raise typer.Exit(_BAD_CONFIGURATION) from None
+
+
+def doctor(
+    models: Annotated[Path | None, typer.Option(help="Also try the models of this folder.")] = None,
+    providers: Annotated[str | None, typer.Option(help="Execution providers to ask for; default as for serve.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what this machine and installation give a server: versions, providers, CPUs, memory, threads, models."""
+    try:
+        findings = examination.examine(load_settings(models=models, providers=providers), try_models=models is not None)
+    except ConfigurationError as error:
+        typer.echo(f"onnxserve: {error}", err=True)
+        raise typer.Exit(_BAD_CONFIGURATION) from None
+    if as_json:
+        typer.echo(json.dumps(findings, indent=2))
+    else:
+        _print_findings(findings)
+    if findings["problems"]:
+        raise typer.Exit(1)
+
+
+def _serve(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    stop = threading.Event()
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the drain
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    App(settings).run(stop, lambda address: print(f"onnxserve is ready on {address}", flush=True))  # noqa: T201 - for whoever started us
+
+
+def _signature_of_serve() -> inspect.Signature:
+    """Return the parameters of serve: one flag a setting, so that help, names and types stand in one place."""
+    parameters = [
+        _flag("config", Path | None, None, "YAML file of settings."),
+        _flag("show_config", bool, False, "Print the settings that would be used, as JSON, and exit."),
+    ]
+    for name, field in Settings.model_fields.items():
+        kind: Any = str if name in ("providers", "edge", "log_level") else field.annotation
+        default = "" if field.default_factory is not None else f" [default: {field.default}]"
+        parameters.append(_flag(name, kind | None, None, f"{(field.description or '').capitalize()}.{default}"))
+    return inspect.Signature(parameters)
+
+
+def _flag(name: str, kind: Any, default: object, text: str) -> inspect.Parameter:
+    option = typer.Option("--" + name.replace("_", "-"), help=text, show_default=False)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _print_findings(findings: dict[str, Any]) -> None:
+    console = Console(soft_wrap=True)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for part in ("versions", "machine", "server"):
+        for name, value in findings[part].items():
+            table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
+    console.print(table)
+    for model in findings["models"]:
+        console.print(f"model {model['model']}: {model['verdict']}")
+    for problem in findings["problems"]:
+        console.print(f"[red]problem:[/red] {problem}", highlight=False)
+    if not findings["problems"]:
+        console.print("[green]no problem found[/green]")

@@ -1,0 +1,106 @@
+"""What `onnxserve doctor` finds out: is everything there, and what would a server use?"""
+
+import platform
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.discovery import discover
+from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.resources import resources
+from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.settings import Settings
+
+_PACKAGES = ("onnxserve", "onnxruntime", "onnxruntime-gpu", "grpcio", "protobuf", "numpy")
+
+# The smallest model there is, y = x for float32 [n]; tests/server/test_doctor.py makes the same bytes with onnx.helper.
+IDENTITY = bytes.fromhex(
+    "08083a390a100a017812017922084964656e746974791201675a100a0178120b0a09080112050a0312016e62100a0179120b0a09080112050a0312016e"
+    "42040a001011"
+)
+
+
+def examine(settings: Settings, *, try_models: bool) -> dict[str, Any]:
+    """Return what was found: versions, machine, server, models, and the problems among it, each one line."""
+    problems: list[str] = []
+    machine = resources()
+    installed = {name: found for name in _PACKAGES if (found := _version(name))}
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, install one"
+        )
+    granted = _granted(settings, problems)
+    return {
+        "versions": {"python": platform.python_version(), **installed},
+        "machine": {
+            "cpus": f"{machine.cpus:g} ({machine.cpus_from})",
+            "memory": f"{machine.memory_bytes / 2**30:.1f} GiB ({machine.memory_from})",
+        },
+        "server": {
+            "edge": _edge(settings, problems),
+            "threads of a run": settings.threads,
+            "providers asked for": list(settings.providers),
+            "providers got": granted,
+        },
+        "models": _models(settings, problems) if try_models else [],
+        "problems": problems,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _options(settings: Settings, *, allow_cpu_fallback: bool) -> SessionOptions:
+    return SessionOptions(providers=settings.providers, allow_cpu_fallback=allow_cpu_fallback, threads=settings.threads)
+
+
+def _granted(settings: Settings, problems: list[str]) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "identity.onnx")
+        path.write_bytes(IDENTITY)
+        granted = Session(path, _options(settings, allow_cpu_fallback=True)).providers
+    missing = [provider for provider in settings.providers if provider not in granted]
+    if missing and not settings.allow_cpu_fallback:
+        problems.append(
+            f"models that ask for {', '.join(missing)} do not load here: ONNX Runtime gives {', '.join(granted)}"
+        )
+    return list(granted)
+
+
+def _edge(settings: Settings, problems: list[str]) -> str:
+    if settings.edge == "plain":
+        return "plain, as asked"
+    try:
+        from onnxserve_server.edge import lane
+
+        lane.self_test()
+    except Exception as error:
+        problems.append(f"this grpcio does not carry the lane: {error}")
+        return "plain"
+    return "lane"
+
+
+def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
+    found = []
+    with Prober() as prober:
+        for model in discover(settings.models, settings.batching_defaults):
+            label = f"{model.name}/{model.version}"
+            try:
+                verdict = prober.probe(model.path, _options(settings, allow_cpu_fallback=settings.allow_cpu_fallback))
+            except ConfigurationError as error:
+                problems.append(str(error))
+                found.append({"model": label, "verdict": "does not load"})
+            else:
+                found.append(
+                    {
+                        "model": label,
+                        "verdict": "batched" if verdict.batchable else f"one request at a time: {verdict.reason}",
+                    }
+                )
+    return found

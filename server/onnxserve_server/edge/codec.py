@@ -1,0 +1,119 @@
+"""Messages of onnxserve.v1 to and from the engine's nouns."""
+
+import math
+from time import time
+
+from google.protobuf.message import DecodeError
+
+from onnxserve.tensor import STRING
+from onnxserve.v1 import inference_service_pb2 as inference
+from onnxserve.v1 import model_service_pb2 as model_service
+from onnxserve.v1 import tensor_pb2
+from onnxserve_server.core import Clock, ModelSpec, Request, Result, TensorSpec, WireTensor
+from onnxserve_server.errors import InvalidRequest, Violation
+
+
+def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
+    """Return a serialized PredictRequest as a request.
+
+    Args:
+        message: the bytes that came.
+        deadline: the call's, in seconds of Unix time; inf for none.
+        clock: the engine's.
+
+    Raises:
+        InvalidRequest: the bytes are no PredictRequest, or its timeout is negative.
+    """
+    try:
+        wire = inference.PredictRequest.FromString(message)
+    except DecodeError as error:
+        raise InvalidRequest([Violation("request", f"the message is no PredictRequest: {error}")]) from error
+    if deadline != math.inf:
+        deadline = clock() + deadline - time()
+    if wire.HasField("timeout"):
+        timeout = wire.timeout.seconds + wire.timeout.nanos / 1e9
+        if timeout < 0:
+            raise InvalidRequest([Violation("timeout", f"{timeout} s is negative")])
+        deadline = min(deadline, clock() + timeout)
+    return Request(
+        wire.model,
+        wire.version,
+        [
+            WireTensor(tensor.name, tensor.data_type, tuple(tensor.shape), tensor.data, tensor.strings)
+            for tensor in wire.inputs
+        ],
+        wire.outputs,
+        wire.request_id,
+        wire.priority,
+        deadline,
+    )
+
+
+def encode_result(result: Result, request_id: str) -> bytes:
+    """Return a result as a serialized PredictResponse."""
+    receipt = result.receipt
+    return inference.PredictResponse(
+        model=result.model,
+        version=result.version,
+        request_id=request_id,
+        outputs=[
+            tensor_pb2.Tensor(name=spec.name, data_type=spec.data_type, shape=array.shape, data=array.tobytes())
+            if spec.data_type != STRING
+            else tensor_pb2.Tensor(
+                name=spec.name,
+                data_type=STRING,
+                shape=array.shape,
+                strings=[str(element).encode() for element in array.ravel()],
+            )
+            for spec, array in result.outputs
+        ],
+        receipt=inference.Receipt(
+            queue_us=receipt.queue_us,
+            batch_wait_us=receipt.batch_wait_us,
+            compute_us=receipt.compute_us,
+            batch_rows=receipt.batch_rows,
+            batch_requests=receipt.batch_requests,
+            provider=receipt.provider,
+        ),
+    ).SerializeToString()
+
+
+def encode_model(spec: ModelSpec) -> model_service.Model:
+    """Return what is known of a model as a Model message."""
+    policy = spec.batching
+    return model_service.Model(
+        name=spec.name,
+        version=spec.version,
+        state=model_service.MODEL_STATE_READY,
+        inputs=[_encode_spec(tensor) for tensor in spec.inputs],
+        outputs=[_encode_spec(tensor) for tensor in spec.outputs],
+        batching=model_service.Batching(
+            enabled=policy.enabled,
+            reason=policy.reason,
+            max_rows=policy.max_rows if policy.enabled else 1,
+            max_delay_us=round(policy.max_delay * 1e6),
+            max_queue_rows=policy.max_queue_rows,
+            max_queue_bytes=policy.max_queue_bytes,
+        ),
+        runtime=model_service.Runtime(
+            requested_providers=spec.requested_providers,
+            providers=spec.providers,
+            instances=spec.instances,
+            threads=spec.threads,
+            options=spec.provider_options,
+        ),
+        metadata=spec.metadata,
+        description=spec.description,
+    )
+
+
+def _encode_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
+    return tensor_pb2.TensorSpec(
+        name=spec.name,
+        data_type=tensor_pb2.DataType.Name(spec.data_type),
+        shape=[
+            tensor_pb2.Dimension(size=-1, name=size) if isinstance(size, str) else tensor_pb2.Dimension(size=size)
+            for size in spec.shape
+        ],
+        labels=spec.labels,
+    )

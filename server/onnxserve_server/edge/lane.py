@@ -1,0 +1,271 @@
+"""The lane: hot methods of a public grpc.server, driven from a completion queue of their own.
+
+grpc.server and grpc.aio are Python layers over one core. Most of what a small call costs in Python is spent in those
+layers (locks, conditions, thread hops, event-loop wake-ups), not in the core. Here health, reflection, TLS and options
+stay with the public server, while the registered hot methods get one queue and one thread: an event comes, a method of
+a slotted object runs, and the answer is sent from whichever thread has it.
+
+This module holds every use of grpcio's private layer. It is tested with the grpcio versions that pyproject.toml allows,
+and self_test() makes real calls through it at start; if anything fails the server uses the plain edge.
+
+No lock is held while calling into the core. Calls are counted on the lane's thread alone, so counting needs none.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc
+
+from onnxserve_server.edge.status import Status
+
+logger = logging.getLogger(__name__)
+
+_ARMED = 32  # calls of a method that the core can hand over without waiting for Python to ask for the next
+_OK = cygrpc.StatusCode.ok
+_NO_FLAGS = 0
+_NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
+_SELF_TEST_TIMEOUT = 5.0  # seconds
+
+Handler = Callable[["UnaryCall", bytes], None]
+"""Takes a call and its message. It must not raise or block."""
+
+
+class LaneError(Exception):
+    """The lane does not work with this grpcio; the text says what failed."""
+
+
+class Lane:
+    """Serves unary methods of a public server.
+
+    Make it before the server starts, start() it right after, stop() it after the server was told to stop.
+
+    Args:
+        server: a server made by grpc.server.
+        methods: full method names, such as "/package.Service/Method", each with its handler.
+    """
+
+    def __init__(self, server: grpc.Server, methods: Mapping[str, Handler]) -> None:
+        self._core = server._cy_server
+        self._methods = [_Method(name, handler) for name, handler in methods.items()]
+        self._queue = cygrpc.CompletionQueue()
+        self._core.register_completion_queue(self._queue)
+        for method in self._methods:
+            self._core.register_method(method.name)
+        self._thread = threading.Thread(target=self._run, name="onnxserve-lane", daemon=True)
+        self._armed = 0
+        self._live = 0
+        self._drained = threading.Event()
+
+    @property
+    def live_calls(self) -> int:
+        """Calls that have been accepted and are not yet over."""
+        return self._live
+
+    def start(self) -> None:
+        """Take calls; the server must have been started."""
+        for method in self._methods:
+            for _ in range(_ARMED):
+                self._arm(method)
+        self._thread.start()
+
+    def wait_drained(self, timeout: float) -> bool:
+        """Wait, after the server was told to stop, until the last call is over; tell whether it is."""
+        return self._drained.wait(timeout)
+
+    def stop(self) -> None:
+        """End the lane's thread. The server must have stopped."""
+        self._queue.shutdown()
+        self._thread.join()
+
+    def _arm(self, method: "_Method") -> None:
+        self._core.request_registered_call(self._queue, self._queue, method.name, method)
+        self._armed += 1
+
+    def _run(self) -> None:
+        poll, shutdown = self._queue.poll, cygrpc.CompletionType.queue_shutdown
+        while True:
+            event = poll()
+            if event.completion_type == shutdown:
+                return
+            try:
+                self._handle(event)
+            except Exception:
+                logger.exception("the lane could not handle an event")
+            event = None  # holds a call, which the core cannot release while we wait for the next event
+
+    def _handle(self, event: Any) -> None:
+        tag = event.tag
+        if type(tag) is not _Method:
+            if tag(event):
+                self._live -= 1
+                self._check_drained()
+            return
+        self._armed -= 1
+        if event.success:
+            self._live += 1
+            self._arm(tag)
+            UnaryCall(event, tag.handler)
+        else:  # the server is stopping: the core gives back what was armed
+            self._check_drained()
+
+    def _check_drained(self) -> None:
+        if not self._live and not self._armed:
+            self._drained.set()
+
+
+class _Method:
+    """The tag under which calls of a method arrive."""
+
+    __slots__ = ("handler", "name")
+
+    def __init__(self, name: str, handler: Handler) -> None:
+        self.name = name
+        self.handler = handler
+
+
+class UnaryCall:
+    """One call: receive, hand over, answer once. Implements edge.predict.Call.
+
+    Two events end it, in any order: the core has closed it, and the answer is out. Until then the core refers to us.
+    """
+
+    __slots__ = ("_answered", "_call", "_closed", "_handler", "deadline", "on_cancel")
+
+    def __init__(self, event: Any, handler: Handler) -> None:
+        self._call = event.call
+        self._handler = handler
+        self._answered = False
+        self._closed = False
+        deadline: float = event.call_details.deadline
+        self.deadline = deadline if deadline < _NO_DEADLINE else math.inf
+        self.on_cancel: Callable[[], None] | None = None
+        self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
+        self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
+
+    def reply(self, message: bytes) -> None:
+        """Answer with a message and the status OK."""
+        self._call.start_server_batch(
+            (
+                cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+                cygrpc.SendMessageOperation(message, _NO_FLAGS),
+                cygrpc.SendStatusFromServerOperation(None, _OK, b"", _NO_FLAGS),
+            ),
+            self._on_answered,
+        )
+
+    def fail(self, status: Status) -> None:
+        """Answer with an error."""
+        self._call.start_server_batch(
+            (
+                cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+                cygrpc.SendStatusFromServerOperation(
+                    tuple(status.trailing_metadata), status.code.value[0], status.details.encode(), _NO_FLAGS
+                ),
+            ),
+            self._on_answered,
+        )
+
+    # Each returns whether the call is over.
+
+    def _on_message(self, event: Any) -> bool:
+        message = event.batch_operations[0].message()
+        if message is not None:
+            self._handler(self, message)
+        elif not self._closed:  # broken off, or longer than the server takes: the core has its own status for that
+            self.fail(Status(grpc.StatusCode.CANCELLED, "no complete message came", ()))
+        return False
+
+    def _on_closed(self, event: Any) -> bool:
+        self._closed = True
+        if event.batch_operations[0].cancelled() and self.on_cancel is not None:
+            self.on_cancel()
+        return self._answered
+
+    def _on_answered(self, _: Any) -> bool:
+        self._answered = True
+        return self._closed
+
+
+def self_test() -> None:
+    """Make real calls through a lane of its own: an answer, an error with metadata, and one that its caller cancels.
+
+    Raises:
+        LaneError: something did not work as it must.
+    """
+    try:
+        _SelfTest().run()
+    except LaneError:
+        raise
+    except Exception as error:
+        raise LaneError(f"{type(error).__name__}: {error}") from error
+
+
+class _SelfTest:
+    """A server with one method, which answers, fails or waits for its caller to leave, as the message says."""
+
+    _METHOD = "/onnxserve.SelfTest/Try"
+
+    def __init__(self) -> None:
+        self._waiting = threading.Event()
+        self._cancelled = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._server = grpc.server(self._pool)
+        self._lane = Lane(self._server, {self._METHOD: self._handle})
+
+    def run(self) -> None:
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        self._lane.start()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                method = channel.unary_unary(self._METHOD)
+                self._try_answer(method)
+                self._try_error(method)
+                self._try_cancellation(method)
+        finally:
+            stopped = self._server.stop(0).wait(_SELF_TEST_TIMEOUT) and self._lane.wait_drained(_SELF_TEST_TIMEOUT)
+            if stopped:
+                self._lane.stop()
+                self._pool.shutdown()
+        _require(stopped, "it does not stop")
+
+    def _handle(self, call: UnaryCall, message: bytes) -> None:
+        if message == b"answer":
+            call.reply(message)
+        elif message == b"fail":
+            call.fail(Status(grpc.StatusCode.DATA_LOSS, "as asked", (("reason", "asked"),)))
+        else:
+            call.on_cancel = lambda: self._leave(call)
+            self._waiting.set()
+
+    def _leave(self, call: UnaryCall) -> None:
+        call.fail(Status(grpc.StatusCode.CANCELLED, "", ()))
+        self._cancelled.set()
+
+    def _try_answer(self, method: Any) -> None:
+        _require(method(b"answer", timeout=_SELF_TEST_TIMEOUT) == b"answer", "an answer came back changed")
+
+    def _try_error(self, method: Any) -> None:
+        error = method.future(b"fail", timeout=_SELF_TEST_TIMEOUT).exception()
+        _require(
+            error is not None
+            and (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "as asked")
+            and ("reason", "asked") in error.trailing_metadata(),
+            f"an error came back as {error}",
+        )
+
+    def _try_cancellation(self, method: Any) -> None:
+        waiting = method.future(b"wait", timeout=_SELF_TEST_TIMEOUT)
+        _require(self._waiting.wait(_SELF_TEST_TIMEOUT), "a call did not arrive")
+        waiting.cancel()
+        _require(self._cancelled.wait(_SELF_TEST_TIMEOUT), "a cancellation did not arrive")
+
+
+def _require(held: bool, otherwise: str) -> None:
+    if not held:
+        raise LaneError(otherwise)

@@ -1,0 +1,88 @@
+"""The engine's errors as gRPC statuses: one table, and the details that google.rpc defines."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import error_details_pb2, status_pb2
+
+from onnxserve_server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    ModelRunFailed,
+    QueueFull,
+    ServeError,
+)
+
+DOMAIN = "onnxserve"
+
+CODES: dict[type[ServeError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    Draining: grpc.StatusCode.UNAVAILABLE,
+    QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Cancelled: grpc.StatusCode.CANCELLED,
+    ModelRunFailed: grpc.StatusCode.INTERNAL,
+    ServeError: grpc.StatusCode.INTERNAL,
+}
+
+
+class Status(NamedTuple):
+    """What a failed call ends with."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: Sequence[tuple[str, str | bytes]]
+
+
+def status_of(error: ServeError, request_id: str = "") -> Status:
+    """Return the status of an error, with ErrorInfo and whatever else helps a caller or its program."""
+    code = CODES[type(error)]
+    details: list[message.Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=error.reason,
+            domain=DOMAIN,
+            metadata={**error.metadata, **({"request_id": request_id} if request_id else {})},
+        )
+    ]
+    if isinstance(error, InvalidRequest):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=violation.field, description=violation.description
+                    )
+                    for violation in error.violations
+                ]
+            )
+        )
+    if isinstance(error, ModelNotFound):
+        details.append(
+            error_details_pb2.ResourceInfo(
+                resource_type="model", resource_name=error.resource, description=error.message
+            )
+        )
+    trailing: list[tuple[str, str | bytes]] = []
+    if error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(max(1, round(error.retry_after * 1e3)))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        trailing.append(("grpc-retry-pushback-ms", str(delay.ToMilliseconds())))
+    status = status_pb2.Status(
+        code=code.value[0], message=error.message, details=[_packed(detail) for detail in details]
+    )
+    trailing.append(("grpc-status-details-bin", status.SerializeToString()))
+    return Status(code, error.message, trailing)
+
+
+def _packed(detail: message.Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,246 @@
+"""Hop 2: check a request against its model, once, so that nothing behind this point has to.
+
+Every fault of a request is found and named, with the path of its field; nothing is converted or guessed.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxserve.tensor import NAMES, STORAGE, STRING, Array, strings_array
+from onnxserve_server.core import Done, Job, ModelSpec, Request, TensorSpec, WireTensor
+from onnxserve_server.errors import InvalidRequest, Violation
+
+_PRIORITIES = range(-10, 11)
+_REQUEST_ID_LENGTH = 128
+
+
+class Admission:
+    """Admits requests for one model. Thread-safe: it holds nothing but what the model says."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
+        self._outputs = {tensor.name: tensor for tensor in spec.outputs}
+        # Shapes that are fixed but for the batch axis need no comparing: all jobs share one bucket.
+        self._one_shape = all(isinstance(size, int) for tensor in spec.inputs for size in tensor.shape[1:])
+        self._shared_axes = _shared_axes(spec)
+
+    def admit(self, request: Request, arrived: float, done: Done) -> Job:
+        """Return the request as a job.
+
+        Raises:
+            InvalidRequest: it does not fit the model; all that is wrong with it is listed.
+        """
+        spec, faults = self._spec, list[Violation]()
+        outputs = self._wanted(request.outputs, faults) if request.outputs else spec.outputs
+        if request.priority not in _PRIORITIES:
+            told = f"{request.priority} is not from {_PRIORITIES[0]} to {_PRIORITIES[-1]}"
+            faults.append(Violation("priority", told))
+        if len(request.request_id) > _REQUEST_ID_LENGTH:
+            faults.append(Violation("request_id", f"it is longer than {_REQUEST_ID_LENGTH} characters"))
+        arrays = self._arrays(request.inputs, faults)
+        rows, nbytes = 1, sum(map(_size, request.inputs))
+        if not faults:
+            if spec.batching.enabled:
+                rows = arrays[0].shape[0]
+            self._check_together(arrays, rows, nbytes, request.inputs, faults)
+        if faults:
+            raise InvalidRequest(faults, model=spec.name, version=spec.version)
+        return Job(
+            inputs=arrays,
+            outputs=outputs,
+            rows=rows,
+            nbytes=nbytes,
+            key=None if self._one_shape else tuple(array.shape[1:] for array in arrays),
+            arrived=arrived,
+            deadline=request.deadline,
+            priority=request.priority,
+            rank=arrived - request.priority * spec.batching.ageing,
+            done=done,
+        )
+
+    def _arrays(self, tensors: Sequence[WireTensor], faults: list[Violation]) -> tuple[Array, ...]:
+        """Return the request's tensors as arrays, in the model's order."""
+        inputs = self._inputs
+        arrays: dict[int, Array | None] = {}
+        for position, tensor in enumerate(tensors):
+            known = inputs.get(tensor.name)
+            if known is None:
+                told = f"the model has no input {tensor.name!r}; it has {_names(self._spec.inputs)}"
+                faults.append(Violation(f"inputs[{position}].name", told))
+            elif known.index in arrays:
+                faults.append(Violation(f"inputs[{position}].name", f"input {tensor.name!r} is given twice"))
+            else:
+                arrays[known.index] = known.array(tensor, position, faults)
+        if len(arrays) < len(inputs):
+            missing = [known.spec for known in inputs.values() if known.index not in arrays]
+            told = f"{_names(missing)} missing; the model needs {_names(self._spec.inputs)}"
+            faults.append(Violation("inputs", told))
+        if len(arrays) == 1:
+            return (arrays.get(0),)  # type: ignore[return-value]  # None only beside a fault, and then nobody looks
+        return tuple(arrays.get(i) for i in range(len(inputs)))  # type: ignore[misc]
+
+    def _wanted(self, names: Sequence[str], faults: list[Violation]) -> tuple[TensorSpec, ...]:
+        wanted: list[TensorSpec] = []
+        for i, name in enumerate(names):
+            output = self._outputs.get(name)
+            if output is None:
+                faults.append(
+                    Violation(f"outputs[{i}]", f"the model has no output {name!r}; it has {_names(self._spec.outputs)}")
+                )
+            elif output in wanted:
+                faults.append(Violation(f"outputs[{i}]", f"output {name!r} is asked for twice"))
+            else:
+                wanted.append(output)
+        return tuple(wanted)
+
+    def _check_together(
+        self, arrays: tuple[Array, ...], rows: int, nbytes: int, tensors: Sequence[WireTensor], faults: list[Violation]
+    ) -> None:
+        """Check what no input tells alone: rows that agree, axes of one name that agree, and the size of it all."""
+        spec, policy = self._spec, self._spec.batching
+        if len(arrays) > 1:
+            if policy.enabled and any(array.shape[0] != rows for array in arrays):
+                wrong = next(i for i, array in enumerate(arrays) if array.shape[0] != rows)
+                told = ", ".join(f"{arrays[i].shape[0]} in {tensor.name!r}" for i, tensor in enumerate(spec.inputs))
+                faults.append(Violation(self._path(wrong, tensors), f"all inputs must have as many rows: {told}"))
+            for name, places in self._shared_axes:
+                if len({arrays[i].shape[axis] for i, axis in places}) > 1:
+                    told = ", ".join(f"{arrays[i].shape[axis]} in {spec.inputs[i].name!r}" for i, axis in places)
+                    path = self._path(places[-1][0], tensors)
+                    faults.append(Violation(path, f"axis {name!r} must have one size: {told}"))
+        if rows > policy.max_rows and not policy.split:
+            told = f"{rows} rows are more than the {policy.max_rows} of one run, and the model is set not to split them"
+            faults.append(Violation(self._path(0, tensors), told))
+        if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
+            told = (
+                f"{rows} rows ({nbytes} bytes) are more than the model's queue can ever hold: "
+                f"{policy.max_queue_rows} rows ({policy.max_queue_bytes} bytes)"
+            )
+            faults.append(Violation("inputs", told))
+
+    def _path(self, index: int, tensors: Sequence[WireTensor]) -> str:
+        """Return the path of the shape of a model's input in a request, which may list inputs in any order."""
+        name = self._spec.inputs[index].name
+        return f"inputs[{next(i for i, tensor in enumerate(tensors) if tensor.name == name)}].shape"
+
+
+class _Input:
+    """Checks the tensors for one input of a model."""
+
+    __slots__ = ("_row", "_row_bytes", "_storage", "index", "spec")
+
+    def __init__(self, index: int, spec: TensorSpec) -> None:
+        self.index = index
+        self.spec = spec
+        self._storage = STORAGE.get(spec.data_type, np.dtype(object))
+        # The usual input, a free first axis over a row of fixed size, is checked by one comparison of each.
+        self._row: tuple[int, ...] | None = None
+        if spec.data_type != STRING and spec.shape and isinstance(spec.shape[0], str):
+            row = tuple(size for size in spec.shape[1:] if isinstance(size, int))
+            if len(row) == len(spec.shape) - 1:
+                self._row = row
+        self._row_bytes = math.prod(self._row or ()) * self._storage.itemsize
+
+    def array(self, tensor: WireTensor, position: int, faults: list[Violation]) -> Array | None:
+        """Return the tensor, the request's `position`-th, as an array; None when it does not fit, with a fault more."""
+        shape = tensor.shape
+        if (
+            tensor.data_type == self.spec.data_type
+            and shape[1:] == self._row
+            and len(tensor.data) == shape[0] * self._row_bytes
+            and shape[0] > 0
+        ):
+            return np.frombuffer(tensor.data, self._storage).reshape(shape)
+        return _array(tensor, self.spec, f"inputs[{position}]", faults)
+
+
+def _shared_axes(spec: ModelSpec) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Return the named free axes, but for the batch axis, that occur more than once: name, [(input, axis), ...]."""
+    first = 1 if spec.batching.enabled else 0
+    places: dict[str, list[tuple[int, int]]] = {}
+    for i, tensor in enumerate(spec.inputs):
+        for axis, size in enumerate(tensor.shape):
+            if isinstance(size, str) and size and axis >= first:
+                places.setdefault(size, []).append((i, axis))
+    return [(name, where) for name, where in places.items() if len(where) > 1]
+
+
+def _array(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Violation]) -> Array | None:
+    """Return one tensor as an array that fits its spec, or None and a fault more."""
+    shape = tensor.shape
+    if tensor.data_type != spec.data_type:
+        got = NAMES.get(tensor.data_type, f"type {tensor.data_type}")
+        faults.append(
+            Violation(
+                f"{path}.data_type",
+                f"input {spec.name!r} is {NAMES[spec.data_type]}, not {got}; values are never converted",
+            )
+        )
+        return None
+    if not _fits(shape, spec.shape):
+        faults.append(
+            Violation(f"{path}.shape", f"input {spec.name!r} has the shape {_told(spec.shape)}, not {list(shape)}")
+        )
+        return None
+    if tensor.data_type == STRING:
+        return _strings(tensor, spec, path, faults)
+    storage = STORAGE[tensor.data_type]
+    if math.prod(shape) * storage.itemsize != len(tensor.data):
+        needed = math.prod(shape) * storage.itemsize
+        faults.append(
+            Violation(
+                f"{path}.data",
+                f"{len(tensor.data)} bytes do not fill {list(shape)} of {NAMES[spec.data_type]}: {needed} are needed",
+            )
+        )
+        return None
+    try:
+        return np.frombuffer(tensor.data, storage).reshape(shape)
+    except ValueError as error:  # a size that numpy cannot count, beside one of 0
+        faults.append(Violation(f"{path}.shape", f"{list(shape)} is too large: {error}"))
+        return None
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    for size, want in zip(shape, wanted, strict=True):
+        if size != want and (size < 0 or isinstance(want, int)):
+            return False
+    return True
+
+
+def _strings(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Violation]) -> Array | None:
+    elements: list[str] = []
+    for i, element in enumerate(tensor.strings):
+        try:
+            elements.append(element.decode())
+        except UnicodeDecodeError as error:
+            faults.append(
+                Violation(
+                    f"{path}.strings[{i}]",
+                    f"input {spec.name!r} holds text, and this is not valid UTF-8: {error.reason}",
+                )
+            )
+            return None
+    try:
+        return strings_array(elements, tensor.shape)
+    except ValueError as error:
+        faults.append(Violation(f"{path}.strings", str(error)))
+        return None
+
+
+def _size(tensor: WireTensor) -> int:
+    """Return the bytes that a tensor holds."""
+    return len(tensor.data) or sum(map(len, tensor.strings))
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(repr(spec.name) for spec in specs)
+
+
+def _told(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(str(size) if size != "" else "?" for size in shape) + "]"

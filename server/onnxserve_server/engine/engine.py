@@ -1,0 +1,94 @@
+"""The engine: all models behind one door. It knows no transport."""
+
+import threading
+from dataclasses import dataclass
+
+from onnxserve_server.core import Clock, Done, Job, ModelSpec, Request
+from onnxserve_server.engine.admission import Admission
+from onnxserve_server.engine.splitting import Split
+from onnxserve_server.errors import InvalidRequest, ModelNotFound, ServeError, Violation
+from onnxserve_server.scheduling.model import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    model: ServedModel
+    admission: Admission
+
+
+class Engine:
+    """Finds the model of a request, admits it and queues it. Everything may be called from any thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        # By name and version; (name, "") is the newest. Replaced, never changed, so that readers need no lock.
+        self._entries: dict[tuple[str, str], _Entry] = {}
+
+    def add(self, model: ServedModel) -> None:
+        """Serve a model. Of several versions of one name, the one added last is what requests without a version get."""
+        entry = _Entry(model, Admission(model.spec))
+        with self._lock:
+            self._entries = {
+                **self._entries,
+                (model.spec.name, model.spec.version): entry,
+                (model.spec.name, ""): entry,
+            }
+
+    def submit(self, request: Request, done: Done) -> Job:
+        """Admit and queue a request. `done` is called once with the outcome, perhaps before this returns.
+
+        Raises:
+            ModelNotFound: no model has that name, or it has no such version.
+            InvalidRequest: the request does not fit the model.
+            QueueFull, DeadlineExceeded, Draining: the queue does not take it; see Batcher.submit.
+        """
+        arrived = self._clock()
+        entry = self._entry(request.model, request.version)
+        job = entry.admission.admit(request, arrived, done)
+        max_rows = entry.model.spec.batching.max_rows
+        if job.rows <= max_rows:
+            entry.model.submit(job)
+        else:
+            _submit_split(job, max_rows, entry.model)
+        return job
+
+    def spec(self, name: str, version: str = "") -> ModelSpec:
+        """Return what is known of a model; raises ModelNotFound."""
+        return self._entry(name, version).model.spec
+
+    def models(self) -> list[ServedModel]:
+        """Return every version of every model, by name, oldest version first."""
+        return [entry.model for (_, version), entry in sorted(self._entries.items(), key=_by_name_and_age) if version]
+
+    def _entry(self, name: str, version: str) -> _Entry:
+        entry = self._entries.get((name, version))
+        if entry is not None:
+            return entry
+        if not name:
+            raise InvalidRequest([Violation("model", "the name of a model is required")])
+        versions = [known for (model, known) in self._entries if model == name and known]
+        if versions:
+            raise ModelNotFound(
+                f"model {name!r} has no version {version!r}; it has {', '.join(versions)}", f"{name}/{version}"
+            )
+        names = ", ".join(sorted({model for model, _ in self._entries})) or "none"
+        raise ModelNotFound(f"there is no model {name!r}; there are: {names}", name)
+
+
+def _submit_split(job: Job, max_rows: int, model: ServedModel) -> None:
+    """Queue the parts of a large job, all or none."""
+    split = Split(job, max_rows)
+    try:
+        for part in split.parts:
+            model.submit(part)
+    except ServeError:
+        refused = job.discard()  # else a part that ran meanwhile has ended the job, and its caller knows
+        split.withdraw_parts()
+        if refused:
+            raise
+
+
+def _by_name_and_age(item: tuple[tuple[str, str], _Entry]) -> tuple[str, int, str]:
+    name, version = item[0]
+    return name, int(version) if version.isdecimal() else 0, version

@@ -1,0 +1,80 @@
+"""A request of more rows than one run takes: several jobs behind one answer."""
+
+import threading
+
+import numpy as np
+
+from onnxserve_server.core import Done, Job, Receipt, Result
+from onnxserve_server.errors import ServeError
+
+
+class Split:
+    """Cuts a job into parts of at most `max_rows` rows and joins their results in order.
+
+    The first part that fails ends the whole, and the other parts with it.
+    """
+
+    def __init__(self, whole: Job, max_rows: int) -> None:
+        self._whole = whole
+        self._lock = threading.Lock()
+        starts = range(0, whole.rows, max_rows)
+        self._missing = len(starts)
+        self._results: list[Result | None] = [None] * len(starts)
+        self.parts = [self._part(i, start, min(start + max_rows, whole.rows)) for i, start in enumerate(starts)]
+        whole.leave = lambda _: self.withdraw_parts()
+
+    def withdraw_parts(self) -> None:
+        """End what is left of the parts."""
+        for part in self.parts:
+            part.cancel()
+
+    def _part(self, i: int, start: int, stop: int) -> Job:
+        whole = self._whole
+        return Job(
+            inputs=tuple(array[start:stop] for array in whole.inputs),
+            outputs=whole.outputs,
+            rows=stop - start,
+            nbytes=whole.nbytes * (stop - start) // whole.rows,
+            key=whole.key,
+            arrived=whole.arrived,
+            deadline=whole.deadline,
+            priority=whole.priority,
+            rank=whole.rank,
+            done=self._collector(i),
+        )
+
+    def _collector(self, i: int) -> Done:
+        def collect(outcome: Result | ServeError) -> None:
+            if isinstance(outcome, ServeError):
+                self._whole.withdraw(outcome)
+                return
+            with self._lock:
+                self._results[i] = outcome
+                self._missing -= 1
+                complete = self._missing == 0
+            if complete:
+                self._whole.end(self._joined())
+
+        return collect
+
+    def _joined(self) -> Result:
+        results = [result for result in self._results if result is not None]
+        outputs = [
+            (output, np.concatenate([result.outputs[i][1] for result in results]))
+            for i, output in enumerate(self._whole.outputs)
+        ]
+        receipts = [result.receipt for result in results]
+        largest = max(receipts, key=lambda receipt: receipt.batch_rows)
+        return Result(
+            results[0].model,
+            results[0].version,
+            outputs,
+            Receipt(
+                queue_us=sum(receipt.queue_us for receipt in receipts),
+                batch_wait_us=sum(receipt.batch_wait_us for receipt in receipts),
+                compute_us=sum(receipt.compute_us for receipt in receipts),
+                batch_rows=largest.batch_rows,
+                batch_requests=largest.batch_requests,
+                provider=largest.provider,
+            ),
+        )

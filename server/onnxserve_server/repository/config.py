@@ -1,0 +1,91 @@
+"""model.yaml: what an operator says of one model. Everything is optional; the graph itself tells the rest."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.runtime.providers import parse_providers
+
+FILE_NAME = "model.yaml"
+
+
+class BatchingConfig(BaseModel):
+    """How requests share runs. What is left out is decided by the server's settings, then by these defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool | None = Field(None, description="true or false to decide it; left out: as the probe at load finds")
+    max_rows: int = Field(64, ge=1, description="most rows of one run")
+    max_delay_us: int = Field(
+        0, ge=0, le=10_000_000, description="longest wait for batch-mates while an executor is free, µs"
+    )
+    max_queue_rows: int = Field(4096, ge=1, description="most rows that may wait")
+    max_queue_bytes: int = Field(256 << 20, ge=1, description="most bytes of input that may wait")
+    ageing_ms: int = Field(1000, ge=1, description="waiting time that is worth one step of priority, ms")
+    oversize: Literal["split", "refuse"] = Field("split", description="what becomes of a request of more than max_rows")
+
+
+class ModelConfig(BaseModel):
+    """One model's configuration, from its model.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batching: BatchingConfig = BatchingConfig()
+    instances: int = Field(1, ge=1, le=64, description="runs at a time")
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of one run; left out: the server's")
+    providers: Annotated[
+        dict[str, dict[str, str]] | None, Field(description="execution providers, the preferred one first")
+    ] = None
+    allow_cpu_fallback: bool | None = Field(None, description="whether the CPU may stand in for a missing provider")
+    graph_optimization: Literal["disable", "basic", "extended", "layout", "all"] = "all"
+    session_config: dict[str, str] = Field(
+        default_factory=dict, description="ONNX Runtime session configuration entries"
+    )
+    labels: dict[str, list[str]] = Field(default_factory=dict, description="class names, by output")
+    versions: Literal["latest", "all"] | list[str] = Field("latest", description="which versions serve")
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _parse_providers(cls, value: object) -> object:
+        return None if value is None else parse_providers(value)
+
+
+def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig:
+    """Read a model.yaml; one that does not exist says nothing.
+
+    Args:
+        path: the file.
+        batching_defaults: the server's settings for batching, which the file's own override.
+
+    Raises:
+        ConfigurationError: it is no YAML mapping, or has an unknown key or a bad value; the message names the key.
+    """
+    try:
+        told = yaml.safe_load(path.read_text()) if path.exists() else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
+    if told is None:
+        told = {}
+    if not isinstance(told, dict):
+        raise ConfigurationError(f"{path}: it must be a mapping of settings, such as `instances: 2`")
+    batching = told.get("batching", {})
+    if isinstance(batching, dict):
+        told = {**told, "batching": {**batching_defaults, **batching}}
+    try:
+        return ModelConfig.model_validate(told)
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Return what a validation found, on one line: each key and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {_complaint(fault['type'], fault['msg'])}" for fault in error.errors()
+    )
+
+
+def _complaint(kind: str, message: str) -> str:
+    return "there is no such setting" if kind == "extra_forbidden" else message[0].lower() + message[1:]

@@ -1,0 +1,60 @@
+"""Find the models of a repository: <root>/<model>/<version>/model.onnx, with <root>/<model>/model.yaml beside."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.config import FILE_NAME, ModelConfig, read_config
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One version of a model on disk."""
+
+    name: str
+    version: str
+    path: Path
+    config: ModelConfig
+
+
+def discover(root: Path, batching_defaults: dict[str, object]) -> list[Found]:
+    """Return the versions to serve, by model, oldest first.
+
+    Hidden folders and plain files in the root are passed over.
+
+    Raises:
+        ConfigurationError: the root is no folder or holds no model, or a model is not laid out or configured as it must be.
+    """
+    if not root.is_dir():
+        raise ConfigurationError(f"{root}: there is no such folder; --models names the folder that holds the models")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [version for folder in folders for version in _versions(folder, batching_defaults)]
+    if not found:
+        raise ConfigurationError(f"{root}: it holds no model; expected {root}/<model>/<version>/model.onnx")
+    return found
+
+
+def _versions(folder: Path, batching_defaults: dict[str, object]) -> list[Found]:
+    if not _NAME.fullmatch(folder.name):
+        raise ConfigurationError(f"{folder}: a model's name is made of letters, digits, '.', '_' and '-'")
+    config = read_config(folder / FILE_NAME, batching_defaults)
+    numbers = sorted((path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()), key=int)
+    if not numbers:
+        raise ConfigurationError(f"{folder}: it holds no version; expected {folder}/1/model.onnx")
+    if config.versions == "latest":
+        numbers = numbers[-1:]
+    elif config.versions != "all":
+        missing = [version for version in config.versions if version not in numbers]
+        if missing:
+            raise ConfigurationError(
+                f"{folder / FILE_NAME}: versions: there is no version {', '.join(missing)}; there are {', '.join(numbers)}"
+            )
+        numbers = [number for number in numbers if number in config.versions]
+    found = [Found(folder.name, number, folder / number / "model.onnx", config) for number in numbers]
+    for version in found:
+        if not version.path.is_file():
+            raise ConfigurationError(f"{version.path}: there is no such file")
+    return found

@@ -1,0 +1,130 @@
+"""Make a model on disk serve: probe it in a child process, load it, warm it, describe it."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from onnxserve_server.core import BatchPolicy, Clock, ModelSpec, TensorSpec
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.config import FILE_NAME, BatchingConfig, ModelConfig
+from onnxserve_server.repository.discovery import Found
+from onnxserve_server.runtime.probe import Prober, Verdict, batch_axis, warm_up
+from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.scheduling.deadlines import DeadlineWatch
+from onnxserve_server.scheduling.model import ServedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What the server's settings say where a model.yaml does not."""
+
+    threads: int
+    providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
+    allow_cpu_fallback: bool = False
+
+
+def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlines: DeadlineWatch) -> ServedModel:
+    """Return the model, ready to be started.
+
+    Raises:
+        ConfigurationError: it cannot be loaded as configured.
+    """
+    options = _session_options(found.config, defaults)
+    verdict = prober.probe(found.path, options)
+    session = Session(found.path, options)
+    if found.config.batching.enabled and not (declared := batch_axis(session.inputs, session.outputs)).batchable:
+        raise ConfigurationError(
+            f"{_config_file(found)}: batching.enabled: the model cannot be batched: {declared.reason}"
+        )
+    spec = _spec(found, session, options, _policy(found.config.batching, verdict))
+    if not spec.batching.enabled:
+        logger.info("model %s/%s is run one request at a time: %s", spec.name, spec.version, spec.batching.reason)
+    missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
+    if missing:
+        logger.warning(
+            "model %s/%s runs on %s; asked for, but not there: %s",
+            spec.name,
+            spec.version,
+            spec.providers[0],
+            ", ".join(missing),
+        )
+    warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1)
+    return ServedModel(spec, session, clock, deadlines)
+
+
+def _session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
+    return SessionOptions(
+        providers=config.providers or defaults.providers,
+        allow_cpu_fallback=defaults.allow_cpu_fallback
+        if config.allow_cpu_fallback is None
+        else config.allow_cpu_fallback,
+        threads=config.threads or defaults.threads,
+        graph_optimization=config.graph_optimization,
+        config=config.session_config,
+    )
+
+
+def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
+    enabled, reason = verdict.batchable, verdict.reason
+    if config.enabled is not None:
+        enabled, reason = config.enabled, "" if config.enabled else "model.yaml says so"
+    return BatchPolicy(
+        enabled=enabled,
+        reason=reason,
+        max_rows=config.max_rows,
+        max_delay=config.max_delay_us / 1e6,
+        max_queue_rows=config.max_queue_rows,
+        max_queue_bytes=config.max_queue_bytes,
+        ageing=config.ageing_ms / 1e3,
+        split=config.oversize == "split",
+    )
+
+
+def _spec(found: Found, session: Session, options: SessionOptions, policy: BatchPolicy) -> ModelSpec:
+    metadata = dict(session.metadata)
+    return ModelSpec(
+        name=found.name,
+        version=found.version,
+        inputs=session.inputs,
+        outputs=_labelled(found, session.outputs, metadata),
+        batching=policy,
+        requested_providers=tuple(options.providers),
+        providers=session.providers,
+        provider_options=session.provider_options,
+        instances=found.config.instances,
+        threads=options.threads,
+        metadata=metadata,
+        description=session.description,
+    )
+
+
+def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str, str]) -> tuple[TensorSpec, ...]:
+    """Give the outputs their class names: model.yaml's, else those in the file's metadata, which then leaves `metadata`."""
+    labels = found.config.labels
+    unknown = set(labels) - {output.name for output in outputs}
+    if unknown:
+        raise ConfigurationError(
+            f"{_config_file(found)}: labels.{min(unknown)}: the model has no such output; it has {', '.join(o.name for o in outputs)}"
+        )
+    if not labels and (labels := _labels_in(metadata)):
+        del metadata["labels"]
+    return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
+
+
+def _labels_in(metadata: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the metadata's "labels" where it is a JSON object of lists by output; other tools use the key otherwise."""
+    try:
+        told = json.loads(metadata.get("labels", "{}"))
+    except ValueError:
+        return {}
+    if isinstance(told, dict) and all(isinstance(names, list) for names in told.values()):
+        return {output: [str(name) for name in names] for output, names in told.items()}
+    return {}
+
+
+def _config_file(found: Found) -> Path:
+    return found.path.parent.parent / FILE_NAME

@@ -1,0 +1,45 @@
+"""Execution providers: how they are named in a configuration, and which to use when nobody says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnxruntime
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+_SHORT = {"cpu": CPU, "cuda": CUDA, "tensorrt": "TensorrtExecutionProvider"}
+
+# Batches differ in size: grow the arena by what is needed, and do not search the fastest convolution anew for each size.
+_DEFAULTS = {CUDA: {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}}
+
+
+def parse_providers(value: object) -> dict[str, dict[str, str]]:
+    """Return providers by full name with their options, preferred first, the CPU last.
+
+    Accepts "cuda", ["cuda", "cpu"] and {"cuda": {"gpu_mem_limit": 2147483648}}; "auto" is CUDA where this onnxruntime
+    has it and the machine shows an NVIDIA device, else the CPU. The CPU is always there for nodes that the others lack.
+
+    Raises:
+        ValueError: something else, or a name that is no execution provider.
+    """
+    if value == "auto":
+        value = ["cuda"] if CUDA in onnxruntime.get_available_providers() and Path("/dev/nvidiactl").exists() else []
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    if isinstance(value, (list, tuple)):
+        value = {name: {} for name in value}
+    if not isinstance(value, Mapping):
+        raise ValueError("providers are a name, a list of names, or a mapping of names to options")
+    providers = {}
+    for name, options in value.items():
+        full = _SHORT.get(str(name).lower(), str(name))
+        if full not in onnxruntime.get_all_providers():
+            raise ValueError(
+                f"{name!r} is no execution provider of ONNX Runtime; try {', '.join(_SHORT)} or a full name"
+            )
+        if not isinstance(options or {}, Mapping):
+            raise ValueError(f"the options of {name} must be a mapping")
+        providers[full] = _DEFAULTS.get(full, {}) | {str(key): str(option) for key, option in (options or {}).items()}
+    providers[CPU] = providers.pop(CPU, {})
+    return providers

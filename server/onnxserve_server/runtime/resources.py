@@ -1,0 +1,74 @@
+"""What this process may use: the CPUs and the memory that the container, not the host, grants."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """CPUs (a quota may be a fraction) and memory in bytes, None where nothing limits it below the machine's own."""
+
+    cpus: float
+    cpus_from: str
+    memory_bytes: int
+    memory_from: str
+
+    @property
+    def threads(self) -> int:
+        """Threads that can compute at a time: the CPUs, rounded down, at least 1."""
+        return max(1, int(self.cpus))
+
+
+def resources(cgroup: Path = _CGROUP) -> Resources:
+    """Read the limits of this process: the cgroup's (version 2, or 1), the CPU affinity, and the machine's."""
+    cpus, cpus_from = float(len(os.sched_getaffinity(0))), "CPU affinity"
+    quota = _cpu_quota(cgroup)
+    if quota is not None and quota < cpus:
+        cpus, cpus_from = quota, "cgroup CPU quota"
+    memory, memory_from = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "machine"
+    limit = _memory_limit(cgroup)
+    if limit is not None and limit < memory:
+        memory, memory_from = limit, "cgroup memory limit"
+    return Resources(cpus=cpus, cpus_from=cpus_from, memory_bytes=memory, memory_from=memory_from)
+
+
+def _cpu_quota(root: Path) -> float | None:
+    for folder in _folders(root, "cpu"):
+        words = _words(folder / "cpu.max")
+        if len(words) == 2 and words[0] != "max":
+            return int(words[0]) / int(words[1])
+        quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
+        if quota and period and int(quota[0]) > 0:
+            return int(quota[0]) / int(period[0])
+    return None
+
+
+def _memory_limit(root: Path) -> int | None:
+    for folder in _folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            words = _words(folder / name)
+            if words and words[0] != "max":
+                return int(words[0])
+    return None
+
+
+def _folders(root: Path, controller: str) -> list[Path]:
+    """Return where limits may stand: inside a container at the root, else in the folder of this process's own cgroup."""
+    own = [line.split(":", 2)[2].lstrip("/") for line in _lines(Path("/proc/self/cgroup")) if line.count(":") >= 2]
+    bases = [root, root / controller]
+    return [base / path for path in own if path for base in bases] + bases
+
+
+def _words(path: Path) -> list[str]:
+    lines = _lines(path)
+    return lines[0].split() if lines else []
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

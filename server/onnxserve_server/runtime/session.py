@@ -1,0 +1,207 @@
+"""One model in ONNX Runtime: load it, tell what it takes and gives, run it."""
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from onnxserve.tensor import STORAGE, Array, DataType
+from onnxserve_server.core import TensorSpec
+from onnxserve_server.errors import ConfigurationError
+
+# What ONNX Runtime calls the element types.
+_TYPES = {
+    "tensor(float)": DataType.DATA_TYPE_FLOAT,
+    "tensor(uint8)": DataType.DATA_TYPE_UINT8,
+    "tensor(int8)": DataType.DATA_TYPE_INT8,
+    "tensor(uint16)": DataType.DATA_TYPE_UINT16,
+    "tensor(int16)": DataType.DATA_TYPE_INT16,
+    "tensor(int32)": DataType.DATA_TYPE_INT32,
+    "tensor(int64)": DataType.DATA_TYPE_INT64,
+    "tensor(string)": DataType.DATA_TYPE_STRING,
+    "tensor(bool)": DataType.DATA_TYPE_BOOL,
+    "tensor(float16)": DataType.DATA_TYPE_FLOAT16,
+    "tensor(double)": DataType.DATA_TYPE_DOUBLE,
+    "tensor(uint32)": DataType.DATA_TYPE_UINT32,
+    "tensor(uint64)": DataType.DATA_TYPE_UINT64,
+    "tensor(bfloat16)": DataType.DATA_TYPE_BFLOAT16,
+    "tensor(float8e4m3fn)": DataType.DATA_TYPE_FLOAT8E4M3FN,
+    "tensor(float8e4m3fnuz)": DataType.DATA_TYPE_FLOAT8E4M3FNUZ,
+    "tensor(float8e5m2)": DataType.DATA_TYPE_FLOAT8E5M2,
+    "tensor(float8e5m2fnuz)": DataType.DATA_TYPE_FLOAT8E5M2FNUZ,
+}
+
+_OPTIMIZATION = {
+    "disable": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "layout": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_LAYOUT,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How a session is made.
+
+    Attributes:
+        providers: execution providers in order of preference, each with its options.
+        allow_cpu_fallback: whether the CPU may stand in for a provider that is not to be had.
+        threads: threads of one run, at least 1.
+        graph_optimization: "disable", "basic", "extended", "layout" or "all".
+        config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
+    """
+
+    providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
+    allow_cpu_fallback: bool = False
+    threads: int = 1
+    graph_optimization: str = "all"
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+class RunFailed(Exception):
+    """ONNX Runtime refused or broke off a run; the text is its own."""
+
+
+class RunHandle:
+    """Lets another thread stop a run. It ends between two nodes of the graph, with RunFailed."""
+
+    __slots__ = ("options",)
+
+    def __init__(self) -> None:
+        self.options = onnxruntime.RunOptions()
+
+    def stop(self) -> None:
+        """Stop the run, now or as soon as it starts."""
+        self.options.terminate = True
+
+
+class Session:
+    """A loaded model. run() may be called from several threads at a time.
+
+    Raises:
+        ConfigurationError: the file cannot be loaded, has an input or output that is no tensor, or a provider that was
+            asked for is not there and the CPU may not stand in for it.
+    """
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        providers = _available(path, options)
+        try:
+            # By path: from bytes ONNX Runtime would keep a second copy, and not find external data.
+            self._session = onnxruntime.InferenceSession(
+                str(path),
+                _session_options(options),
+                providers=list(providers),
+                provider_options=[dict(values) for values in providers.values()],
+                enable_fallback=0,
+            )
+        except Exception as error:  # ONNX Runtime has a class of its own for each of a dozen status codes
+            raise ConfigurationError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        _check_granted(path, options, self.providers)
+        self.inputs = tuple(_spec(path, argument) for argument in self._session.get_inputs())
+        self.outputs = tuple(_spec(path, argument) for argument in self._session.get_outputs())
+        meta = self._session.get_modelmeta()
+        self.metadata: dict[str, str] = dict(meta.custom_metadata_map)
+        self.description: str = meta.description
+        self.provider_options: dict[str, str] = {
+            f"{provider}.{name}": value
+            for provider, values in self._session.get_provider_options().items()
+            for name, value in values.items()
+        }
+        self._types = {spec.name: spec.data_type for spec in self.inputs + self.outputs}
+        self._plain = all(_numpy_has(number) for number in self._types.values())
+
+    def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
+        """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
+
+        Raises:
+            RunFailed: ONNX Runtime did not run it to the end.
+        """
+        run_options = None if handle is None else handle.options
+        try:
+            if self._plain:
+                return self._session.run(outputs, feeds, run_options)  # type: ignore[no-any-return]
+            return self._run_with_foreign_types(feeds, outputs, run_options)
+        except Exception as error:  # as above
+            raise RunFailed(_one_line(error)) from error
+
+    def _run_with_foreign_types(
+        self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object
+    ) -> list[Array]:
+        """Run a model with bfloat16 or float8 tensors, which ONNX Runtime's numpy interface does not take."""
+        values = {name: self._to_value(array, self._types[name]) for name, array in feeds.items()}
+        results = self._session.run_with_ort_values(outputs, values, run_options)
+        return [_from_value(value, self._types[name]) for name, value in zip(outputs, results, strict=True)]
+
+    def _to_value(self, array: Array, number: int) -> onnxruntime.OrtValue:
+        if _numpy_has(number):
+            return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), number)
+
+
+def _numpy_has(number: int) -> bool:
+    return number < DataType.DATA_TYPE_BFLOAT16
+
+
+def _from_value(value: onnxruntime.OrtValue, number: DataType) -> Array:
+    if _numpy_has(number):
+        return value.numpy()  # type: ignore[no-any-return]
+    shape = tuple(value.shape())
+    storage = STORAGE[number]
+    content = ctypes.string_at(value.data_ptr(), math.prod(shape) * storage.itemsize)
+    return np.frombuffer(content, storage).reshape(shape)
+
+
+def _session_options(wanted: SessionOptions) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = wanted.threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = _OPTIMIZATION[wanted.graph_optimization]
+    options.enable_mem_pattern = False  # patterns are kept for each shape, and batches have many
+    options.log_severity_level = 3
+    # A spinning pool takes the cores that the other models and the edge need.
+    entries = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"} | dict(wanted.config)
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _available(path: Path, options: SessionOptions) -> dict[str, Mapping[str, str]]:
+    """Return the providers asked for that this build of ONNX Runtime has."""
+    compiled_in = onnxruntime.get_available_providers()
+    missing = [provider for provider in options.providers if provider not in compiled_in]
+    if missing and not options.allow_cpu_fallback:
+        raise ConfigurationError(
+            f"{path}: asks for {', '.join(missing)}, but this onnxruntime has only {', '.join(compiled_in)}; "
+            f"install onnxserve[gpu], ask for another provider, or allow the CPU with allow_cpu_fallback"
+        )
+    return {provider: values for provider, values in options.providers.items() if provider not in missing}
+
+
+def _check_granted(path: Path, options: SessionOptions, granted: Sequence[str]) -> None:
+    """Compare what was asked for with what the session has: ONNX Runtime replaces a provider with the CPU by itself."""
+    missing = [provider for provider in options.providers if provider not in granted]
+    if missing and not options.allow_cpu_fallback:
+        raise ConfigurationError(
+            f"{path}: asks for {', '.join(missing)}, but ONNX Runtime could only give {', '.join(granted)} on this machine "
+            f"(its own message is on stderr); mend the driver or libraries, or allow the CPU with allow_cpu_fallback"
+        )
+
+
+def _spec(path: Path, argument: onnxruntime.NodeArg) -> TensorSpec:
+    number = _TYPES.get(argument.type)
+    if number is None:
+        raise ConfigurationError(
+            f"{path}: {argument.name} is a {argument.type}; only tensors of {', '.join(_TYPES)} can be served"
+        )
+    shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "") for size in argument.shape)
+    return TensorSpec(name=argument.name, data_type=number, shape=shape)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

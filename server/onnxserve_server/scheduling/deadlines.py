@@ -1,0 +1,69 @@
+"""One thread that sees to it that deadlines are kept while executors are busy.
+
+It sleeps until the earliest deadline it was told of and then asks every batcher to expire what is due. Jobs that end
+in time are not taken back: with calls of like timeouts that is one spurious wake-up a timeout, not one a call.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+
+from onnxserve_server.core import Clock
+
+_LONGEST_SLEEP = 3600.0  # seconds; callers may name deadlines beyond what the operating system can wait for
+_COALESCE = 0.005  # seconds; deadlines that lie closer together are handled in one round
+
+
+class DeadlineWatch:
+    """Calls expire(now) of its subscribers when a deadline passes. Each returns its next deadline, inf for none."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next = math.inf
+        self._wake = threading.Event()
+        self._stopped = False
+        self._subscribers: tuple[Callable[[float], float], ...] = ()
+        self._thread = threading.Thread(target=self._run, name="onnxserve-deadlines", daemon=True)
+
+    def start(self) -> None:
+        """Start watching."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching and end the thread."""
+        self._stopped = True
+        self._wake.set()
+        self._thread.join()
+
+    def subscribe(self, expire: Callable[[float], float]) -> None:
+        """Ask `expire` from now on."""
+        self._subscribers += (expire,)
+
+    def unsubscribe(self, expire: Callable[[float], float]) -> None:
+        """Ask `expire` no more."""
+        self._subscribers = tuple(subscriber for subscriber in self._subscribers if subscriber != expire)
+
+    def watch(self, deadline: float) -> None:
+        """Wake up at `deadline` at the latest. Costs one comparison unless it is the earliest."""
+        if deadline < self._next:
+            with self._lock:
+                self._next = min(self._next, deadline)
+            self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            remaining = self._next - self._clock()
+            if remaining > 0:
+                self._wake.wait(min(remaining, _LONGEST_SLEEP))
+                self._wake.clear()
+            else:
+                self._expire()
+
+    def _expire(self) -> None:
+        with self._lock:
+            self._next = math.inf
+        now = self._clock()
+        following = min((expire(now) for expire in self._subscribers), default=math.inf)
+        with self._lock:  # watch() may have been told of an earlier one meanwhile
+            self._next = max(min(self._next, following), now + _COALESCE)

@@ -1,0 +1,122 @@
+"""The server's settings: flags win over the environment (ONNXSERVE_*), that over a file, and a file over the defaults."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.config import explain
+from onnxserve_server.runtime.providers import parse_providers
+from onnxserve_server.runtime.resources import resources
+
+_PREFIX = "ONNXSERVE_"
+_CLIENT_VARIABLES = {"ONNXSERVE_TARGET", "ONNXSERVE_CONFIG"}  # read by the command line, not by these settings
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can say about the server as a whole. Each field is a flag of `onnxserve serve`."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+
+    models: Path = Field(Path("models"), description="folder that holds the models")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    edge: Literal["lane", "plain"] = Field(
+        "lane", description="how calls are served: lane (fast), plain (grpc's own threads)"
+    )
+    threads: int = Field(default_factory=lambda: resources().threads, ge=1, description="threads of one run")
+    providers: Annotated[dict[str, dict[str, str]], NoDecode] = Field(
+        default_factory=lambda: parse_providers("auto"),
+        description="execution providers, preferred first: auto, cpu, cuda, tensorrt",
+    )
+    allow_cpu_fallback: bool = Field(False, description="let the CPU stand in for a provider that is not there")
+    max_rows: int = Field(64, ge=1, description="most rows of one run, where model.yaml does not say")
+    max_delay_us: int = Field(0, ge=0, description="longest wait for batch-mates in µs, where model.yaml does not say")
+    max_queue_rows: int = Field(
+        4096, ge=1, description="most rows that may wait for a model, where model.yaml does not say"
+    )
+    max_queue_bytes: int = Field(
+        256 << 20, ge=1, description="most bytes that may wait for a model, where model.yaml does not say"
+    )
+    max_message_bytes: int = Field(64 << 20, ge=1024, le=2**31 - 1, description="largest message")
+    workers: int = Field(
+        64, ge=1, description="threads for all but the lane's calls; with the plain edge, calls at a time"
+    )
+    drain_delay: float = Field(
+        0.0, ge=0, description="seconds to go on serving after SIGTERM, for load balancers to notice"
+    )
+    drain_timeout: float = Field(30.0, ge=0, description="seconds to wait for calls in flight after that")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what to log")
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _parse_providers(cls, value: object) -> object:
+        return parse_providers(value)
+
+    @property
+    def batching_defaults(self) -> dict[str, object]:
+        """What these settings say of batching, by the names of model.yaml."""
+        return {name: getattr(self, name) for name in ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes")}
+
+
+def load_settings(file: Path | None = None, **flags: Any) -> Settings:
+    """Return the settings.
+
+    Args:
+        file: a YAML file of settings, if any.
+        flags: what the command line says; None stands for a flag that was not given.
+
+    Raises:
+        ConfigurationError: an unknown or bad setting; the message names it and where it was said.
+    """
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(_PREFIX) and name not in _CLIENT_VARIABLES and not _names_a_field(name)
+    )
+    if unknown:
+        raise ConfigurationError(
+            f"environment variable {unknown[0]}: there is no such setting; see onnxserve serve --help"
+        )
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"{file}: there is no such file")
+    try:
+        return _settings_class(file)(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"settings (flags, {_PREFIX}*{f', {file}' if file else ''}): {explain(error)}"
+        ) from error
+    except Exception as error:  # the YAML parser's own
+        raise ConfigurationError(f"{file or 'settings'}: {' '.join(str(error).split())}") from error
+
+
+def _names_a_field(variable: str) -> bool:
+    return variable.removeprefix(_PREFIX).lower() in Settings.model_fields
+
+
+def _settings_class(file: Path | None) -> type[Settings]:
+    if file is None:
+        return Settings
+
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used, but part of the signature
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
+
+    return WithFile
