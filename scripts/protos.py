@@ -35,8 +35,9 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
-        names = {p.name for root in (Path(folder), committed) for p in root.glob("onnxserve/v1/*.py*")}
-        _, differ, missing = filecmp.cmpfiles(f"{folder}/onnxserve/v1", committed / "onnxserve/v1", names, shallow=False)
+        new, old = Path(folder, "onnxserve/v1"), committed / "onnxserve/v1"
+        names = {path.name for root in (new, old) for path in root.glob("*.py*")}
+        _, differ, missing = filecmp.cmpfiles(new, old, names, shallow=False)
     if differ or missing:
         print(f"not what protos/ gives: {', '.join(sorted(differ + missing))}; run `make protos`", file=sys.stderr)
         return 1

@@ -4,9 +4,9 @@
     import onnxserve
 
     with onnxserve.Client("localhost:8500") as client:
-        image = np.zeros((1, 1, 28, 28), dtype=np.float32)
+        image = np.zeros((1, 3, 32, 32), dtype=np.float32)
         prediction = client.predict("digits", {"image": image}, timeout=1.0)
-        print(prediction["scores"].argmax(axis=-1), prediction.receipt)
+        print(prediction["probabilities"].argmax(axis=-1), prediction.receipt)
 
 AsyncClient has the same calls for asyncio. A call that fails raises a subclass of OnnxserveError.
 """

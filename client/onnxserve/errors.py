@@ -66,43 +66,43 @@ class OnnxserveError(Exception):
         return "\n".join([self.message, *(f"  {each}" for each in violations if each != self.message)])
 
 
-class InvalidArgument(OnnxserveError):  # noqa: N818  # these classes bear the names of the status codes
+class InvalidArgument(OnnxserveError):  # these classes bear the names of the status codes
     """INVALID_ARGUMENT: a name, dtype, shape or value that the model does not take; `violations` says which."""
 
 
-class NotFound(OnnxserveError):  # noqa: N818
+class NotFound(OnnxserveError):
     """NOT_FOUND: no such model or version; `resource` names it."""
 
 
-class ResourceExhausted(OnnxserveError):  # noqa: N818
+class ResourceExhausted(OnnxserveError):
     """RESOURCE_EXHAUSTED: the model's queue is full, or a message is over its size limit. See `retry_delay`."""
 
 
-class DeadlineExceeded(OnnxserveError):  # noqa: N818
+class DeadlineExceeded(OnnxserveError):
     """DEADLINE_EXCEEDED: the timeout passed, or the server saw that it could not be met."""
 
 
-class Unavailable(OnnxserveError):  # noqa: N818
+class Unavailable(OnnxserveError):
     """UNAVAILABLE: no server was reached, or it is loading or stopping. Retries were used up before this is raised."""
 
 
-class Unauthenticated(OnnxserveError):  # noqa: N818
+class Unauthenticated(OnnxserveError):
     """UNAUTHENTICATED: no credentials, or bad ones."""
 
 
-class PermissionDenied(OnnxserveError):  # noqa: N818
+class PermissionDenied(OnnxserveError):
     """PERMISSION_DENIED: the credentials do not allow this call."""
 
 
-class Cancelled(OnnxserveError):  # noqa: N818
+class Cancelled(OnnxserveError):
     """CANCELLED: the call was cancelled by something other than the caller's own asyncio task."""
 
 
-class Unimplemented(OnnxserveError):  # noqa: N818
+class Unimplemented(OnnxserveError):
     """UNIMPLEMENTED: the server does not know this method; is it an onnxserve server?"""
 
 
-class Internal(OnnxserveError):  # noqa: N818
+class Internal(OnnxserveError):
     """INTERNAL: a fault of the server; its log has more, under `request_id`."""
 
 

@@ -87,7 +87,10 @@ class App:
         self._check_port()  # before minutes of loading
         self._deadlines.start()
         defaults = Defaults(
-            threads=settings.threads, providers=settings.providers, allow_cpu_fallback=settings.allow_cpu_fallback
+            threads=settings.threads,
+            providers=settings.providers,
+            allow_cpu_fallback=settings.allow_cpu_fallback,
+            longest_inline=settings.inline_us / 1e6,
         )
         with Prober() as prober:
             for found in discover(settings.models, settings.batching_defaults):
@@ -176,7 +179,7 @@ class App:
                 from onnxserve_server.edge import lane
 
                 lane.self_test()
-                edge = lane.Lane(self._server, methods)
+                edge = lane.Lane(self._server, methods, self.engine.flush)
             except Exception as error:
                 logger.warning(
                     "grpcio %s does not carry the lane (%s): serving on the plain edge, slower", grpc.__version__, error
@@ -185,4 +188,4 @@ class App:
                 self.edge_name = "lane"
                 return edge
         self.edge_name = "plain"
-        return PlainEdge(self._server, methods)
+        return PlainEdge(self._server, methods, self.engine.flush)

@@ -1,6 +1,6 @@
 """What can go wrong with a request or with a start, by meaning. No transport appears here.
 
-edge/status.py maps each class to its status code. ConfigurationError stands apart: it stops a start, no request sees it.
+edge/status.py maps each class to its status code. ConfigurationError stands apart: no request sees it, it ends a start.
 """
 
 from collections.abc import Sequence
@@ -98,4 +98,4 @@ class ModelRunFailed(ServeError):
 
 
 class ConfigurationError(Exception):
-    """The server cannot start, or a model cannot be loaded, as configured: one line that names the place and the cure."""
+    """The server cannot start, or a model not load, as configured: one line that names the place and the cure."""

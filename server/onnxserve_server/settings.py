@@ -1,4 +1,4 @@
-"""The server's settings: flags win over the environment (ONNXSERVE_*), that over a file, and a file over the defaults."""
+"""The server's settings: flags win over the environment (ONNXSERVE_*), it over a file, and a file over the defaults."""
 
 import os
 from pathlib import Path
@@ -48,6 +48,9 @@ class Settings(BaseSettings):
         256 << 20, ge=1, description="most bytes that may wait for a model, where model.yaml does not say"
     )
     max_message_bytes: int = Field(64 << 20, ge=1024, le=2**31 - 1, description="largest message")
+    inline_us: int = Field(
+        1000, ge=0, description="runs of up to so many µs are run by the thread that decodes; 0: none"
+    )
     workers: int = Field(
         64, ge=1, description="threads for all but the lane's calls; with the plain edge, calls at a time"
     )

@@ -14,7 +14,7 @@ from onnxserve._cli.predict import predict
 
 _SERVER_COMMANDS = ("serve", "doctor")
 # What the server's commands import. Its own package is in every installation, these come with its extras.
-_SERVER_NEEDS = ("pydantic", "pydantic_settings", "grpc_health", "grpc_reflection")
+_SERVER_NEEDS = ("pydantic_settings", "grpc_health", "grpc_reflection", "onnxruntime")
 
 
 class _Commands(typer.core.TyperGroup):

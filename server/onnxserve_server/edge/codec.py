@@ -51,31 +51,22 @@ def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
 
 def encode_result(result: Result, request_id: str) -> bytes:
     """Return a result as a serialized PredictResponse."""
-    receipt = result.receipt
-    return inference.PredictResponse(
-        model=result.model,
-        version=result.version,
-        request_id=request_id,
-        outputs=[
-            tensor_pb2.Tensor(name=spec.name, data_type=spec.data_type, shape=array.shape, data=array.tobytes())
-            if spec.data_type != STRING
-            else tensor_pb2.Tensor(
-                name=spec.name,
-                data_type=STRING,
-                shape=array.shape,
-                strings=[str(element).encode() for element in array.ravel()],
-            )
-            for spec, array in result.outputs
-        ],
-        receipt=inference.Receipt(
-            queue_us=receipt.queue_us,
-            batch_wait_us=receipt.batch_wait_us,
-            compute_us=receipt.compute_us,
-            batch_rows=receipt.batch_rows,
-            batch_requests=receipt.batch_requests,
-            provider=receipt.provider,
-        ),
-    ).SerializeToString()
+    response = inference.PredictResponse(model=result.model, version=result.version, request_id=request_id)
+    for spec, array in result.outputs:
+        if spec.data_type == STRING:
+            strings = [str(element).encode() for element in array.ravel()]
+            response.outputs.add(name=spec.name, data_type=STRING, shape=array.shape, strings=strings)
+        else:  # add() copies the bytes once; a Tensor made apart would be copied again
+            response.outputs.add(name=spec.name, data_type=spec.data_type, shape=array.shape, data=array.tobytes())
+    queue_us, batch_wait_us, compute_us, batch_rows, batch_requests, provider = result.receipt
+    receipt = response.receipt
+    receipt.queue_us = queue_us
+    receipt.batch_wait_us = batch_wait_us
+    receipt.compute_us = compute_us
+    receipt.batch_rows = batch_rows
+    receipt.batch_requests = batch_requests
+    receipt.provider = provider
+    return response.SerializeToString()
 
 
 def encode_model(spec: ModelSpec) -> model_service.Model:

@@ -26,6 +26,7 @@ from onnxserve_server.edge.status import Status
 logger = logging.getLogger(__name__)
 
 _ARMED = 32  # calls of a method that the core can hand over without waiting for Python to ask for the next
+_MOST_UNFLUSHED = 64  # messages handled before what they ask for is started
 _OK = cygrpc.StatusCode.ok
 _NO_FLAGS = 0
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
@@ -47,9 +48,10 @@ class Lane:
     Args:
         server: a server made by grpc.server.
         methods: full method names, such as "/package.Service/Method", each with its handler.
+        flush: called on the lane's thread when handlers have run and no further event waits, or many have been handled.
     """
 
-    def __init__(self, server: grpc.Server, methods: Mapping[str, Handler]) -> None:
+    def __init__(self, server: grpc.Server, methods: Mapping[str, Handler], flush: Callable[[], None]) -> None:
         self._core = server._cy_server
         self._methods = [_Method(name, handler) for name, handler in methods.items()]
         self._queue = cygrpc.CompletionQueue()
@@ -57,6 +59,8 @@ class Lane:
         for method in self._methods:
             self._core.register_method(method.name)
         self._thread = threading.Thread(target=self._run, name="onnxserve-lane", daemon=True)
+        self._flush = flush
+        self._unflushed = 0
         self._armed = 0
         self._live = 0
         self._drained = threading.Event()
@@ -82,18 +86,29 @@ class Lane:
         self._queue.shutdown()
         self._thread.join()
 
+    def count_message(self) -> None:
+        """Note, on the lane's thread, that a message goes to its handler: a flush is due."""
+        self._unflushed += 1
+
     def _arm(self, method: "_Method") -> None:
         self._core.request_registered_call(self._queue, self._queue, method.name, method)
         self._armed += 1
 
     def _run(self) -> None:
-        poll, shutdown = self._queue.poll, cygrpc.CompletionType.queue_shutdown
+        poll = self._queue.poll
+        timeout, shutdown = cygrpc.CompletionType.queue_timeout, cygrpc.CompletionType.queue_shutdown
         while True:
-            event = poll()
-            if event.completion_type == shutdown:
+            # While requests have come that are not yet flushed, only look whether more are there.
+            event = poll(deadline=0) if self._unflushed else poll()
+            kind = event.completion_type
+            if kind == shutdown:
                 return
             try:
-                self._handle(event)
+                if kind != timeout:
+                    self._handle(event)
+                if self._unflushed and (kind == timeout or self._unflushed >= _MOST_UNFLUSHED):
+                    self._unflushed = 0
+                    self._flush()
             except Exception:
                 logger.exception("the lane could not handle an event")
             event = None  # holds a call, which the core cannot release while we wait for the next event
@@ -109,7 +124,7 @@ class Lane:
         if event.success:
             self._live += 1
             self._arm(tag)
-            UnaryCall(event, tag.handler)
+            UnaryCall(event, tag.handler, self)
         else:  # the server is stopping: the core gives back what was armed
             self._check_drained()
 
@@ -134,9 +149,10 @@ class UnaryCall:
     Two events end it, in any order: the core has closed it, and the answer is out. Until then the core refers to us.
     """
 
-    __slots__ = ("_answered", "_call", "_closed", "_handler", "deadline", "on_cancel")
+    __slots__ = ("_answered", "_call", "_closed", "_handler", "_lane", "deadline", "on_cancel")
 
-    def __init__(self, event: Any, handler: Handler) -> None:
+    def __init__(self, event: Any, handler: Handler, lane: Lane) -> None:
+        self._lane = lane
         self._call = event.call
         self._handler = handler
         self._answered = False
@@ -175,6 +191,7 @@ class UnaryCall:
     def _on_message(self, event: Any) -> bool:
         message = event.batch_operations[0].message()
         if message is not None:
+            self._lane.count_message()
             self._handler(self, message)
         elif not self._closed:  # broken off, or longer than the server takes: the core has its own status for that
             self.fail(Status(grpc.StatusCode.CANCELLED, "no complete message came", ()))
@@ -215,7 +232,7 @@ class _SelfTest:
         self._cancelled = threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self._server = grpc.server(self._pool)
-        self._lane = Lane(self._server, {self._METHOD: self._handle})
+        self._lane = Lane(self._server, {self._METHOD: self._handle}, flush=lambda: None)
 
     def run(self) -> None:
         port = self._server.add_insecure_port("127.0.0.1:0")

@@ -19,9 +19,11 @@ class PlainEdge:
     Args:
         server: a server made by grpc.server; its thread pool bounds the calls that run at a time.
         methods: full method names, such as "/package.Service/Method", each with its handler.
+        flush: called, on the thread of each call, after its handler.
     """
 
-    def __init__(self, server: grpc.Server, methods: Mapping[str, Handler]) -> None:
+    def __init__(self, server: grpc.Server, methods: Mapping[str, Handler], flush: Callable[[], None]) -> None:
+        self._flush = flush
         self._live = 0
         self._idle = threading.Condition()
         services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
@@ -54,6 +56,7 @@ class PlainEdge:
             try:
                 call = PlainCall(context)
                 handler(call, message)
+                self._flush()
                 return call.wait()
             finally:
                 with self._idle:

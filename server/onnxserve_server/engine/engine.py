@@ -1,6 +1,7 @@
 """The engine: all models behind one door. It knows no transport."""
 
 import threading
+from collections import deque
 from dataclasses import dataclass
 
 from onnxserve_server.core import Clock, Done, Job, ModelSpec, Request
@@ -24,6 +25,7 @@ class Engine:
         self._lock = threading.Lock()
         # By name and version; (name, "") is the newest. Replaced, never changed, so that readers need no lock.
         self._entries: dict[tuple[str, str], _Entry] = {}
+        self._unflushed: deque[ServedModel] = deque()
 
     def add(self, model: ServedModel) -> None:
         """Serve a model. Of several versions of one name, the one added last is what requests without a version get."""
@@ -38,6 +40,8 @@ class Engine:
     def submit(self, request: Request, done: Done) -> Job:
         """Admit and queue a request. `done` is called once with the outcome, perhaps before this returns.
 
+        Call flush() when there are no more requests to submit for the moment.
+
         Raises:
             ModelNotFound: no model has that name, or it has no such version.
             InvalidRequest: the request does not fit the model.
@@ -48,10 +52,19 @@ class Engine:
         job = entry.admission.admit(request, arrived, done)
         max_rows = entry.model.spec.batching.max_rows
         if job.rows <= max_rows:
-            entry.model.submit(job)
+            self._queue(entry.model, job)
         else:
-            _submit_split(job, max_rows, entry.model)
+            self._queue_parts(entry.model, job, max_rows)
         return job
+
+    def flush(self) -> None:
+        """Have run what has been submitted. Models whose runs are short are run here, by the calling thread."""
+        while self._unflushed:
+            try:
+                model = self._unflushed.popleft()
+            except IndexError:  # another thread was faster
+                return
+            model.flush()
 
     def spec(self, name: str, version: str = "") -> ModelSpec:
         """Return what is known of a model; raises ModelNotFound."""
@@ -60,6 +73,22 @@ class Engine:
     def models(self) -> list[ServedModel]:
         """Return every version of every model, by name, oldest version first."""
         return [entry.model for (_, version), entry in sorted(self._entries.items(), key=_by_name_and_age) if version]
+
+    def _queue(self, model: ServedModel, job: Job) -> None:
+        if model.submit(job):
+            self._unflushed.append(model)
+
+    def _queue_parts(self, model: ServedModel, job: Job, max_rows: int) -> None:
+        """Queue the parts of a large job, all or none."""
+        split = Split(job, max_rows)
+        try:
+            for part in split.parts:
+                self._queue(model, part)
+        except ServeError:
+            refused = job.discard()  # else a part that ran meanwhile has ended the job, and its caller knows
+            split.withdraw_parts()
+            if refused:
+                raise
 
     def _entry(self, name: str, version: str) -> _Entry:
         entry = self._entries.get((name, version))
@@ -74,19 +103,6 @@ class Engine:
             )
         names = ", ".join(sorted({model for model, _ in self._entries})) or "none"
         raise ModelNotFound(f"there is no model {name!r}; there are: {names}", name)
-
-
-def _submit_split(job: Job, max_rows: int, model: ServedModel) -> None:
-    """Queue the parts of a large job, all or none."""
-    split = Split(job, max_rows)
-    try:
-        for part in split.parts:
-            model.submit(part)
-    except ServeError:
-        refused = job.discard()  # else a part that ran meanwhile has ended the job, and its caller knows
-        split.withdraw_parts()
-        if refused:
-            raise
 
 
 def _by_name_and_age(item: tuple[tuple[str, str], _Entry]) -> tuple[str, int, str]:

@@ -26,7 +26,7 @@ def discover(root: Path, batching_defaults: dict[str, object]) -> list[Found]:
     Hidden folders and plain files in the root are passed over.
 
     Raises:
-        ConfigurationError: the root is no folder or holds no model, or a model is not laid out or configured as it must be.
+        ConfigurationError: the root is no folder or holds no model, or a model's folder or configuration is at fault.
     """
     if not root.is_dir():
         raise ConfigurationError(f"{root}: there is no such folder; --models names the folder that holds the models")
@@ -49,9 +49,8 @@ def _versions(folder: Path, batching_defaults: dict[str, object]) -> list[Found]
     elif config.versions != "all":
         missing = [version for version in config.versions if version not in numbers]
         if missing:
-            raise ConfigurationError(
-                f"{folder / FILE_NAME}: versions: there is no version {', '.join(missing)}; there are {', '.join(numbers)}"
-            )
+            told = f"there is no version {', '.join(missing)}; there are {', '.join(numbers)}"
+            raise ConfigurationError(f"{folder / FILE_NAME}: versions: {told}")
         numbers = [number for number in numbers if number in config.versions]
     found = [Found(folder.name, number, folder / number / "model.onnx", config) for number in numbers]
     for version in found:

@@ -25,6 +25,7 @@ class Defaults:
     threads: int
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
     allow_cpu_fallback: bool = False
+    longest_inline: float = 0.0
 
 
 def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlines: DeadlineWatch) -> ServedModel:
@@ -53,7 +54,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
             ", ".join(missing),
         )
     warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1)
-    return ServedModel(spec, session, clock, deadlines)
+    return ServedModel(spec, session, clock, deadlines, defaults.longest_inline)
 
 
 def _session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
@@ -103,20 +104,19 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
 
 
 def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str, str]) -> tuple[TensorSpec, ...]:
-    """Give the outputs their class names: model.yaml's, else those in the file's metadata, which then leaves `metadata`."""
+    """Give the outputs their class names: model.yaml's, else those in the file's metadata, which then loses them."""
     labels = found.config.labels
     unknown = set(labels) - {output.name for output in outputs}
     if unknown:
-        raise ConfigurationError(
-            f"{_config_file(found)}: labels.{min(unknown)}: the model has no such output; it has {', '.join(o.name for o in outputs)}"
-        )
+        told = f"the model has no such output; it has {', '.join(output.name for output in outputs)}"
+        raise ConfigurationError(f"{_config_file(found)}: labels.{min(unknown)}: {told}")
     if not labels and (labels := _labels_in(metadata)):
         del metadata["labels"]
     return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
 
 
 def _labels_in(metadata: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the metadata's "labels" where it is a JSON object of lists by output; other tools use the key otherwise."""
+    """Return the metadata's "labels" where it is a JSON object of lists by output; other tools mean other things."""
     try:
         told = json.loads(metadata.get("labels", "{}"))
     except ValueError:

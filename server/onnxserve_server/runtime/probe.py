@@ -114,7 +114,7 @@ def examine(session: Session) -> Verdict:
 
 
 def warm_up(session: Session, most_rows: int) -> None:
-    """Run a loaded model with one row and with as many as it will get, so that its first caller does not pay for them."""
+    """Run a loaded model with one row and with as many as it will get, so that its first caller does not pay for it."""
     for feeds in _feeds(session.inputs, 1, np.random.default_rng(0)):
         try:
             _run(session, feeds)

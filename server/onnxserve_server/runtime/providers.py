@@ -10,7 +10,7 @@ CUDA = "CUDAExecutionProvider"
 
 _SHORT = {"cpu": CPU, "cuda": CUDA, "tensorrt": "TensorrtExecutionProvider"}
 
-# Batches differ in size: grow the arena by what is needed, and do not search the fastest convolution anew for each size.
+# Batches differ in size: grow the arena by what is needed, do not search the fastest convolution anew for each size.
 _DEFAULTS = {CUDA: {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}}
 
 

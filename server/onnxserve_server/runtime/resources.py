@@ -56,7 +56,7 @@ def _memory_limit(root: Path) -> int | None:
 
 
 def _folders(root: Path, controller: str) -> list[Path]:
-    """Return where limits may stand: inside a container at the root, else in the folder of this process's own cgroup."""
+    """Return where limits may stand: in a container at the root, else in the folder of this process's own cgroup."""
     own = [line.split(":", 2)[2].lstrip("/") for line in _lines(Path("/proc/self/cgroup")) if line.count(":") >= 2]
     bases = [root, root / controller]
     return [base / path for path in own if path for base in bases] + bases

@@ -188,7 +188,7 @@ def _check_granted(path: Path, options: SessionOptions, granted: Sequence[str]) 
     missing = [provider for provider in options.providers if provider not in granted]
     if missing and not options.allow_cpu_fallback:
         raise ConfigurationError(
-            f"{path}: asks for {', '.join(missing)}, but ONNX Runtime could only give {', '.join(granted)} on this machine "
+            f"{path}: asks for {', '.join(missing)}, but ONNX Runtime could only give {', '.join(granted)} here "
             f"(its own message is on stderr); mend the driver or libraries, or allow the CPU with allow_cpu_fallback"
         )
 

@@ -3,8 +3,11 @@
 Nobody watches the clock here: an executor that becomes free takes what waits ("natural batching"). Under load batches
 grow because jobs arrive while the last batch runs; a lone request never waits for others. A delay can be configured.
 
-The lock guards the books (buckets, rows, bytes, idle executors). It is never held while a job is ended, because
-ending a job calls into the transport.
+Whoever submits jobs calls rouse() when there are no more for the moment, so that a burst wakes an executor once. Where
+runs are short, waking one costs more than the run itself: then rouse() lends the executor's slot to the caller.
+
+The lock guards the books (buckets, rows, bytes, idle slots). It is never held while a job is ended, because ending a
+job calls into the transport.
 """
 
 import math
@@ -13,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxserve_server.core import Batch, BatchPolicy, Clock, Job
+from onnxserve_server.core import Batch, BatchPolicy, Clock, Job, Slot
 from onnxserve_server.errors import DeadlineExceeded, Draining, QueueFull
 from onnxserve_server.scheduling.bucket import Bucket
 
@@ -51,17 +54,18 @@ class Batcher:
         self._buckets: dict[object, Bucket] = {}
         self._running: set[Batch] = set()
         self._idle: list[
-            _Wake
-        ] = []  # executors asleep, the one that fell asleep last is woken first: its caches are warm
+            Slot
+        ] = []  # executors asleep; the last to fall asleep is the first to wake: its caches are warm
         self._delaying = False  # an executor sleeps only until the delay of a waiting job is over
         self._queued_rows = 0
         self._queued_bytes = 0
         self._closed = False
         self._recent: deque[float] = deque(maxlen=_RECENT_RUNS)
         self._shortest_run = 0.0
+        self._longest_run = math.inf
 
     def submit(self, job: Job) -> None:
-        """Queue a job.
+        """Queue a job. It may lie there until rouse() is called.
 
         Raises:
             QueueFull: as many rows or bytes wait as may.
@@ -87,12 +91,6 @@ class Batcher:
             bucket.push(job)
             self._queued_rows += job.rows
             self._queued_bytes += job.nbytes
-            wake = None
-            if self._idle and (not self._delaying or bucket.rows >= policy.max_rows):
-                wake = self._idle.pop()
-                self._delaying = False
-        if wake is not None:
-            wake.set()
         if job.deadline != math.inf:
             self._watch_deadline(job.deadline)
 
@@ -125,34 +123,73 @@ class Batcher:
             job.withdraw(DeadlineExceeded("the deadline passed before the model had run"))
         return next_deadline
 
-    def take(self) -> Batch | None:
-        """Wait until there is something to run and return it; None when the batcher is closed and empty."""
-        free_since = self._clock()
+    def rouse(self, longest_inline: float = 0.0) -> Batch | None:
+        """See to it that what waits is run: wake a sleeping executor, or lend its slot to the caller.
+
+        Args:
+            longest_inline: the caller would rather run batches itself than wake an executor, if none of the last runs
+                took longer than this, in seconds.
+
+        Returns:
+            A batch for the caller to run, in a borrowed slot, to be followed by next(); None: nothing is left to do.
+        """
+        with self._lock:
+            if not self._idle or not self._buckets:
+                return None
+            ready = self._ready(self._clock())
+            if isinstance(ready, Bucket):
+                if self._longest_run <= longest_inline and not self._closed:
+                    slot = self._idle.pop()
+                    return self._form_or_rest(ready, slot)
+            elif self._delaying:
+                return None
+            slot = self._idle.pop()
+            self._delaying = False
+        slot.wake()
+        return None
+
+    def next(self, batch: Batch, *, last: bool) -> Batch | None:
+        """Return the next batch to run in the slot of `batch`, which has run; None: the slot is given back.
+
+        With `last`, the slot is given back in any case, and its executor woken if there is more to do.
+        """
+        slot = batch.slot
+        with self._lock:
+            slot.free_since = now = self._clock()
+            ready = self._ready(now)
+            if ready is None and not self._closed:
+                self._idle.append(slot)
+                return None
+            if isinstance(ready, Bucket) and not last:
+                return self._form_or_rest(ready, slot)
+        slot.wake()
+        return None
+
+    def take(self, slot: Slot) -> Batch | None:
+        """Wait in the executor's own slot until there is a batch to run; None when closed and empty."""
+        slot.free_since = self._clock()
         while True:
             with self._lock:
                 now = self._clock()
                 ready = self._ready(now)
                 if isinstance(ready, Bucket):
-                    batch = self._form(ready, free_since)
-                    if batch.jobs:
-                        self._running.add(batch)
+                    if (batch := self._form(ready, slot)).jobs:
                         return batch
                     continue
                 if self._closed and not self._buckets:
                     return None
-                wake = _Wake()
-                self._idle.append(wake)
+                self._idle.append(slot)
                 self._delaying = self._delaying or ready is not None
-            if not wake.wait(None if ready is None else max(0.0, ready - now)):
-                self._overslept(wake)
+            if not slot.sleep(None if ready is None else max(0.0, ready - now)):
+                self._overslept(slot)
 
     def close(self) -> None:
         """Refuse new jobs; what waits is still handed out, then take() gives None."""
         with self._lock:
             self._closed = True
             idle, self._idle, self._delaying = self._idle, [], False
-        for wake in idle:
-            wake.set()
+        for slot in idle:
+            slot.wake()
 
     def finished(self, batch: Batch, seconds: float | None) -> None:
         """Note that a batch is no longer running. `seconds` is the time of its run, None when it did not succeed."""
@@ -161,12 +198,13 @@ class Batcher:
             if seconds is not None:
                 self._recent.append(seconds)
                 self._shortest_run = min(self._recent)
+                self._longest_run = max(self._recent)
 
     def regroup(self, jobs: list[Job], like: Batch) -> Batch:
         """Return a batch of some members of `like`, running in its place, to be run apart from the others."""
         with self._lock:
             members = [job for job in jobs if job.place is like]
-            part = Batch(members, sum(job.rows for job in members), like.free_since)
+            part = Batch(members, sum(job.rows for job in members), like.slot)
             for job in members:
                 job.place = part
             self._running.add(part)
@@ -198,8 +236,8 @@ class Batcher:
             soonest = min(soonest, due)
         return min(ready, key=lambda bucket: bucket.head().rank) if ready else soonest
 
-    def _form(self, bucket: Bucket, free_since: float) -> Batch:
-        """Take jobs from the head of the bucket while their rows fit. All may turn out to have ended: an empty batch."""
+    def _form(self, bucket: Bucket, slot: Slot) -> Batch:
+        """Take jobs from the head of the bucket while their rows fit; none may be left that has not ended."""
         most_jobs = None if self.policy.enabled else 1
         jobs: list[Job] = []
         rows = 0
@@ -213,10 +251,23 @@ class Batcher:
                 continue
             jobs.append(job)
             rows += job.rows
-        batch = Batch(jobs, rows, free_since)
+        batch = Batch(jobs, rows, slot)
         for job in jobs:
             job.place = batch
+        if jobs:
+            self._running.add(batch)
         return batch
+
+    def _form_or_rest(self, bucket: Bucket, slot: Slot) -> Batch | None:
+        """Form a batch in a borrowed slot; where all its jobs have just ended, the slot rests."""
+        batch = self._form(bucket, slot)
+        if batch.jobs:
+            return batch
+        if self._buckets:
+            slot.wake()
+        else:
+            self._idle.append(slot)
+        return None
 
     def _unqueue(self, job: Job, bucket: Bucket) -> None:
         bucket.remove(job)
@@ -229,8 +280,8 @@ class Batcher:
         policy = self.policy
         rows, size = self._queued_rows, self._queued_bytes
         raise QueueFull(
-            f"the queue is full: {rows} rows ({size} bytes) wait, at most {policy.max_queue_rows} rows ({policy.max_queue_bytes} bytes) "
-            f"may, and this request has {job.rows} rows ({job.nbytes} bytes)",
+            f"the queue is full: {rows} rows ({size} bytes) wait, at most {policy.max_queue_rows} rows "
+            f"({policy.max_queue_bytes} bytes) may, and this request has {job.rows} rows ({job.nbytes} bytes)",
             retry_after=max(0.01, self._shortest_run * (1 + rows // policy.max_rows) / self._instances),
             queued_rows=str(rows),
             queued_bytes=str(size),
@@ -239,7 +290,7 @@ class Batcher:
     def _refuse_for_time(self, job: Job) -> None:
         batches_ahead = self._queued_rows / self.policy.max_rows / self._instances
         needed = 0.0 if self._idle else self._shortest_run * (1 + batches_ahead)
-        if self._clock() + needed > job.deadline:
+        if job.arrived + needed > job.deadline:
             raise DeadlineExceeded(
                 f"the deadline cannot be met: about {needed * 1e3:.1f} ms are needed"
                 if needed
@@ -247,29 +298,11 @@ class Batcher:
                 needed_us=str(int(needed * 1e6)),
             )
 
-    def _overslept(self, wake: "_Wake") -> None:
-        """Take an executor that woke by itself off the idle list, or consume the wake-up that crossed it."""
+    def _overslept(self, slot: Slot) -> None:
+        """Take the slot of an executor that woke by itself off the idle list, or wait for whoever has it."""
         with self._lock:
             self._delaying = False
-            if wake in self._idle:
-                self._idle.remove(wake)
+            if slot in self._idle:
+                self._idle.remove(slot)
                 return
-        wake.wait(None)
-
-
-class _Wake:
-    """Wakes one sleeping thread. A bare lock: a Condition costs several times as much, and this is per batch."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def set(self) -> None:
-        """Let wait() return."""
-        self._lock.release()
-
-    def wait(self, seconds: float | None) -> bool:
-        """Sleep until set() or for so many seconds; tell whether it was set()."""
-        return self._lock.acquire(timeout=-1 if seconds is None else seconds)
+        slot.sleep(None)

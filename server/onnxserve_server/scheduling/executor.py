@@ -1,50 +1,32 @@
-"""Hops 5 and 6: run batches on a session, give every job its own rows.
+"""The threads that run batches, and when to do without them.
 
-An Executor is a thread that takes a batch as soon as it is free, runs it and scatters the result. When runs are long,
-a second thread scatters, so that the next run starts at once: replies cost Python time that the run leaves idle.
+An Executor takes a batch as soon as it is free and runs it. When runs are long, a second thread scatters the result, so
+that the next run starts at once: replies cost Python time that a run leaves idle. When runs are short, the thread that
+brings the jobs runs them itself: two hops between threads, and their struggle for the interpreter lock, cost more than
+such a run.
 """
 
-import logging
 import threading
-from collections.abc import Sequence
 from queue import SimpleQueue
-from typing import Protocol
 
-import numpy as np
-
-from onnxserve.tensor import Array
-from onnxserve_server.core import Batch, Clock, Job, ModelSpec, Receipt, Result, TensorSpec
-from onnxserve_server.errors import ModelRunFailed
-from onnxserve_server.runtime.session import RunFailed, RunHandle
+from onnxserve_server.core import Slot
 from onnxserve_server.scheduling.batcher import Batcher
-
-logger = logging.getLogger(__name__)
+from onnxserve_server.scheduling.running import BatchRunner, FinishedRun
 
 _LONG_RUN = 0.001  # seconds; from here on a hand-over to the scattering thread costs less than it gains
-
-
-class Runner(Protocol):
-    """What an executor needs of a session."""
-
-    def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
-        """Run the model once; raises RunFailed."""
-        ...
+_MOST_INLINE = 4  # batches that a thread runs in a borrowed slot before the executor takes over
 
 
 class Executor:
-    """Runs the batches of one model, one at a time. Several may share a batcher and a session."""
+    """Runs batches, one at a time, on a thread of its own. Several may share a batcher and a runner."""
 
-    def __init__(self, spec: ModelSpec, session: Runner, batcher: Batcher, clock: Clock) -> None:
-        self._spec = spec
-        self._session = session
+    def __init__(self, runner: BatchRunner, batcher: Batcher, name: str) -> None:
+        self._runner = runner
         self._batcher = batcher
-        self._clock = clock
-        self._finished: SimpleQueue[_Run | None] = SimpleQueue()
-        label = f"{spec.name}/{spec.version}"
-        self._runs = threading.Thread(target=self._take_and_run, name=f"onnxserve-run-{label}", daemon=True)
-        self._scatters = threading.Thread(
-            target=self._scatter_long_runs, name=f"onnxserve-scatter-{label}", daemon=True
-        )
+        self._slot = Slot()
+        self._finished: SimpleQueue[FinishedRun | None] = SimpleQueue()
+        self._runs = threading.Thread(target=self._take_and_run, name=f"onnxserve-run-{name}", daemon=True)
+        self._scatters = threading.Thread(target=self._scatter, name=f"onnxserve-scatter-{name}", daemon=True)
 
     def start(self) -> None:
         """Start taking batches."""
@@ -58,8 +40,8 @@ class Executor:
         self._scatters.join()
 
     def _take_and_run(self) -> None:
-        while (batch := self._batcher.take()) is not None:
-            run = self._run(batch)
+        while (batch := self._batcher.take(self._slot)) is not None:
+            run = self._runner.run(batch)
             if run is None:
                 continue
             if run.seconds >= _LONG_RUN:
@@ -67,127 +49,18 @@ class Executor:
             else:
                 run.scatter()
 
-    def _scatter_long_runs(self) -> None:
+    def _scatter(self) -> None:
         while (run := self._finished.get()) is not None:
             run.scatter()
 
-    def _run(self, batch: Batch) -> "_Run | None":
-        """Run a batch. When it fails, halve it until those who cannot be run are alone: the others get their answer."""
-        wanted = wanted_outputs(batch.jobs, self._spec)
-        handle = RunHandle()
-        batch.arm(handle.stop)
-        started = self._clock()
-        try:
-            if batch.abandoned:
-                raise RunFailed("every caller left before it began")
-            arrays = self._session.run(gather(batch, self._spec), [output.name for output in wanted], handle)
-            seconds = self._clock() - started
-            columns = check_rows(wanted, arrays, batch, self._spec.batching.enabled)
-        except RunFailed as error:
-            self._batcher.finished(batch, None)
-            if not batch.abandoned:
-                self._fail(batch, error)
-            return None
-        except Exception as error:  # a defect of ours must not end the thread that all callers of the model wait for
-            logger.exception("a batch of %s/%s failed", self._spec.name, self._spec.version)
-            self._batcher.finished(batch, None)
-            self._fail(batch, RunFailed(str(error)), alone=True)
-            return None
-        self._batcher.finished(batch, seconds)
-        return _Run(batch, columns, started, seconds, self._spec)
 
-    def _fail(self, batch: Batch, error: RunFailed, alone: bool = False) -> None:
-        jobs = batch.jobs
-        if len(jobs) == 1 or alone:
-            spec = self._spec
-            logger.warning("model %s/%s failed in its run: %s", spec.name, spec.version, error)
-            for job in jobs:
-                job.end(ModelRunFailed(f"the model failed in its run: {error}", model=spec.name, version=spec.version))
-            return
-        middle = len(jobs) // 2
-        for half in (jobs[:middle], jobs[middle:]):
-            part = self._batcher.regroup(half, batch)
-            if part.jobs and (run := self._run(part)) is not None:
-                run.scatter()
-
-
-class _Run:
-    """A batch whose run is over."""
-
-    __slots__ = ("_batch", "_columns", "_spec", "_started", "seconds")
-
-    def __init__(
-        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec
-    ) -> None:
-        self._batch = batch
-        self._columns = columns
-        self._started = started
-        self.seconds = seconds
-        self._spec = spec
-
-    def scatter(self) -> None:
-        """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns = self._batch, self._columns
-        alone = len(batch.jobs) == 1
-        first = 0
-        for job in batch.jobs:
-            last = first + job.rows
-            if alone and job.rows == batch.rows > 0:
-                outputs = [(output, columns[output.name]) for output in job.outputs]
-            else:
-                outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
-            job.end(Result(self._spec.name, self._spec.version, outputs, self._receipt(job)))
-            first = last
-
-    def _receipt(self, job: Job) -> Receipt:
-        batch = self._batch
-        free = max(job.arrived, batch.free_since)
-        return Receipt(
-            queue_us=int((free - job.arrived) * 1e6),
-            batch_wait_us=int((self._started - free) * 1e6),
-            compute_us=int(self.seconds * 1e6),
-            batch_rows=batch.rows,
-            batch_requests=len(batch.jobs),
-            provider=self._spec.providers[0],
-        )
-
-
-def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:
-    """Return the outputs that any of the jobs wants: ONNX Runtime skips what only the others need."""
-    if any(job.outputs is spec.outputs for job in jobs):
-        return spec.outputs
-    names = {output.name for job in jobs for output in job.outputs}
-    return tuple(output for output in spec.outputs if output.name in names)
-
-
-def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
-    """Put the rows of all jobs together, input by input, in one copy; a lone job's arrays are used as they are.
-
-    A batch without any row gets one of zeros: many kernels cannot run on none, and the shape of the answer is needed.
-    """
-    jobs = batch.jobs
-    if not batch.rows:
-        return {
-            tensor.name: np.zeros((1, *array.shape[1:]), array.dtype)
-            if array.dtype != object
-            else np.full((1, *array.shape[1:]), "", object)
-            for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)
-        }
-    if len(jobs) == 1:
-        return {tensor.name: array for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
-    return {tensor.name: np.concatenate([job.inputs[i] for job in jobs]) for i, tensor in enumerate(spec.inputs)}
-
-
-def check_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch, batched: bool) -> dict[str, Array]:
-    """Return the outputs by name.
-
-    Raises:
-        RunFailed: an output of a batched model has not one row for each row of the batch.
-    """
-    rows = max(batch.rows, 1)
-    columns = {}
-    for output, array in zip(wanted, arrays, strict=True):
-        if batched and array.shape[:1] != (rows,):
-            raise RunFailed(f"output {output.name} has the shape {list(array.shape)} for a batch of {rows} rows")
-        columns[output.name] = array
-    return columns
+def run_waiting(runner: BatchRunner, batcher: Batcher, longest_inline: float) -> None:
+    """Have the waiting jobs run: here and now if runs take at most `longest_inline` seconds, else by an executor."""
+    batch = batcher.rouse(longest_inline)
+    done = 0
+    while batch is not None:
+        run = runner.run(batch)
+        if run is not None:
+            run.scatter()
+        done += 1
+        batch = batcher.next(batch, last=done >= _MOST_INLINE)

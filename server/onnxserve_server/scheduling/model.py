@@ -1,20 +1,34 @@
 """A model that serves: its spec, its queue and its executors."""
 
-from onnxserve_server.core import Clock, ModelSpec
+from onnxserve_server.core import Clock, Job, ModelSpec
 from onnxserve_server.scheduling.batcher import Batcher, Load
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
-from onnxserve_server.scheduling.executor import Executor, Runner
+from onnxserve_server.scheduling.executor import Executor, run_waiting
+from onnxserve_server.scheduling.running import BatchRunner, Model
 
 
 class ServedModel:
-    """One version of a model, taking jobs from start() to stop()."""
+    """One version of a model, taking jobs from start() to stop().
 
-    def __init__(self, spec: ModelSpec, session: Runner, clock: Clock, deadlines: DeadlineWatch) -> None:
+    Args:
+        spec: what the model is.
+        session: runs it.
+        clock: tells the time in seconds.
+        deadlines: watches the deadlines of its jobs.
+        longest_inline: runs of up to so many seconds are left to the thread that brings the jobs.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, session: Model, clock: Clock, deadlines: DeadlineWatch, longest_inline: float = 0.0
+    ) -> None:
         self.spec = spec
         self._deadlines = deadlines
+        self._longest_inline = longest_inline
         self._batcher = Batcher(spec.batching, clock, deadlines.watch, spec.instances)
-        self._executors = [Executor(spec, session, self._batcher, clock) for _ in range(spec.instances)]
-        self.submit = self._batcher.submit
+        self._runner = BatchRunner(spec, session, self._batcher, clock)
+        label = f"{spec.name}/{spec.version}"
+        self._executors = [Executor(self._runner, self._batcher, label) for _ in range(spec.instances)]
+        self._unflushed = False
 
     def start(self) -> None:
         """Start the executors."""
@@ -28,6 +42,17 @@ class ServedModel:
         for executor in self._executors:
             executor.join()
         self._deadlines.unsubscribe(self._batcher.expire)
+
+    def submit(self, job: Job) -> bool:
+        """Queue a job; raises as Batcher.submit() does. Return True when flush() must be called and nobody will yet."""
+        self._batcher.submit(job)
+        first, self._unflushed = not self._unflushed, True
+        return first
+
+    def flush(self) -> None:
+        """Have what waits run: all that came together has been submitted."""
+        self._unflushed = False  # before looking: a job that comes after this asks for a flush of its own
+        run_waiting(self._runner, self._batcher, self._longest_inline)
 
     def load(self) -> Load:
         """Tell what waits and runs now."""

@@ -1,0 +1,142 @@
+"""Small ONNX models for tests, each with one property that a serving system must cope with."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+def tensor(name, shape, dtype=FLOAT):
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def model(nodes, inputs, outputs, initializers=(), metadata=None):
+    graph = helper.make_graph(nodes, "g", inputs, outputs, list(initializers))
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    if metadata:
+        helper.set_model_props(made, metadata)
+    onnx.checker.check_model(made)
+    return made
+
+
+def constant(name, value, dtype=np.float32):
+    return numpy_helper.from_array(np.array(value, dtype), name)
+
+
+def double():
+    """y = 2 x, float32 [batch, 3]: the same bits at every batch size."""
+    nodes = [helper.make_node("Mul", ["x", "two"], ["y"])]
+    return model(nodes, [tensor("x", ["batch", 3])], [tensor("y", ["batch", 3])], [constant("two", 2)])
+
+
+def identity(dtype):
+    """y = x for an ONNX element type, [batch, 2]."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    return model(nodes, [tensor("x", ["batch", 2], dtype)], [tensor("y", ["batch", 2], dtype)])
+
+
+def two_by_two():
+    """Inputs a float32 [batch, 2] and b int64 [batch, 3]; outputs p = 2 a and q = b + 1."""
+    nodes = [helper.make_node("Mul", ["a", "two"], ["p"]), helper.make_node("Add", ["b", "one"], ["q"])]
+    inputs = [tensor("a", ["batch", 2]), tensor("b", ["batch", 3], INT64)]
+    outputs = [tensor("p", ["batch", 2]), tensor("q", ["batch", 3], INT64)]
+    return model(nodes, inputs, outputs, [constant("two", 2), constant("one", 1, np.int64)])
+
+
+def mlp(width=64):
+    """Two dense layers, float32 [batch, width] to [batch, 10]: kernels round differently at other batch sizes."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    weights = [
+        constant("w1", rng.standard_normal((width, width)) / 8),
+        constant("w2", rng.standard_normal((width, 10)) / 8),
+    ]
+    return model(nodes, [tensor("x", ["batch", width])], [tensor("y", ["batch", 10])], weights)
+
+
+def slow():
+    """y = x, float32 [batch, 1], after as many steps as the largest x says, of about half a millisecond each.
+
+    Each step is a node of its own, so that ONNX Runtime can stop a run between them.
+    """
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["m_in", "weight"], ["m_out"]),
+            helper.make_node("Identity", ["go_in"], ["go_out"]),
+        ],
+        "step",
+        [tensor("i", [], INT64), tensor("go_in", [], TensorProto.BOOL), tensor("m_in", [384, 384])],
+        [tensor("go_out", [], TensorProto.BOOL), tensor("m_out", [384, 384])],
+        [constant("weight", np.eye(384))],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Cast", ["largest"], ["steps"], to=INT64),
+        helper.make_node("Loop", ["steps", "go", "start"], ["m"], body=body),
+        helper.make_node("ReduceMax", ["m"], ["zero"], keepdims=0),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    initializers = [constant("go", True, np.bool_), constant("start", np.zeros((384, 384)))]
+    return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
+
+
+def gather():
+    """y = table[id], id int64 [batch, 1] from 0 to 9; any other id makes the run fail."""
+    nodes = [helper.make_node("Gather", ["table", "id"], ["y"])]
+    table = constant("table", np.arange(10) * 10)
+    return model(nodes, [tensor("id", ["batch", 1], INT64)], [tensor("y", ["batch", 1])], [table])
+
+
+def fixed():
+    """y = 2 x, float32 [4, 3]: no batch axis."""
+    nodes = [helper.make_node("Mul", ["x", "two"], ["y"])]
+    return model(nodes, [tensor("x", [4, 3])], [tensor("y", [4, 3])], [constant("two", 2)])
+
+
+def scaled():
+    """y = s x, x float32 [batch, 2], s a float32 scalar; a scalar output, the largest y, too."""
+    nodes = [helper.make_node("Mul", ["x", "s"], ["y"]), helper.make_node("ReduceMax", ["y"], ["largest"], keepdims=0)]
+    return model(
+        nodes, [tensor("x", ["batch", 2]), tensor("s", [])], [tensor("y", ["batch", 2]), tensor("largest", [])]
+    )
+
+
+def frozen():
+    """Declares a free batch axis, but a Reshape inside knows one row alone, as frozen exports do."""
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("shape", [1, 2], np.int64)])
+
+
+def mixing():
+    """Declares a free batch axis, but every row depends on the others: y = x - mean over rows."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["x", "mean"], ["y"]),
+    ]
+    return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("axes", [0], np.int64)])
+
+
+def sequence():
+    """y = sum over the free axis seq of x times mask, both float32 [batch, seq]."""
+    nodes = [
+        helper.make_node("Mul", ["x", "mask"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "axes"], ["y"], keepdims=0),
+    ]
+    inputs = [tensor("x", ["batch", "seq"]), tensor("mask", ["batch", "seq"])]
+    return model(nodes, inputs, [tensor("y", ["batch"])], [constant("axes", [1], np.int64)])
+
+
+def write(root, models, configs=None):
+    """Write models (by name) as version 1 of a repository, with model.yaml texts where `configs` has them."""
+    for name, made in models.items():
+        folder = root / name / "1"
+        folder.mkdir(parents=True)
+        onnx.save(made, folder / "model.onnx")
+    for name, text in (configs or {}).items():
+        (root / name / "model.yaml").write_text(text)
+    return root
