@@ -5,8 +5,8 @@ import threading
 from dataclasses import dataclass
 
 import pytest
-
 import zoo
+
 from onnxserve import Client
 from onnxserve_server.app import App
 from onnxserve_server.settings import load_settings

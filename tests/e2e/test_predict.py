@@ -1,7 +1,6 @@
 """A model answers over the network."""
 
 import numpy as np
-
 import zoo
 
 
