@@ -3,6 +3,7 @@
 bfloat16 and the float8 types have no numpy dtype of their own; arrays of the package ml_dtypes stand for them.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -56,11 +57,16 @@ def data_type_of(array: Array) -> DataType:
     Raises:
         TypeError: numpy or ml_dtypes has the type, the wire has not (complex, dates, records).
     """
-    if array.dtype.kind in "OUST":
+    return _number(array.dtype)
+
+
+@functools.cache  # a dtype works out its name anew each time, and that is slow
+def _number(dtype: np.dtype[np.generic]) -> DataType:
+    if dtype.kind in "OUST":
         return STRING
-    number = NUMBERS.get(array.dtype.name)
+    number = NUMBERS.get(dtype.name)
     if number is None:
-        raise TypeError(f"{array.dtype} has no counterpart on the wire; the types are {', '.join(NUMBERS)}")
+        raise TypeError(f"{dtype} has no counterpart on the wire; the types are {', '.join(NUMBERS)}")
     return number
 
 

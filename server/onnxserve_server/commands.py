@@ -87,14 +87,15 @@ def _signature_of_serve() -> inspect.Signature:
     ]
     for name, field in Settings.model_fields.items():
         kind: Any = str if name in ("providers", "edge", "log_level") else field.annotation
-        default = "" if field.default_factory is not None else f" [default: {field.default}]"
-        parameters.append(_flag(name, kind | None, None, f"{(field.description or '').capitalize()}.{default}"))
+        text = field.description or ""
+        default = "as the machine says" if field.default_factory is not None else str(field.default)
+        parameters.append(_flag(name, kind | None, None, f"{text[:1].upper()}{text[1:]}.", default))
     return inspect.Signature(parameters)
 
 
-def _flag(name: str, kind: Any, default: object, text: str) -> inspect.Parameter:
-    option = typer.Option("--" + name.replace("_", "-"), help=text, show_default=False)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+def _flag(name: str, kind: Any, value: object, text: str, shown: str | bool = False) -> inspect.Parameter:
+    option = typer.Option("--" + name.replace("_", "-"), help=text, show_default=shown)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[kind, option])
 
 
 def _print_findings(findings: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@
 Times are seconds of time.monotonic(); only receipts count in microseconds.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from typing import NamedTuple
 
 from onnxserve.tensor import Array, DataType
 from onnxserve_server.errors import Cancelled, ServeError
+
+logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 """Tells the time in seconds; time.monotonic in production, a hand-moved one in tests."""
@@ -186,7 +189,10 @@ class Job:
         if not self._end.acquire(blocking=False):  # a lock taken once and never given back: the atomic "first one wins"
             return False
         done, self._done = self._done, _nothing  # the callback holds the call, which holds the job
-        done(outcome)
+        try:
+            done(outcome)
+        except Exception:  # a defect of one caller's edge must not end the thread that all callers wait for
+            logger.exception("an outcome could not be delivered")
         return True
 
     def discard(self) -> bool:

@@ -55,13 +55,6 @@ class ModelNotFound(ServeError):
         self.resource = resource
 
 
-class ModelNotReady(ServeError):
-    """The model is being loaded or has been stopped."""
-
-    reason = "MODEL_NOT_READY"
-    retry_after = 1.0
-
-
 class Draining(ServeError):
     """The server is about to stop; another replica may answer."""
 

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     )
     max_message_bytes: int = Field(64 << 20, ge=1024, le=2**31 - 1, description="largest message")
     inline_us: int = Field(
-        1000, ge=0, description="runs of up to so many µs are run by the thread that decodes; 0: none"
+        3000, ge=0, description="runs of up to so many µs are run by the thread that decodes; 0: none"
     )
     workers: int = Field(
         64, ge=1, description="threads for all but the lane's calls; with the plain edge, calls at a time"

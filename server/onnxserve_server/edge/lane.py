@@ -84,7 +84,8 @@ class Lane:
     def stop(self) -> None:
         """End the lane's thread. The server must have stopped."""
         self._queue.shutdown()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def count_message(self) -> None:
         """Note, on the lane's thread, that a message goes to its handler: a flush is due."""

@@ -13,7 +13,6 @@ from onnxserve_server.errors import (
     Draining,
     InvalidRequest,
     ModelNotFound,
-    ModelNotReady,
     ModelRunFailed,
     QueueFull,
     ServeError,
@@ -24,7 +23,6 @@ DOMAIN = "onnxserve"
 CODES: dict[type[ServeError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
-    ModelNotReady: grpc.StatusCode.UNAVAILABLE,
     Draining: grpc.StatusCode.UNAVAILABLE,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -34,7 +34,8 @@ class DeadlineWatch:
         """Stop watching and end the thread."""
         self._stopped = True
         self._wake.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def subscribe(self, expire: Callable[[float], float]) -> None:
         """Ask `expire` from now on."""

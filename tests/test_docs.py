@@ -1,0 +1,49 @@
+"""The documents agree with the program."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from onnxserve_server.edge.status import CODES
+from onnxserve_server.errors import ServeError
+from onnxserve_server.repository.config import BatchingConfig, ModelConfig
+from onnxserve_server.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+OPERATING = (ROOT / "docs/operating.md").read_text()
+PROTOCOL = (ROOT / "docs/protocol.md").read_text()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented_with_its_default(name):
+    flag, variable = "--" + name.replace("_", "-"), "ONNXSERVE_" + name.upper()
+    row = next(line for line in OPERATING.splitlines() if line.startswith(f"| `{flag}` | `{variable}` |"))
+    field = Settings.model_fields[name]
+    if field.default_factory is None and not isinstance(field.default, bool):
+        told = row.split("|")[3].strip(" `")
+        assert told in (str(field.default), str(field.default).removesuffix(".0"))
+
+
+def test_no_setting_is_documented_that_does_not_exist():
+    flags = set(re.findall(r"^\| `--([a-z-]+)` \| `ONNXSERVE", OPERATING, re.MULTILINE))
+    assert flags == {name.replace("_", "-") for name in Settings.model_fields}
+
+
+def test_every_key_of_model_yaml_is_documented_and_no_other():
+    keys = {f"batching.{name}" for name in BatchingConfig.model_fields} | set(ModelConfig.model_fields) - {"batching"}
+    table = OPERATING.split("### model.yaml")[1].split("```yaml")[0]
+    assert set(re.findall(r"^\| `([a-z_.]+)` \|", table, re.MULTILINE)) == keys
+
+
+@pytest.mark.parametrize(
+    "error", [error for error in CODES if error is not ServeError], ids=lambda error: error.__name__
+)
+def test_every_error_is_documented_with_its_code(error):
+    assert f"| `{CODES[error].name}` | `{error.reason}` |" in PROTOCOL
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / link).exists(), link
