@@ -37,6 +37,11 @@ _PREDICT = f"/{_INFERENCE}/Predict"
 # A finished run waits this long for the interpreter lock while another thread computes. CPython's default of 5 ms is
 # longer than most runs; measured here, 0.2 ms gave up to 1.5 times the throughput.
 _SWITCH_INTERVAL = 0.0002
+# Calls that the core holds when a server stops it ends with CANCELLED, which no client tries again. So callers are told
+# UNAVAILABLE first, until none has called for a while.
+_QUIET = 0.1  # seconds
+_MOST_REFUSING = 1.0  # seconds; a caller may not listen
+_STOP_TIMEOUT = 5.0  # seconds in which the core must let go of what has ended
 _WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
 
 
@@ -51,8 +56,8 @@ class Edge(Protocol):
         """Wait until the last call is over; tell whether it is."""
         ...
 
-    def stop(self) -> None:
-        """End what the edge itself runs."""
+    def stop(self) -> bool:
+        """End what the edge itself runs; False: a call that was never answered is left behind."""
         ...
 
 
@@ -121,20 +126,29 @@ class App:
         logger.info("draining: not serving any more in %.1f s", self.settings.drain_delay)
         self._health.enter_graceful_shutdown()
         threading.Event().wait(self.settings.drain_delay)
+        self._refuse()
         self._server.stop(self.settings.drain_timeout)
         if not self._edge.wait_drained(self.settings.drain_timeout):
             logger.warning("calls were still in flight after %.1f s; they are ended", self.settings.drain_timeout)
 
+    def _refuse(self) -> None:
+        """Answer new calls with UNAVAILABLE until nobody calls."""
+        self.engine.drain()
+        end, seen = time.monotonic() + _MOST_REFUSING, -1
+        while seen != self.engine.refused and time.monotonic() < end:
+            seen = self.engine.refused
+            threading.Event().wait(_QUIET)
+
     def stop(self) -> None:
         """Stop at once whatever runs; after drain() nothing does."""
-        if self.edge_name:
-            self._server.stop(_WATCHERS_GRACE).wait()
-            self._edge.wait_drained(_WATCHERS_GRACE)
-            self._edge.stop()
-        self._pool.shutdown()
+        stopped = self._server.stop(_WATCHERS_GRACE) if self.edge_name else None
         for model in self.engine.models():
             model.stop()
         self._deadlines.stop()
+        if stopped is not None:
+            if not (self._edge.stop() and stopped.wait(_STOP_TIMEOUT)):
+                logger.error("calls are left behind that were never answered")
+        self._pool.shutdown()
 
     def _check_port(self) -> None:
         host, port = self.settings.host, self.settings.port

@@ -82,7 +82,10 @@ class BatchPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a model takes and gives, how it is batched and what it runs on."""
+    """What a model takes and gives, how it is batched and what it runs on.
+
+    `steady`: its run time depends on the number of rows alone, not on what is in them.
+    """
 
     name: str
     version: str
@@ -94,6 +97,7 @@ class ModelSpec:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     instances: int = 1
     threads: int = 1
+    steady: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
 

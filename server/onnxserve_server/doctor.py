@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import discover
+from onnxserve_server.repository.loader import Defaults, session_options
 from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.runtime.resources import resources
 from onnxserve_server.runtime.session import Session, SessionOptions
@@ -56,15 +57,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _options(settings: Settings, *, allow_cpu_fallback: bool) -> SessionOptions:
-    return SessionOptions(providers=settings.providers, allow_cpu_fallback=allow_cpu_fallback, threads=settings.threads)
-
-
 def _granted(settings: Settings, problems: list[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "identity.onnx")
         path.write_bytes(IDENTITY)
-        granted = Session(path, _options(settings, allow_cpu_fallback=True)).providers
+        options = SessionOptions(providers=settings.providers, allow_cpu_fallback=True, threads=settings.threads)
+        granted = Session(path, options).providers
     missing = [provider for provider in settings.providers if provider not in granted]
     if missing and not settings.allow_cpu_fallback:
         problems.append(
@@ -88,11 +86,14 @@ def _edge(settings: Settings, problems: list[str]) -> str:
 
 def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
     found = []
+    defaults = Defaults(
+        threads=settings.threads, providers=settings.providers, allow_cpu_fallback=settings.allow_cpu_fallback
+    )
     with Prober() as prober:
         for model in discover(settings.models, settings.batching_defaults):
             label = f"{model.name}/{model.version}"
             try:
-                verdict = prober.probe(model.path, _options(settings, allow_cpu_fallback=settings.allow_cpu_fallback))
+                verdict = prober.probe(model.path, session_options(model.config, defaults))
             except ConfigurationError as error:
                 problems.append(str(error))
                 found.append({"model": label, "verdict": "does not load"})

@@ -112,6 +112,16 @@ def frozen():
     return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("shape", [1, 2], np.int64)])
 
 
+def one_row():
+    """y = x, float32 [batch, 2] by all that the graph declares, but it runs with one row alone."""
+    nodes = [
+        helper.make_node("Squeeze", ["x", "axes"], ["row"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Expand", ["row", "shape"], ["y"]),
+    ]
+    return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("axes", [0], np.int64)])
+
+
 def mixing():
     """Declares a free batch axis, but every row depends on the others: y = x - mean over rows."""
     nodes = [
@@ -129,6 +139,33 @@ def sequence():
     ]
     inputs = [tensor("x", ["batch", "seq"]), tensor("mask", ["batch", "seq"])]
     return model(nodes, inputs, [tensor("y", ["batch"])], [constant("axes", [1], np.int64)])
+
+
+def crashing():
+    """A float16 LSTM that kills the process that loads it: onnxruntime 1.31.1, in its NchwcTransformer."""
+    dtype = TensorProto.FLOAT16
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["by_step"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["by_step", "w", "r", "b"], ["steps"], hidden_size=4),
+        helper.make_node("Squeeze", ["steps", "axis"], ["squeezed"]),
+        helper.make_node("Transpose", ["squeezed"], ["by_row"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["by_row", "dense"], ["y"]),
+    ]
+    shapes = {"w": (1, 16, 2), "r": (1, 16, 4), "b": (1, 32), "dense": (4, 5)}
+    weights = [constant(name, np.ones(shape), np.float16) for name, shape in shapes.items()]
+    return model(
+        nodes,
+        [tensor("x", ["batch", "seq", 2], dtype)],
+        [tensor("y", ["batch", "seq", 5], dtype)],
+        [*weights, constant("axis", [1], np.int64)],
+    )
+
+
+def of_a_sequence():
+    """y = the first element of a sequence of tensors: an input that is no tensor."""
+    of_tensors = helper.make_tensor_sequence_value_info("x", FLOAT, ["n"])
+    nodes = [helper.make_node("SequenceAt", ["x", "first"], ["y"])]
+    return model(nodes, [of_tensors], [tensor("y", ["n"])], [constant("first", 0, np.int64)])
 
 
 def write(root, models, configs=None):

@@ -11,6 +11,7 @@ and self_test() makes real calls through it at start; if anything fails the serv
 No lock is held while calling into the core. Calls are counted on the lane's thread alone, so counting needs none.
 """
 
+import contextlib
 import logging
 import math
 import threading
@@ -30,6 +31,7 @@ _MOST_UNFLUSHED = 64  # messages handled before what they ask for is started
 _OK = cygrpc.StatusCode.ok
 _NO_FLAGS = 0
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
+_STOP_TIMEOUT = 5.0  # seconds in which the core must report the end of calls that have been answered
 _SELF_TEST_TIMEOUT = 5.0  # seconds
 
 Handler = Callable[["UnaryCall", bytes], None]
@@ -81,11 +83,17 @@ class Lane:
         """Wait, after the server was told to stop, until the last call is over; tell whether it is."""
         return self._drained.wait(timeout)
 
-    def stop(self) -> None:
-        """End the lane's thread. The server must have stopped."""
-        self._queue.shutdown()
+    def stop(self) -> bool:
+        """End the lane's thread; the server must have been told to stop, and every call have been answered.
+
+        False: a call was not. The thread is left behind, since an answer on a queue that is shut down ends the process.
+        """
         if self._thread.is_alive():
+            if not self._drained.wait(_STOP_TIMEOUT):
+                return False
+            self._queue.shutdown()
             self._thread.join()
+        return True
 
     def count_message(self) -> None:
         """Note, on the lane's thread, that a message goes to its handler: a flush is due."""
@@ -124,8 +132,9 @@ class Lane:
         self._armed -= 1
         if event.success:
             self._live += 1
-            self._arm(tag)
-            UnaryCall(event, tag.handler, self)
+            UnaryCall(event, tag.handler, self)  # before arming, which fails once the server is told to stop
+            with contextlib.suppress(ValueError):
+                self._arm(tag)
         else:  # the server is stopping: the core gives back what was armed
             self._check_drained()
 
@@ -246,11 +255,10 @@ class _SelfTest:
                 self._try_error(method)
                 self._try_cancellation(method)
         finally:
-            stopped = self._server.stop(0).wait(_SELF_TEST_TIMEOUT) and self._lane.wait_drained(_SELF_TEST_TIMEOUT)
-            if stopped:
-                self._lane.stop()
-                self._pool.shutdown()
-        _require(stopped, "it does not stop")
+            stopped = self._server.stop(0)
+            ended = self._lane.stop() and stopped.wait(_SELF_TEST_TIMEOUT)
+            self._pool.shutdown(wait=ended)
+        _require(ended, "it does not stop")
 
     def _handle(self, call: UnaryCall, message: bytes) -> None:
         if message == b"answer":

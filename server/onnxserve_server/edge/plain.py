@@ -9,6 +9,8 @@ import grpc
 
 from onnxserve_server.edge.status import Status
 
+_NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
+
 Handler = Callable[["PlainCall", bytes], None]
 """Takes a call and its message. It must not raise or block."""
 
@@ -46,8 +48,9 @@ class PlainEdge:
         with self._idle:
             return self._idle.wait_for(lambda: not self._live, timeout)
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """Do nothing: the server's own threads end with it."""
+        return True
 
     def _served_by(self, handler: Handler) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def serve(message: bytes, context: grpc.ServicerContext) -> bytes:
@@ -71,7 +74,7 @@ class PlainCall:
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         remaining = context.time_remaining()
-        self.deadline = math.inf if remaining is None else time() + remaining
+        self.deadline = math.inf if remaining is None or remaining > _NO_DEADLINE else time() + remaining
         self._context = context
         self._answer: bytes | Status = b""
         self._answered = threading.Event()

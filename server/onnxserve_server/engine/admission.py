@@ -114,6 +114,8 @@ class Admission:
         if rows > policy.max_rows and not policy.split:
             told = f"{rows} rows are more than the {policy.max_rows} of one run, and the model is set not to split them"
             faults.append(Violation(self._path(0, tensors), told))
+        if not rows:  # it is run as one row of zeros, see gather(), whose size no byte of the message has paid for
+            nbytes = sum(math.prod(array.shape[1:]) * array.itemsize for array in arrays)
         if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
             told = (
                 f"{rows} rows ({nbytes} bytes) are more than the model's queue can ever hold: "

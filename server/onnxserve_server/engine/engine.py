@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxserve_server.core import Clock, Done, Job, ModelSpec, Request
 from onnxserve_server.engine.admission import Admission
 from onnxserve_server.engine.splitting import Split
-from onnxserve_server.errors import InvalidRequest, ModelNotFound, ServeError, Violation
+from onnxserve_server.errors import Draining, InvalidRequest, ModelNotFound, ServeError, Violation
 from onnxserve_server.scheduling.model import ServedModel
 
 
@@ -18,7 +18,11 @@ class _Entry:
 
 
 class Engine:
-    """Finds the model of a request, admits it and queues it. Everything may be called from any thread."""
+    """Finds the model of a request, admits it and queues it. Everything may be called from any thread.
+
+    Attributes:
+        refused: requests that were refused since drain().
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -26,6 +30,8 @@ class Engine:
         # By name and version; (name, "") is the newest. Replaced, never changed, so that readers need no lock.
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._unflushed: deque[ServedModel] = deque()
+        self._draining = False
+        self.refused = 0
 
     def add(self, model: ServedModel) -> None:
         """Serve a model. Of several versions of one name, the one added last is what requests without a version get."""
@@ -36,6 +42,10 @@ class Engine:
                 (model.spec.name, model.spec.version): entry,
                 (model.spec.name, ""): entry,
             }
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; those that were taken are finished."""
+        self._draining = True
 
     def submit(self, request: Request, done: Done) -> Job:
         """Admit and queue a request. `done` is called once with the outcome, perhaps before this returns.
@@ -48,6 +58,9 @@ class Engine:
             QueueFull, DeadlineExceeded, Draining: the queue does not take it; see Batcher.submit.
         """
         arrived = self._clock()
+        if self._draining:
+            self.refused += 1
+            raise Draining("the server is about to stop")
         entry = self._entry(request.model, request.version)
         job = entry.admission.admit(request, arrived, done)
         max_rows = entry.model.spec.batching.max_rows

@@ -45,12 +45,19 @@ class ModelConfig(BaseModel):
         default_factory=dict, description="ONNX Runtime session configuration entries"
     )
     labels: dict[str, list[str]] = Field(default_factory=dict, description="class names, by output")
-    versions: Literal["latest", "all"] | list[str] = Field("latest", description="which versions serve")
+    versions: Literal["latest", "all"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "latest", description="which versions serve"
+    )
 
     @field_validator("providers", mode="before")
     @classmethod
     def _parse_providers(cls, value: object) -> object:
         return None if value is None else parse_providers(value)
+
+    @field_validator("versions", mode="before")
+    @classmethod
+    def _take_numbers(cls, value: object) -> object:
+        return [str(version) for version in value] if isinstance(value, list) else value
 
 
 def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig:

@@ -34,7 +34,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
     Raises:
         ConfigurationError: it cannot be loaded as configured.
     """
-    options = _session_options(found.config, defaults)
+    options = session_options(found.config, defaults)
     verdict = prober.probe(found.path, options)
     session = Session(found.path, options)
     if found.config.batching.enabled and not (declared := batch_axis(session.inputs, session.outputs)).batchable:
@@ -57,7 +57,8 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
     return ServedModel(spec, session, clock, deadlines, defaults.longest_inline)
 
 
-def _session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
+def session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
+    """Return how a model is loaded: as its model.yaml says, else as the server's settings say."""
     return SessionOptions(
         providers=config.providers or defaults.providers,
         allow_cpu_fallback=defaults.allow_cpu_fallback
@@ -76,7 +77,7 @@ def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
     return BatchPolicy(
         enabled=enabled,
         reason=reason,
-        max_rows=config.max_rows,
+        max_rows=config.max_rows if enabled else 1,  # so a lone request is a full batch, and a queue of n takes n runs
         max_delay=config.max_delay_us / 1e6,
         max_queue_rows=config.max_queue_rows,
         max_queue_bytes=config.max_queue_bytes,
@@ -98,6 +99,7 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
         provider_options=session.provider_options,
         instances=found.config.instances,
         threads=options.threads,
+        steady=session.steady,
         metadata=metadata,
         description=session.description,
     )

@@ -36,30 +36,32 @@ def resources(cgroup: Path = _CGROUP) -> Resources:
 
 
 def _cpu_quota(root: Path) -> float | None:
+    quotas = []
     for folder in _folders(root, "cpu"):
         words = _words(folder / "cpu.max")
         if len(words) == 2 and words[0] != "max":
-            return int(words[0]) / int(words[1])
+            quotas.append(int(words[0]) / int(words[1]))
         quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
         if quota and period and int(quota[0]) > 0:
-            return int(quota[0]) / int(period[0])
-    return None
+            quotas.append(int(quota[0]) / int(period[0]))
+    return min(quotas, default=None)
 
 
 def _memory_limit(root: Path) -> int | None:
+    limits = []
     for folder in _folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             words = _words(folder / name)
             if words and words[0] != "max":
-                return int(words[0])
-    return None
+                limits.append(int(words[0]))
+    return min(limits, default=None)
 
 
 def _folders(root: Path, controller: str) -> list[Path]:
-    """Return where limits may stand: in a container at the root, else in the folder of this process's own cgroup."""
+    """Return where limits may stand: in a container at the root, else from this process's own cgroup upwards."""
     own = [line.split(":", 2)[2].lstrip("/") for line in _lines(Path("/proc/self/cgroup")) if line.count(":") >= 2]
-    bases = [root, root / controller]
-    return [base / path for path in own if path for base in bases] + bases
+    groups = {group for path in own for group in (Path(path), *Path(path).parents)} | {Path()}
+    return [base / group for group in groups for base in (root, root / controller)]
 
 
 def _words(path: Path) -> list[str]:

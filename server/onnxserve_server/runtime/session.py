@@ -35,6 +35,11 @@ _TYPES = {
     "tensor(float8e5m2fnuz)": DataType.DATA_TYPE_FLOAT8E5M2FNUZ,
 }
 
+_SILENT = 4
+
+# Ops whose time depends on the values they are given: they run a graph of their own, or not, or many times.
+_CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+
 _OPTIMIZATION = {
     "disable": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -74,6 +79,7 @@ class RunHandle:
 
     def __init__(self) -> None:
         self.options = onnxruntime.RunOptions()
+        self.options.log_severity_level = _SILENT  # a run that fails or is stopped is reported by who asked for it
 
     def stop(self) -> None:
         """Stop the run, now or as soon as it starts."""
@@ -105,6 +111,7 @@ class Session:
         _check_granted(path, options, self.providers)
         self.inputs = tuple(_spec(path, argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_spec(path, argument) for argument in self._session.get_outputs())
+        self.steady = self._is_steady()
         meta = self._session.get_modelmeta()
         self.metadata: dict[str, str] = dict(meta.custom_metadata_map)
         self.description: str = meta.description
@@ -115,6 +122,13 @@ class Session:
         }
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.outputs}
         self._plain = all(_numpy_has(number) for number in self._types.values())
+
+    def _is_steady(self) -> bool:
+        """Whether the time of a run depends on the number of rows alone: fixed row shapes, and no control flow."""
+        assignments = self._session.get_provider_graph_assignment_info()
+        ops = {node.op_type for assignment in assignments for node in assignment.get_nodes()}
+        free_axes = any(isinstance(size, str) for spec in self.inputs for size in spec.shape[1:])
+        return not free_axes and not ops & _CONTROL_FLOW
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
@@ -165,7 +179,12 @@ def _session_options(wanted: SessionOptions) -> onnxruntime.SessionOptions:
     options.enable_mem_pattern = False  # patterns are kept for each shape, and batches have many
     options.log_severity_level = 3
     # A spinning pool takes the cores that the other models and the edge need.
-    entries = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"} | dict(wanted.config)
+    entries = {
+        "session.intra_op.allow_spinning": "0",
+        "session.inter_op.allow_spinning": "0",
+        **wanted.config,
+        "session.record_ep_graph_assignment_info": "1",  # _is_steady() reads it
+    }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     return options

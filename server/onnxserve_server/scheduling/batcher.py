@@ -12,15 +12,13 @@ job calls into the transport.
 
 import math
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnxserve_server.core import Batch, BatchPolicy, Clock, Job, Slot
 from onnxserve_server.errors import DeadlineExceeded, Draining, QueueFull
 from onnxserve_server.scheduling.bucket import Bucket
-
-_RECENT_RUNS = 16
+from onnxserve_server.scheduling.estimate import RunTimes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,16 +51,13 @@ class Batcher:
         self._lock = threading.Lock()
         self._buckets: dict[object, Bucket] = {}
         self._running: set[Batch] = set()
-        self._idle: list[
-            Slot
-        ] = []  # executors asleep; the last to fall asleep is the first to wake: its caches are warm
+        self._late: list[Job] = []  # taken out of the queue after their deadline; expire() ends them
+        self._idle: list[Slot] = []  # of executors asleep; the last to fall asleep is woken first: its caches are warm
         self._delaying = False  # an executor sleeps only until the delay of a waiting job is over
         self._queued_rows = 0
         self._queued_bytes = 0
         self._closed = False
-        self._recent: deque[float] = deque(maxlen=_RECENT_RUNS)
-        self._shortest_run = 0.0
-        self._longest_run = math.inf
+        self._times = RunTimes()
 
     def submit(self, job: Job) -> None:
         """Queue a job. It may lie there until rouse() is called.
@@ -110,10 +105,11 @@ class Batcher:
 
     def expire(self, now: float) -> float:
         """End the jobs, waiting or running, whose deadline has passed; return the next deadline, inf for none."""
-        next_deadline, expired = math.inf, []
+        next_deadline = math.inf
         with self._lock:
             waiting = [job for bucket in self._buckets.values() for job in bucket.jobs()]
             running = [job for batch in self._running for job in batch.jobs if not job.ended]
+            expired, self._late = self._late, []
         for job in waiting + running:
             if job.deadline <= now:
                 expired.append(job)
@@ -127,31 +123,29 @@ class Batcher:
         """See to it that what waits is run: wake a sleeping executor, or lend its slot to the caller.
 
         Args:
-            longest_inline: the caller would rather run batches itself than wake an executor, if none of the last runs
-                took longer than this, in seconds.
+            longest_inline: the caller would rather run batches itself than wake an executor, if going by the last runs
+                that takes no longer than so many seconds.
 
         Returns:
             A batch for the caller to run, in a borrowed slot, to be followed by next(); None: nothing is left to do.
         """
+        batch = None
         with self._lock:
             if not self._idle or not self._buckets:
                 return None
-            ready = self._ready(self._clock())
-            if isinstance(ready, Bucket):
-                if self._longest_run <= longest_inline and not self._closed:
-                    slot = self._idle.pop()
-                    return self._form_or_rest(ready, slot)
-            elif self._delaying:
-                return None
-            slot = self._idle.pop()
-            self._delaying = False
-        slot.wake()
-        return None
+            now = self._clock()
+            ready = self._ready(now)
+            if isinstance(ready, Bucket) and self._is_short(ready, longest_inline):
+                batch = self._form_or_rest(ready, self._pop_idle(), now)
+            sleeper = self._sleeper_to_wake(now)
+        if sleeper is not None:
+            sleeper.wake()
+        return batch
 
-    def next(self, batch: Batch, *, last: bool) -> Batch | None:
+    def next(self, batch: Batch, longest_inline: float) -> Batch | None:
         """Return the next batch to run in the slot of `batch`, which has run; None: the slot is given back.
 
-        With `last`, the slot is given back in any case, and its executor woken if there is more to do.
+        The executor is woken if there is more to do and it takes longer than `longest_inline`, in seconds.
         """
         slot = batch.slot
         with self._lock:
@@ -160,8 +154,8 @@ class Batcher:
             if ready is None and not self._closed:
                 self._idle.append(slot)
                 return None
-            if isinstance(ready, Bucket) and not last:
-                return self._form_or_rest(ready, slot)
+            if isinstance(ready, Bucket) and self._is_short(ready, longest_inline):
+                return self._form_or_rest(ready, slot, now)
         slot.wake()
         return None
 
@@ -173,15 +167,19 @@ class Batcher:
                 now = self._clock()
                 ready = self._ready(now)
                 if isinstance(ready, Bucket):
-                    if (batch := self._form(ready, slot)).jobs:
-                        return batch
-                    continue
+                    if not (batch := self._form(ready, slot, now)).jobs:
+                        continue
+                    sleeper = self._sleeper_to_wake(now)
+                    break
                 if self._closed and not self._buckets:
                     return None
                 self._idle.append(slot)
                 self._delaying = self._delaying or ready is not None
             if not slot.sleep(None if ready is None else max(0.0, ready - now)):
                 self._overslept(slot)
+        if sleeper is not None:
+            sleeper.wake()
+        return batch
 
     def close(self) -> None:
         """Refuse new jobs; what waits is still handed out, then take() gives None."""
@@ -195,20 +193,25 @@ class Batcher:
         """Note that a batch is no longer running. `seconds` is the time of its run, None when it did not succeed."""
         with self._lock:
             self._running.discard(batch)
+            for job in batch.jobs:
+                job.place = None  # else job and batch would hold each other, and their arrays, until a collection
             if seconds is not None:
-                self._recent.append(seconds)
-                self._shortest_run = min(self._recent)
-                self._longest_run = max(self._recent)
+                self._times.note(max(batch.rows, 1), seconds)  # without rows it is run with one of zeros
 
-    def regroup(self, jobs: list[Job], like: Batch) -> Batch:
-        """Return a batch of some members of `like`, running in its place, to be run apart from the others."""
-        with self._lock:
-            members = [job for job in jobs if job.place is like]
-            part = Batch(members, sum(job.rows for job in members), like.slot)
-            for job in members:
-                job.place = part
-            self._running.add(part)
-        return part
+    def halve(self, batch: Batch) -> list[Batch]:
+        """Put two batches in the place of one that failed, each of half the members that have not left."""
+        parts = []
+        with self._lock:  # all at once: expire() must see those, too, whose half runs second
+            self._running.discard(batch)
+            members = [job for job in batch.jobs if job.place is batch]
+            middle = len(members) // 2
+            for half in filter(None, (members[:middle], members[middle:])):
+                part = Batch(half, sum(job.rows for job in half), batch.slot)
+                for job in half:
+                    job.place = part
+                self._running.add(part)
+                parts.append(part)
+        return parts
 
     def load(self) -> Load:
         """Tell what waits and runs now."""
@@ -236,8 +239,25 @@ class Batcher:
             soonest = min(soonest, due)
         return min(ready, key=lambda bucket: bucket.head().rank) if ready else soonest
 
-    def _form(self, bucket: Bucket, slot: Slot) -> Batch:
-        """Take jobs from the head of the bucket while their rows fit; none may be left that has not ended."""
+    def _is_short(self, bucket: Bucket, longest: float) -> bool:
+        rows = min(bucket.rows, self.policy.max_rows)
+        return longest > 0 and not self._closed and self._times.at_most(rows) <= longest
+
+    def _sleeper_to_wake(self, now: float) -> Slot | None:
+        """Return the slot of a sleeping executor that there is something for, to run or to wait for, if any."""
+        if not self._idle:
+            return None
+        ready = self._ready(now)
+        if ready is None or (self._delaying and not isinstance(ready, Bucket)):
+            return None
+        return self._pop_idle()
+
+    def _pop_idle(self) -> Slot:
+        self._delaying = False  # it may have been this one that slept by a delay
+        return self._idle.pop()
+
+    def _form(self, bucket: Bucket, slot: Slot, now: float) -> Batch:
+        """Take jobs from the head of the bucket while their rows fit; there may be none that is still to be run."""
         most_jobs = None if self.policy.enabled else 1
         jobs: list[Job] = []
         rows = 0
@@ -249,6 +269,10 @@ class Batcher:
             if job.ended:  # it is just leaving, in another thread
                 job.place = None
                 continue
+            if job.deadline <= now:
+                job.place = None
+                self._late.append(job)
+                continue
             jobs.append(job)
             rows += job.rows
         batch = Batch(jobs, rows, slot)
@@ -258,9 +282,9 @@ class Batcher:
             self._running.add(batch)
         return batch
 
-    def _form_or_rest(self, bucket: Bucket, slot: Slot) -> Batch | None:
+    def _form_or_rest(self, bucket: Bucket, slot: Slot, now: float) -> Batch | None:
         """Form a batch in a borrowed slot; where all its jobs have just ended, the slot rests."""
-        batch = self._form(bucket, slot)
+        batch = self._form(bucket, slot, now)
         if batch.jobs:
             return batch
         if self._buckets:
@@ -282,14 +306,14 @@ class Batcher:
         raise QueueFull(
             f"the queue is full: {rows} rows ({size} bytes) wait, at most {policy.max_queue_rows} rows "
             f"({policy.max_queue_bytes} bytes) may, and this request has {job.rows} rows ({job.nbytes} bytes)",
-            retry_after=max(0.01, self._shortest_run * (1 + rows // policy.max_rows) / self._instances),
+            retry_after=max(0.01, self._times.shortest * (1 + rows // policy.max_rows) / self._instances),
             queued_rows=str(rows),
             queued_bytes=str(size),
         )
 
     def _refuse_for_time(self, job: Job) -> None:
         batches_ahead = self._queued_rows / self.policy.max_rows / self._instances
-        needed = 0.0 if self._idle else self._shortest_run * (1 + batches_ahead)
+        needed = 0.0 if self._idle else self._times.shortest * (1 + batches_ahead)
         if job.arrived + needed > job.deadline:
             raise DeadlineExceeded(
                 f"the deadline cannot be met: about {needed * 1e3:.1f} ms are needed"

@@ -63,4 +63,4 @@ def run_waiting(runner: BatchRunner, batcher: Batcher, longest_inline: float) ->
         if run is not None:
             run.scatter()
         done += 1
-        batch = batcher.next(batch, last=done >= _MOST_INLINE)
+        batch = batcher.next(batch, longest_inline if done < _MOST_INLINE else 0.0)

@@ -1,5 +1,7 @@
 """A model that serves: its spec, its queue and its executors."""
 
+import math
+
 from onnxserve_server.core import Clock, Job, ModelSpec
 from onnxserve_server.scheduling.batcher import Batcher, Load
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
@@ -23,7 +25,8 @@ class ServedModel:
     ) -> None:
         self.spec = spec
         self._deadlines = deadlines
-        self._longest_inline = longest_inline
+        # A graph that loops over its data may suddenly take long, and would hold up the thread that brings the jobs.
+        self._longest_inline = longest_inline if spec.steady else 0.0
         self._batcher = Batcher(spec.batching, clock, deadlines.watch, spec.instances)
         self._runner = BatchRunner(spec, session, self._batcher, clock)
         label = f"{spec.name}/{spec.version}"
@@ -42,6 +45,7 @@ class ServedModel:
         for executor in self._executors:
             executor.join()
         self._deadlines.unsubscribe(self._batcher.expire)
+        self._batcher.expire(math.inf)  # jobs that came out of the queue too late to be run
 
     def submit(self, job: Job) -> bool:
         """Queue a job; raises as Batcher.submit() does. Return True when flush() must be called and nobody will yet."""

@@ -45,31 +45,31 @@ class BatchRunner:
             seconds = self._clock() - started
             columns = check_rows(wanted, arrays, batch, self._spec.batching.enabled)
         except RunFailed as error:
-            self._batcher.finished(batch, None)
-            if not batch.abandoned:
+            if len(batch.jobs) == 1 or batch.abandoned:
                 self._fail(batch, error)
+            else:
+                self._run_apart(batch)
             return None
         except Exception as error:  # a defect of ours must not end the thread that all callers of the model wait for
             logger.exception("a batch of %s/%s failed", self._spec.name, self._spec.version)
-            self._batcher.finished(batch, None)
-            self._fail(batch, RunFailed(str(error)), alone=True)
+            self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
         return FinishedRun(batch, columns, started, seconds, self._spec)
 
-    def _fail(self, batch: Batch, error: RunFailed, alone: bool = False) -> None:
-        jobs = batch.jobs
-        if len(jobs) == 1 or alone:
-            spec = self._spec
-            logger.warning("model %s/%s failed in its run: %s", spec.name, spec.version, error)
-            for job in jobs:
-                job.end(ModelRunFailed(f"the model failed in its run: {error}", model=spec.name, version=spec.version))
-            return
-        middle = len(jobs) // 2
-        for half in (jobs[:middle], jobs[middle:]):
-            part = self._batcher.regroup(half, batch)
-            if part.jobs and (run := self.run(part)) is not None:
+    def _run_apart(self, batch: Batch) -> None:
+        for part in self._batcher.halve(batch):
+            if (run := self.run(part)) is not None:
                 run.scatter()
+
+    def _fail(self, batch: Batch, error: RunFailed) -> None:
+        spec = self._spec
+        self._batcher.finished(batch, None)
+        if batch.abandoned:
+            return
+        logger.warning("model %s/%s failed in its run: %s", spec.name, spec.version, error)
+        for job in batch.jobs:
+            job.end(ModelRunFailed(f"the model failed in its run: {error}", model=spec.name, version=spec.version))
 
 
 class FinishedRun:

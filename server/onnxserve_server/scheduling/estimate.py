@@ -1,0 +1,36 @@
+"""What the last runs of a model tell about the next."""
+
+import math
+from collections import deque
+
+_RECENT = 16
+
+
+class RunTimes:
+    """The rows and seconds of the last runs."""
+
+    def __init__(self) -> None:
+        self._runs: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+        self.shortest = 0.0
+        """Seconds of the fastest of the last runs; 0 while there is none."""
+
+    def note(self, rows: int, seconds: float) -> None:
+        """Take in a run."""
+        self._runs.append((rows, seconds))
+        self.shortest = min(seconds for _, seconds in self._runs)
+
+    def at_most(self, rows: int) -> float:
+        """Return how long a run of so many rows should take at most, in seconds; inf while nothing is known.
+
+        It is the longest of the last runs of as many rows or more. Where all had fewer, the time of the largest is
+        scaled up: time never grows faster than rows.
+        """
+        longest, most_rows, most_seconds = 0.0, 0, 0.0
+        for known, seconds in self._runs:
+            if known >= rows:
+                longest = max(longest, seconds)
+            if known > most_rows or (known == most_rows and seconds > most_seconds):
+                most_rows, most_seconds = known, seconds
+        if longest:
+            return longest
+        return most_seconds * rows / most_rows if most_rows else math.inf

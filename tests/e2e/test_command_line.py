@@ -1,0 +1,134 @@
+"""The command line against a real server."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import zoo
+from typer.testing import CliRunner
+
+from onnxserve._cli.app import app
+
+ROWS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+
+
+@pytest.fixture(scope="module", params=["lane", "plain"])
+def server(request, serving, tmp_path_factory):
+    models = {"double": zoo.double(), "gather": zoo.gather(), "fixed": zoo.fixed()}
+    root = zoo.write(tmp_path_factory.mktemp("models"), models, {"double": "labels: {y: [a, b, c]}"})
+    with serving(root, edge=request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def run(server, tmp_path, monkeypatch):
+    """Run a command in a folder with x.npy and x.json."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", ROWS)
+    (tmp_path / "x.json").write_text(json.dumps(ROWS.tolist()))
+
+    def invoke(*arguments, stdin=None):
+        environment = {"ONNXSERVE_TARGET": server.address, "COLUMNS": "200"}
+        return CliRunner().invoke(app, arguments, input=stdin, env=environment)
+
+    return invoke
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_models_are_listed_for_people_and_as_json(run):
+    told = run("models")
+    assert told.exit_code == 0
+    assert "x: float32[batch, 3]" in told.stdout
+    models = json.loads(run("models", "--json").stdout)
+    assert [(model["name"], model["version"], model["state"]) for model in models] == [
+        ("double", "1", "READY"),
+        ("fixed", "1", "READY"),
+        ("gather", "1", "READY"),
+    ]
+    assert models[0]["outputs"][0]["labels"] == ["a", "b", "c"]
+    assert models[1]["batching"]["reason"] == "the first axis of input x has the fixed size 4"
+
+
+@pytest.mark.parametrize(
+    ("source", "stdin"),
+    [("x.npy", None), ("x.json", None), ("-", npy(ROWS)), ("-", json.dumps(ROWS.tolist()).encode())],
+    ids=["npy", "json", "npy from stdin", "json from stdin"],
+)
+def test_inputs_come_from_files_and_stdin(run, source, stdin):
+    done = run("predict", "double", "--input", f"x={source}", "--json", stdin=stdin)
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert answer["outputs"]["y"]["data"] == (2 * ROWS).tolist()
+    assert answer["receipt"]["provider"] == "CPUExecutionProvider"
+
+
+def test_the_best_labels_are_printed(run):
+    done = run("predict", "double", "--input", "x=x.npy")
+    assert done.exit_code == 0
+    assert "row 0: c 6, b 4, a 2" in done.stdout
+
+
+def test_outputs_are_saved(run):
+    assert run("predict", "double", "--input", "x=x.npy", "--save", "out.npz").exit_code == 0
+    with np.load("out.npz") as saved:
+        np.testing.assert_array_equal(saved["y"], 2 * ROWS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "says"),
+    [
+        (("nope", "--input", "x=x.npy"), None, "there is no model 'nope'; there are: double, fixed, gather"),
+        (
+            ("double", "--input", "x=-"),
+            npy(ROWS.astype(np.float64)),
+            "inputs[0].data_type: input 'x' is float32, not float64",
+        ),
+        (("double", "--input", "z=x.npy"), None, "inputs[0].name: the model has no input 'z'; it has 'x'"),
+        (("fixed", "--input", "x=x.npy"), None, "inputs[0].shape: input 'x' has the shape [4, 3], not [2, 3]"),
+        (("gather", "--input", "id=-"), b"[[99]]", "failed in its run"),
+    ],
+    ids=["unknown model", "wrong type", "unknown input", "wrong shape", "failed run"],
+)
+def test_what_the_server_refuses_is_told_on_stderr_and_ends_with_1(run, arguments, stdin, says):
+    done = run("predict", *arguments, stdin=stdin)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("onnxserve: ")
+    assert says in done.stderr
+
+
+def test_a_mistake_of_use_ends_with_2(run):
+    assert run("predict", "double", "--input", "absent.npy").exit_code == 2
+    assert run("predict").exit_code == 2
+
+
+def test_the_doctor_tells_people_and_programs(onnxserve, tmp_path):
+    root = zoo.write(tmp_path / "models", {"double": zoo.double(), "fixed": zoo.fixed()})
+    told = onnxserve("doctor", "--models", root, "--providers", "cpu")
+    assert told.returncode == 0, told.stderr
+    assert "model double/1: batched" in told.stdout
+    assert "model fixed/1: one request at a time: the first axis of input x has the fixed size 4" in told.stdout
+    assert "no problem found" in told.stdout
+    as_json = onnxserve("doctor", "--models", root, "--providers", "cpu", "--json")
+    found = json.loads(as_json.stdout)
+    assert as_json.returncode == 0
+    assert found.keys() == {"versions", "machine", "server", "models", "problems"}
+    assert [model["model"] for model in found["models"]] == ["double/1", "fixed/1"]
+
+
+def test_the_doctor_ends_with_1_where_there_is_a_problem_and_with_2_where_it_cannot_look(onnxserve, tmp_path):
+    root = zoo.write(tmp_path / "models", {"double": zoo.double()})
+    (root / "double" / "1" / "model.onnx").write_bytes(b"nothing")
+    told = onnxserve("doctor", "--models", root)
+    assert told.returncode == 1
+    assert "problem: " in told.stdout
+    absent = onnxserve("doctor", "--models", tmp_path / "absent")
+    assert (absent.returncode, absent.stdout) == (2, "")
+    assert absent.stderr == (
+        f"onnxserve: {tmp_path}/absent: there is no such folder; --models names the folder that holds the models\n"
+    )

@@ -1,0 +1,68 @@
+"""Health and reflection, as load balancers, Kubernetes and grpcurl ask for them."""
+
+import grpc
+import pytest
+import zoo
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NAMES = ["", "onnxserve.v1.InferenceService", "onnxserve.v1.ModelService", "model/double", "model/fixed"]
+
+
+@pytest.fixture(scope="module", params=["lane", "plain"])
+def server(request, serving, tmp_path_factory):
+    root = zoo.write(tmp_path_factory.mktemp("models"), {"double": zoo.double(), "fixed": zoo.fixed()})
+    with serving(root, edge=request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def health(channel):
+    return health_pb2_grpc.HealthStub(channel)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_serves_says_so(health, name):
+    assert health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status == SERVING
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=10)
+    assert next(watch).status == SERVING
+    watch.cancel()
+
+
+def test_all_are_listed(health):
+    statuses = health.List(health_pb2.HealthListRequest(), timeout=10).statuses
+    assert {name: status.status for name, status in statuses.items()} == dict.fromkeys(NAMES, SERVING)
+
+
+@pytest.mark.parametrize("name", ["model/nope", "double", "onnxserve.v1"])
+def test_what_is_not_known_is_not_found_by_check_and_unknown_to_watch(health, name):
+    with pytest.raises(grpc.RpcError) as raised:
+        health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=10)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+def test_the_client_tells_readiness(server):
+    assert [server.client.ready(model) for model in (None, "double", "nope")] == [True, True, False]
+
+
+def test_reflection_lists_and_describes_the_services(channel):
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert set(database.get_services()) == {
+        "onnxserve.v1.InferenceService",
+        "onnxserve.v1.ModelService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    service = DescriptorPool(database).FindServiceByName("onnxserve.v1.InferenceService")
+    assert service.methods_by_name["Predict"].input_type.full_name == "onnxserve.v1.PredictRequest"

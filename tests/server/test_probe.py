@@ -1,0 +1,135 @@
+"""The probe: what may be batched is found by trying, and a model that kills its process kills only the probe."""
+
+import signal
+import sys
+
+import onnx
+import onnxruntime
+import pytest
+import zoo
+
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.runtime import probe as module
+from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.session import SessionOptions
+
+OPTIONS = SessionOptions()
+
+
+@pytest.fixture(scope="module")
+def prober():
+    with Prober() as prober:
+        yield prober
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(model, name="model.onnx"):
+        onnx.save(model, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        zoo.double(),
+        zoo.two_by_two(),
+        zoo.mlp(),
+        zoo.gather(),
+        zoo.sequence(),
+        zoo.slow(),
+        *map(zoo.identity, [1, 2, 6, 8, 9, 10, 11, 13]),
+    ],
+    ids=lambda model: model.graph.node[-1].op_type,
+)
+def test_rows_that_do_not_touch_each_other_are_batched(prober, saved, model):
+    verdict = prober.probe(saved(model), OPTIONS)
+    assert (verdict.batchable, verdict.reason) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (zoo.fixed(), "the first axis of input x has the fixed size 4"),
+        (zoo.scaled(), "input s is a scalar: it has no batch axis"),
+        (zoo.frozen(), "the first axis of output y has the fixed size 1"),
+        (zoo.one_row(), "it runs with 1 row but not with 3: "),
+        (zoo.mixing(), "a row of its output y depends on the other rows of its batch"),
+    ],
+    ids=["fixed", "scaled", "frozen", "one_row", "mixing"],
+)
+def test_others_are_not_and_the_reason_is_told(prober, saved, model, reason):
+    verdict = prober.probe(saved(model), OPTIONS)
+    assert not verdict.batchable
+    assert verdict.reason.startswith(reason)
+
+
+def test_a_file_that_does_not_load_is_an_error_and_the_child_goes_on(prober, saved, tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    with pytest.raises(ConfigurationError, match="cannot load it"):
+        prober.probe(tmp_path / "bad.onnx", OPTIONS)
+    child = prober._child
+    assert prober.probe(saved(zoo.double()), OPTIONS).batchable
+    assert prober._child is child
+
+
+crashes = pytest.mark.skipif(
+    not onnxruntime.__version__.startswith("1.31."), reason="the fault of onnxruntime 1.31.1 may be mended in this one"
+)
+
+
+@crashes
+def test_a_model_that_kills_the_process_is_refused_and_the_next_is_probed(saved):
+    path = saved(zoo.crashing())
+    with Prober() as prober:
+        with pytest.raises(ConfigurationError) as raised:
+            prober.probe(path, OPTIONS)
+        assert str(raised.value).startswith(
+            f"{path}: loading it ended the probing process (killed by signal {signal.SIGSEGV.value})"
+        )
+        assert prober.probe(saved(zoo.double(), "good.onnx"), OPTIONS).batchable
+
+
+@crashes
+def test_it_is_served_at_a_lower_level_of_optimisation(saved):
+    with Prober() as prober:
+        prober.probe(saved(zoo.crashing()), SessionOptions(graph_optimization="extended"))
+
+
+@crashes
+def test_a_server_says_which_model_it_was_and_does_not_crash(onnxserve, tmp_path):
+    root = zoo.write(tmp_path / "models", {"lstm": zoo.crashing()})
+    done = onnxserve("serve", "--models", root, "--port", 0, "--providers", "cpu")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("onnxserve: ")]
+    assert f"{root}/lstm/1/model.onnx: loading it ended the probing process" in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9"),
+        ("raise SystemExit(3)", "exit status 3"),
+        ("input(); raise SystemExit(3)", "exit status 3"),
+    ],
+    ids=["killed", "ended at once", "ended while probing"],
+)
+def test_a_child_that_ends_is_told_with_how_it_ended(saved, monkeypatch, program, how):
+    popen = module.subprocess.Popen
+    monkeypatch.setattr(
+        module.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", program], **options)
+    )
+    with Prober() as prober, pytest.raises(ConfigurationError) as raised:
+        prober.probe(saved(zoo.double()), OPTIONS)
+    assert how in str(raised.value)
+
+
+def test_closing_ends_the_child(saved):
+    prober = Prober()
+    prober.probe(saved(zoo.double()), OPTIONS)
+    child = prober._child
+    prober.close()
+    assert child.returncode == 0

@@ -1,0 +1,225 @@
+"""Settings and model.yaml: what is wrong is told on one line that names the place, before anything starts."""
+
+import json
+import socket
+
+import onnx
+import pytest
+import zoo
+from typer.testing import CliRunner
+
+from onnxserve._cli.app import app
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ONNXSERVE_{name.upper()}", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return zoo.write(tmp_path / "models", {"double": zoo.double()})
+
+
+def serve(root, *flags, **environment):
+    arguments = ["serve", "--models", str(root), "--port", "0", "--providers", "cpu", *map(str, flags)]
+    return CliRunner().invoke(app, arguments, env=environment)
+
+
+def the_line(done):
+    """The one line that a refused start prints."""
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("onnxserve: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("batchin: {}", "batchin: there is no such setting"),
+        ("batching: {max_row: 3}", "batching.max_row: there is no such setting"),
+        ("batching: {max_rows: many}", "batching.max_rows: input should be a valid integer"),
+        ("batching: {max_rows: 0}", "batching.max_rows: input should be greater than or equal to 1"),
+        ("batching: 7", "batching: "),
+        ("batching: {oversize: drop}", "batching.oversize: input should be 'split' or 'refuse'"),
+        ("instances: 0", "instances: input should be greater than or equal to 1"),
+        ("instances: 2\nthreads: 0", "threads: "),
+        ("providers: quantum", "providers: value error, 'quantum' is no execution provider"),
+        ("providers: 7", "providers: "),
+        ("graph_optimization: most", "graph_optimization: "),
+        ("versions: newest", "versions"),
+        ("versions: ['3']", "versions: there is no version 3; there are 1"),
+        ("labels: {z: [a, b]}", "labels.z: the model has no such output; it has y"),
+        ("labels: [a, b]", "labels: "),
+        ("- instances", "it must be a mapping"),
+        ("just text", "it must be a mapping"),
+        ("batching: {max_rows: 3", "while parsing a flow mapping"),
+        ("a: b: c", "mapping values are not allowed here"),
+        ("session_config: {session.nonsense: 3}", "session_config.session.nonsense: "),
+    ],
+)
+def test_a_bad_model_yaml_is_named_with_its_key(root, text, says):
+    file = root / "double" / "model.yaml"
+    file.write_text(text)
+    line = the_line(serve(root))
+    assert line.startswith(f"onnxserve: {file}: {says}")
+
+
+def test_a_model_yaml_that_is_no_text_is_named(root):
+    file = root / "double" / "model.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert str(file) in the_line(serve(root))
+
+
+def test_batching_asked_for_where_there_is_no_batch_axis_is_refused(tmp_path):
+    root = zoo.write(tmp_path / "models", {"fixed": zoo.fixed()}, {"fixed": "batching: {enabled: true}"})
+    assert the_line(serve(root)).startswith(
+        f"onnxserve: {root}/fixed/model.yaml: batching.enabled: the model cannot be batched: "
+        "the first axis of input x has the fixed size 4"
+    )
+
+
+def test_no_folder_of_models_is_told(tmp_path):
+    assert f"{tmp_path}/absent: there is no such folder" in the_line(serve(tmp_path / "absent"))
+
+
+def test_an_empty_folder_of_models_is_told(tmp_path):
+    assert the_line(serve(tmp_path)) == (
+        f"onnxserve: {tmp_path}: it holds no model; expected {tmp_path}/<model>/<version>/model.onnx"
+    )
+
+
+def test_a_model_without_a_version_is_told(root):
+    (root / "empty").mkdir()
+    assert f"{root}/empty: it holds no version; expected {root}/empty/1/model.onnx" in the_line(serve(root))
+
+
+def test_a_version_without_a_file_is_told(root):
+    (root / "double" / "2").mkdir()
+    assert f"{root}/double/2/model.onnx: there is no such file" in the_line(serve(root))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", bytes(1000)], ids=["empty", "text", "zeros"])
+def test_a_file_that_is_no_model_is_told(root, content):
+    file = root / "double" / "1" / "model.onnx"
+    file.write_bytes(content)
+    assert the_line(serve(root)).startswith(f"onnxserve: {file}: ONNX Runtime cannot load it: ")
+
+
+def test_half_a_model_is_told(root):
+    file = root / "double" / "1" / "model.onnx"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert the_line(serve(root)).startswith(f"onnxserve: {file}: ONNX Runtime cannot load it: ")
+
+
+def test_an_input_that_is_no_tensor_is_told(tmp_path):
+    root = zoo.write(tmp_path / "models", {"of_a_sequence": zoo.of_a_sequence()})
+    line = the_line(serve(root))
+    assert f"{root}/of_a_sequence/1/model.onnx: x is a seq(tensor(float)); only tensors" in line
+
+
+def test_a_busy_port_is_told_before_models_are_loaded(root):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (root / "double" / "1" / "model.onnx").write_bytes(b"")
+        line = the_line(serve(root, "--port", port))
+    assert line.startswith(f"onnxserve: 127.0.0.1:{port}: cannot listen there: Address already in use")
+
+
+def test_a_host_that_is_not_ours_is_told(root):
+    assert "203.0.113.1:0: cannot listen there" in the_line(serve(root, "--host", "203.0.113.1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prot: 1", "prot: there is no such setting"),
+        ("port: high", "port: "),
+        ("port: 70000", "port: "),
+        ("[1, 2", "while parsing"),
+        ("providers: quantum", "'quantum' is no execution provider"),
+        ("- port", ""),
+        ("just text", ""),
+    ],
+)
+def test_a_bad_file_of_settings_is_named_with_the_setting(tmp_path, text, says):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    line = the_line(CliRunner().invoke(app, ["serve", "--config", str(file)]))
+    assert str(file) in line
+    assert says in line
+
+
+def test_a_file_of_settings_that_is_not_there_is_named(root, tmp_path):
+    line = the_line(serve(root, "--config", tmp_path / "absent.yaml"))
+    assert line == f"onnxserve: {tmp_path}/absent.yaml: there is no such file"
+
+
+def test_an_environment_variable_that_names_no_setting_is_told(root):
+    line = the_line(serve(root, ONNXSERVE_NO_SUCH="1"))
+    assert line.startswith("onnxserve: environment variable ONNXSERVE_NO_SUCH: there is no such setting")
+
+
+def test_an_environment_variable_with_a_bad_value_is_told(root):
+    line = the_line(serve(root, ONNXSERVE_MAX_ROWS="many"))
+    assert "max_rows: input should be a valid integer" in line
+    assert "ONNXSERVE_" in line
+
+
+def test_a_flag_that_there_is_not_is_a_mistake_of_use():
+    done = CliRunner().invoke(app, ["serve", "--prot", "1"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--prot" in done.stderr
+
+
+def test_a_flag_wins_over_the_environment_it_over_the_file_and_it_over_the_default(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("port: 1\nmax_rows: 1\nworkers: 1\nproviders: [cpu]\n")
+    environment = {"ONNXSERVE_PORT": "2", "ONNXSERVE_MAX_ROWS": "2"}
+    done = CliRunner().invoke(app, ["serve", "--show-config", "--config", str(file), "--port", "3"], env=environment)
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert (told["port"], told["max_rows"], told["workers"], told["host"]) == (3, 2, 1, "127.0.0.1")
+    assert told.keys() == Settings.model_fields.keys()
+
+
+def test_the_variables_of_the_client_are_no_settings(monkeypatch):
+    monkeypatch.setenv("ONNXSERVE_TARGET", "elsewhere:1")
+    assert load_settings().port == 8500
+
+
+def test_providers_may_be_said_in_the_environment_as_a_list_of_names(monkeypatch):
+    monkeypatch.setenv("ONNXSERVE_PROVIDERS", "tensorrt, cuda")
+    assert [*load_settings().providers] == [
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    ]
+
+
+def test_settings_stand_in_where_a_model_yaml_is_silent_and_only_there(tmp_path, serving):
+    models = {"silent": zoo.double(), "told": zoo.double()}
+    root = zoo.write(tmp_path / "models", models, {"told": "batching: {max_rows: 7}"})
+    with serving(root, max_rows=5) as server:
+        assert server.client.model("silent").batching.max_rows == 5
+        assert server.client.model("told").batching.max_rows == 7
+
+
+def test_a_bad_setting_in_a_program_is_an_error_that_names_it():
+    with pytest.raises(ConfigurationError, match="drain_delay"):
+        load_settings(drain_delay=-1)
+
+
+def test_a_bad_model_ends_the_start_also_beside_good_ones(tmp_path):
+    root = zoo.write(tmp_path / "models", {"a": zoo.double(), "z": zoo.double()})
+    onnx.save(zoo.double(), root / "z" / "1" / "model.onnx")
+    (root / "z" / "1" / "model.onnx").write_bytes(b"x")
+    assert f"{root}/z/1/model.onnx" in serve(root).stderr
+    assert serve(root).exit_code == 2

@@ -1,0 +1,168 @@
+"""A request of more rows than one run takes."""
+
+import math
+
+import numpy as np
+import pytest
+
+from onnxserve.tensor import DataType
+from onnxserve_server.core import Batch, BatchPolicy, ModelSpec, Receipt, Request, Result, Slot, TensorSpec, WireTensor
+from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.splitting import Split
+from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed, QueueFull
+from onnxserve_server.scheduling.batcher import Batcher
+from onnxserve_server.scheduling.deadlines import DeadlineWatch
+from onnxserve_server.scheduling.model import ServedModel
+
+ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
+
+
+def counted(make_job, rows, **fields):
+    """A job whose rows are 0, 1, 2, ..."""
+    column = np.arange(rows, dtype=np.float32).reshape(rows, 1)
+    return make_job(rows, inputs=(column,), outputs=ANSWER, nbytes=column.nbytes, **fields)
+
+
+def result(part, queue_us=1, batch_rows=1):
+    return Result("m", "1", [(ANSWER[0], part.inputs[0] * 2)], Receipt(queue_us, 2, 3, batch_rows, 1, "cpu"))
+
+
+def test_the_parts_hold_all_rows_once_and_none_more_than_fit(make_job):
+    parts = Split(counted(make_job, 11, priority=3, deadline=7.0), 4).parts
+    assert [part.rows for part in parts] == [4, 4, 3]
+    assert np.concatenate([part.inputs[0] for part in parts]).ravel().tolist() == list(range(11))
+    assert sum(part.nbytes for part in parts) <= 44
+    assert {(part.priority, part.deadline, part.rank) for part in parts} == {(3, 7.0, 97.0)}
+
+
+def test_the_results_are_joined_in_order_whichever_comes_first(make_job):
+    whole = counted(make_job, 11)
+    split = Split(whole, 4)
+    for part in (split.parts[2], split.parts[0]):
+        part.end(result(part))
+        assert not whole.outcomes
+    split.parts[1].end(result(split.parts[1]))
+    assert whole.outcome.outputs[0][1].ravel().tolist() == [2 * i for i in range(11)]
+
+
+def test_the_receipt_adds_up_the_times_and_tells_the_largest_batch(make_job):
+    whole = counted(make_job, 3)
+    split = Split(whole, 1)
+    for i, part in enumerate(split.parts):
+        part.end(result(part, queue_us=10**i, batch_rows=[2, 9, 4][i]))
+    assert whole.outcome.receipt == Receipt(111, 6, 9, 9, 1, "cpu")
+
+
+def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):
+    whole = counted(make_job, 4)
+    split = Split(whole, 1)
+    split.parts[0].end(result(split.parts[0]))
+    split.parts[2].end(ModelRunFailed("no"))
+    assert isinstance(whole.outcome, ModelRunFailed)
+    assert all(part.ended for part in split.parts)
+    split.parts[3].end(result(split.parts[3]))
+    assert isinstance(whole.outcome, ModelRunFailed)
+
+
+def test_cancelling_the_whole_takes_every_part_out_of_queue_and_batch(make_job, clock):
+    batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), clock, lambda _: None)
+    whole = counted(make_job, 6)
+    split = Split(whole, 2)
+    for part in split.parts:
+        batcher.submit(part)
+    batch, stopped = batcher.take(Slot()), []
+    batch.arm(lambda: stopped.append(True))
+    whole.cancel()
+    assert isinstance(whole.outcome, Cancelled)
+    load = batcher.load()
+    assert (load.queued_jobs, load.queued_rows, load.queued_bytes, load.running_jobs) == (0, 0, 0, 0)
+    assert stopped == [True]
+
+
+def test_a_deadline_that_passes_ends_the_whole_once(make_job, clock):
+    batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), clock, lambda _: None)
+    whole = counted(make_job, 6, deadline=101.0)
+    for part in Split(whole, 2).parts:
+        batcher.submit(part)
+    batcher.expire(101.0)
+    assert isinstance(whole.outcome, DeadlineExceeded)
+    assert batcher.load().queued_jobs == 0
+
+
+class Doubling:
+    """A session that doubles its rows and keeps what it was given."""
+
+    def __init__(self):
+        self.runs = []
+
+    def run(self, feeds, outputs, handle=None):
+        self.runs.append(feeds["x"].ravel().tolist())
+        return [feeds["x"] * 2]
+
+
+class Waiting:
+    """An engine with a model that no executor serves yet: what is submitted waits."""
+
+    def __init__(self, clock, **policy):
+        self.session = Doubling()
+        spec = ModelSpec(
+            name="m",
+            version="1",
+            inputs=(TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),),
+            outputs=ANSWER,
+            batching=BatchPolicy(**{"enabled": True} | policy),
+            requested_providers=("cpu",),
+            providers=("cpu",),
+        )
+        self.model = ServedModel(spec, self.session, clock, DeadlineWatch(clock))
+        self.engine = Engine(clock)
+        self.engine.add(self.model)
+        self.outcomes = []
+
+    def submit(self, rows, deadline=math.inf):
+        column = np.arange(rows, dtype="<f4")
+        tensor = WireTensor("x", DataType.DATA_TYPE_FLOAT, (rows, 1), column.tobytes(), ())
+        return self.engine.submit(Request("m", "", [tensor], deadline=deadline), self.outcomes.append)
+
+    def serve_what_waits(self):
+        self.model.start()
+        self.engine.flush()
+        self.model.stop()
+
+
+@pytest.fixture
+def waiting(clock):
+    return lambda **policy: Waiting(clock, **policy)
+
+
+def test_a_queue_that_is_full_in_the_middle_of_the_parts_leaves_nothing_behind(waiting):
+    server = waiting(max_rows=2, max_queue_rows=9)
+    server.submit(5)
+    with pytest.raises(QueueFull):
+        server.submit(6)
+    load = server.model.load()
+    assert (load.queued_jobs, load.queued_rows, load.queued_bytes) == (3, 5, 20)
+    server.submit(4)
+    server.serve_what_waits()
+    answers = [outcome.outputs[0][1].ravel().tolist() for outcome in server.outcomes]
+    assert answers == [[0, 2, 4, 6, 8], [0, 2, 4, 6]]
+    assert server.session.runs == [[0, 1], [2, 3], [4], [0, 1], [2, 3]]
+
+
+def test_a_part_that_could_not_be_done_in_time_refuses_the_whole(waiting):
+    server = waiting(max_rows=1)
+    server.model._batcher.finished(Batch([], 0, Slot()), 1.0)
+    with pytest.raises(DeadlineExceeded):
+        server.submit(4, deadline=103.0)
+    assert server.model.load().queued_jobs == 0
+    assert server.outcomes == []
+    server.submit(4, deadline=104.0)
+    assert server.model.load().queued_jobs == 4
+
+
+def test_exactly_max_rows_are_not_split(waiting):
+    server = waiting(max_rows=4)
+    server.submit(4)
+    assert server.model.load().queued_jobs == 1
+    server.submit(5)
+    assert server.model.load().queued_jobs == 3

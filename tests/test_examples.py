@@ -1,0 +1,43 @@
+"""The examples run, and the model that ships is what it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_the_demo_answers_every_image_in_batches():
+    ended = run("examples/demo.py")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "accuracy" in ended.stdout
+
+
+def test_the_smallest_client_reads_a_digit(serving):
+    with serving(ROOT / "examples/models") as server:
+        ended = run("examples/predict.py", server.address)
+    assert ended.returncode == 0, ended.stderr
+    assert "It is a 2" in ended.stdout
+
+
+def test_the_digits_model_is_right_about_images_it_has_not_seen():
+    held_out = np.load(ROOT / "examples/data/digits_test.npz")
+    session = onnxruntime.InferenceSession(ROOT / "examples/models/digits/1/model.onnx")
+    (probabilities,) = session.run(None, {"image": held_out["image"]})
+    assert len(held_out["label"]) >= 360
+    assert (probabilities.argmax(axis=1) == held_out["label"]).mean() > 0.95
+
+
+def test_the_labels_of_the_digits_model_come_with_the_model(serving):
+    with serving(ROOT / "examples/models") as server:
+        (output,) = server.client.model("digits").outputs
+    assert output.labels == tuple("0123456789")
