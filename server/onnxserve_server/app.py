@@ -145,9 +145,8 @@ class App:
         for model in self.engine.models():
             model.stop()
         self._deadlines.stop()
-        if stopped is not None:
-            if not (self._edge.stop() and stopped.wait(_STOP_TIMEOUT)):
-                logger.error("calls are left behind that were never answered")
+        if stopped is not None and not (self._edge.stop() and stopped.wait(_STOP_TIMEOUT)):
+            logger.error("calls are left behind that were never answered")
         self._pool.shutdown()
 
     def _check_port(self) -> None:

@@ -163,6 +163,7 @@ tolerant = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExcep
 @pytest.mark.parametrize("break_it", FAULTS.values(), ids=FAULTS)
 def test_the_self_test_finds_a_grpcio_that_does_not_carry_the_lane(monkeypatch, break_it):
     monkeypatch.setattr(lane, "_SELF_TEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(lane, "_STOP_TIMEOUT", 0.3)
     break_it(monkeypatch)
     with pytest.raises(lane.LaneError):
         lane.self_test()
@@ -172,6 +173,7 @@ def test_the_self_test_finds_a_grpcio_that_does_not_carry_the_lane(monkeypatch, 
 @pytest.mark.parametrize("fault", ["CompletionQueue missing", "server without a core", "start_server_batch fails"])
 def test_where_the_lane_does_not_work_the_plain_edge_serves(serving, tmp_path, monkeypatch, caplog, fault):
     monkeypatch.setattr(lane, "_SELF_TEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(lane, "_STOP_TIMEOUT", 0.3)
     FAULTS[fault](monkeypatch)
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
     with serving(root, serves_on="plain", edge="lane") as server:
