@@ -127,7 +127,7 @@ class App:
         self._health.enter_graceful_shutdown()
         threading.Event().wait(self.settings.drain_delay)
         self._refuse()
-        self._server.stop(self.settings.drain_timeout)
+        self._server.stop(self.settings.drain_timeout + _STOP_TIMEOUT)  # returns at once; stop() shortens it
         if not self._edge.wait_drained(self.settings.drain_timeout):
             logger.warning("calls were still in flight after %.1f s; they are ended", self.settings.drain_timeout)
 

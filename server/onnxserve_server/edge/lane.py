@@ -200,11 +200,11 @@ class UnaryCall:
 
     def _on_message(self, event: Any) -> bool:
         message = event.batch_operations[0].message()
-        if message is not None:
+        if message is None or self._closed:  # the core may have a status of its own, as for a message that is too long
+            self.fail(Status(grpc.StatusCode.CANCELLED, "the caller left, or sent no complete message", ()))
+        else:
             self._lane.count_message()
             self._handler(self, message)
-        elif not self._closed:  # broken off, or longer than the server takes: the core has its own status for that
-            self.fail(Status(grpc.StatusCode.CANCELLED, "no complete message came", ()))
         return False
 
     def _on_closed(self, event: Any) -> bool:
