@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import zoo
+from waiting import until
 
 from onnxserve import Client
 from onnxserve.tensor import encode
@@ -56,13 +57,7 @@ class Running:
 
     def wait_for(self, model, condition, timeout=10.0):
         """Wait until a condition on load() of a model holds."""
-        deadline = threading.Event()
-        for _ in range(int(timeout / 0.002)):
-            load = self.load(model)
-            if condition(load):
-                return load
-            deadline.wait(0.002)
-        raise AssertionError(f"{model} did not get there within {timeout} s: {self.load(model)}")
+        return until(lambda: load if condition(load := self.load(model)) else None, timeout)
 
 
 @contextlib.contextmanager

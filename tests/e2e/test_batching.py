@@ -54,13 +54,7 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=["lane", "plain"])
-def server(request, serving, tmp_path_factory):
-    """One server for all tests of this file, on either edge."""
-    root = zoo.write(tmp_path_factory.mktemp("models"), MODELS, CONFIGS)
-    with serving(root, edge=request.param, inline_us=0, workers=CALLERS + 8) as server:
-        assert server.app.edge_name == request.param  # a lane that fails its self-test is replaced
-        yield server
+SETTINGS = {"workers": CALLERS + 8}
 
 
 def answers(calls):

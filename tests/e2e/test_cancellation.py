@@ -22,23 +22,6 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=["lane", "plain"])
-def shared(request, serving, tmp_path_factory):
-    """One server for all tests of this file, on either edge."""
-    root = zoo.write(tmp_path_factory.mktemp("models"), MODELS, CONFIGS)
-    with serving(root, edge=request.param, inline_us=0) as server:
-        assert server.app.edge_name == request.param  # a lane that fails its self-test is replaced
-        yield server
-
-
-@pytest.fixture
-def server(shared):
-    """The server, with nothing waiting or running before and after each test."""
-    yield shared
-    for model in MODELS:
-        shared.wait_for(model, lambda load: (load.queued_jobs, load.queued_bytes, load.running_jobs) == (0, 0, 0))
-
-
 def column(steps, rows=1):
     return np.full((rows, 1), steps, np.float32)
 

@@ -1,12 +1,12 @@
 """What a caller gets for a request that cannot be answered: the same code, reason and fields over either edge."""
 
-import threading
 
 import grpc
 import numpy as np
 import pytest
 import zoo
 from google.protobuf import duration_pb2
+from waiting import until
 
 from onnxserve import errors
 from onnxserve.tensor import encode
@@ -143,16 +143,6 @@ def goes_on_serving(server):
     yield
     assert server.client.predict("double", {"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[2, 2, 2]]
     until(lambda: server.app._edge.live_calls == 0)
-
-
-def until(condition, timeout=10.0):
-    """Wait until a condition holds, which nothing tells us of."""
-    pause = threading.Event()
-    for _ in range(int(timeout / 0.002)):
-        if condition():
-            return
-        pause.wait(0.002)
-    raise AssertionError(f"it did not hold within {timeout} s")
 
 
 @pytest.mark.parametrize(("message", "fields"), INVALID.values(), ids=INVALID)

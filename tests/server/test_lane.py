@@ -11,6 +11,7 @@ import pytest
 import zoo
 from google.protobuf import duration_pb2
 from grpc._cython import cygrpc
+from waiting import until
 
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2
@@ -110,16 +111,6 @@ FAULTS = {
     "answers come back changed": answers_changed,
     "metadata of errors is lost": metadata_lost,
 }
-
-
-def until(condition, timeout=10.0):
-    """Wait until a condition holds, which nothing tells us of."""
-    pause = threading.Event()
-    for _ in range(int(timeout / 0.002)):
-        if condition():
-            return
-        pause.wait(0.002)
-    raise AssertionError(f"it did not hold within {timeout} s")
 
 
 def request(model, **inputs):
