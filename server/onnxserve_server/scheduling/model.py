@@ -50,8 +50,10 @@ class ServedModel:
     def submit(self, job: Job) -> bool:
         """Queue a job; raises as Batcher.submit() does. Return True when flush() must be called and nobody will yet."""
         self._batcher.submit(job)
-        first, self._unflushed = not self._unflushed, True
-        return first
+        if self._unflushed:
+            return False
+        self._unflushed = True  # stored only by who then sees to the flush: else it could stay set for ever
+        return True
 
     def flush(self) -> None:
         """Have what waits run: all that came together has been submitted."""
