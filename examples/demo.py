@@ -165,8 +165,9 @@ def accuracy(answers: list[Answer]) -> float:
 def keep(server: subprocess.Popen[str], address: str) -> None:
     """Leave the server running until Ctrl-C."""
     print(f"\nThe server goes on at {address}. Try, from another terminal:\n")
-    print(f"  onnxserve models --target {address}")
-    print(f"  onnxserve predict digits --input image=examples/data/digit.npy --target {address}")
+    command = Path(sys.executable).parent / "onnxserve"  # it need not be on the PATH
+    print(f"  {command} models --target {address}")
+    print(f"  {command} predict digits --input image=examples/data/digit.npy --target {address}")
     print("\nCtrl-C stops it.", flush=True)
     try:
         raise RuntimeError(f"the server ended by itself with exit code {server.wait()}")

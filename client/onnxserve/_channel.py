@@ -20,7 +20,15 @@ _MAX_ATTEMPTS = 5  # grpc allows no more
 
 
 def target_uri(target: str) -> str:
-    """Return "host:port" as a DNS name, of which every address is used; what has a scheme stays as it is."""
+    """Return "host:port" as a DNS name, of which every address is used; what has a scheme stays as it is.
+
+    Raises:
+        ValueError: it is empty, or the address of a web page.
+    """
+    if not target or target.startswith(("http:", "https:")):
+        raise ValueError(
+            f"{target!r} is no target: give HOST:PORT, such as localhost:8500, or a name with gRPC's scheme"
+        )
     return target if _SCHEME.match(target) else f"dns:///{target}"
 
 

@@ -28,8 +28,13 @@ def predict_request(
     several times on the way (an image of 600 kB: 2,000 us, and so 30 us), and the bytes are the same.
 
     Raises:
-        TypeError: an input is not a numpy array, or of a type that the wire has not; outputs is a single str.
+        TypeError: inputs is no mapping, an input no numpy array or of a type that the wire has not, outputs a single
+            str, or version no str.
     """
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs is a mapping of names to arrays, not a {type(inputs).__name__}")
+    if version is not None and not isinstance(version, str):
+        raise TypeError(f"version is a str, such as {str(version)!r}, not {version!r}")
     if isinstance(outputs, str):
         raise TypeError(f"outputs is a sequence of names: [{outputs!r}], not {outputs!r}")
     head = inference_service_pb2.PredictRequest(

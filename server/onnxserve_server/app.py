@@ -81,8 +81,8 @@ class App:
         self._server: grpc.Server
         self._edge: Edge
 
-    def start(self) -> None:
-        """Load every model, then listen.
+    def start(self, stop: threading.Event | None = None) -> None:
+        """Load every model, then listen; neither once `stop` is set.
 
         Raises:
             ConfigurationError: a model cannot be loaded, or the port cannot be had.
@@ -99,6 +99,9 @@ class App:
         )
         with Prober() as prober:
             for found in discover(settings.models, settings.batching_defaults):
+                if stop is not None and stop.is_set():
+                    return
+                logger.info("loading model %s/%s", found.name, found.version)
                 model = load(found, defaults, prober, self._clock, self._deadlines)
                 model.start()
                 self.engine.add(model)
@@ -114,16 +117,18 @@ class App:
             ConfigurationError: as start() does.
         """
         try:
-            self.start()
-            ready(f"{self.settings.host}:{self.port}")
-            stop.wait()
-            self.drain()
+            self.start(stop)
+            if not stop.is_set():
+                ready(f"{self.settings.host}:{self.port}")
+                stop.wait()
+            if self.edge_name:
+                self.drain()
         finally:
             self.stop()
 
     def drain(self) -> None:
         """Tell load balancers, go on serving for a while, refuse new calls, and finish those in flight."""
-        logger.info("draining: not serving any more in %.1f s", self.settings.drain_delay)
+        logger.info("draining: new calls are refused in %.1f s", self.settings.drain_delay)
         self._health.enter_graceful_shutdown()
         threading.Event().wait(self.settings.drain_delay)
         self._refuse()
@@ -148,6 +153,7 @@ class App:
         if stopped is not None and not (self._edge.stop() and stopped.wait(_STOP_TIMEOUT)):
             logger.error("calls are left behind that were never answered")
         self._pool.shutdown()
+        logger.info("stopped")
 
     def _check_port(self) -> None:
         host, port = self.settings.host, self.settings.port

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from onnxserve_server import doctor as examination
 from onnxserve_server.app import App
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.settings import Settings, load_settings
+from onnxserve_server.settings import PREFIX, Settings, load_settings
 
 _BAD_CONFIGURATION = 2  # exit code
 
@@ -82,32 +83,37 @@ def _serve(settings: Settings) -> None:
 def _signature_of_serve() -> inspect.Signature:
     """Return the parameters of serve: one flag a setting, so that help, names and types stand in one place."""
     parameters = [
-        _flag("config", Path | None, None, "YAML file of settings."),
-        _flag("show_config", bool, False, "Print the settings that would be used, as JSON, and exit."),
+        _flag("config", Path | None, None, "YAML file of settings.", envvar=f"{PREFIX}CONFIG"),
+        _flag("show_config", bool, False, "Print the settings that would be used, as JSON, and exit.", metavar=""),
     ]
     for name, field in Settings.model_fields.items():
         kind: Any = str if name in ("providers", "edge", "log_level") else field.annotation
-        text = field.description or ""
         default = "as the machine says" if field.default_factory is not None else str(field.default)
-        parameters.append(_flag(name, kind | None, None, f"{text[:1].upper()}{text[1:]}.", default))
+        text = field.description or ""
+        more: dict[str, Any] = {"metavar": ""} if kind is bool else {}
+        parameters.append(_flag(name, kind | None, None, f"{text[:1].upper()}{text[1:]} (default: {default}).", **more))
     return inspect.Signature(parameters)
 
 
-def _flag(name: str, kind: Any, value: object, text: str, shown: str | bool = False) -> inspect.Parameter:
-    option = typer.Option("--" + name.replace("_", "-"), help=text, show_default=shown)
+def _flag(name: str, kind: Any, value: object, text: str, **more: Any) -> inspect.Parameter:
+    flag = "--" + name.replace("_", "-")
+    flags = f"{flag}/--no-{flag[2:]}" if kind == bool | None else flag
+    option = typer.Option(flags, help=text, show_default=False, **more)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[kind, option])
 
 
 def _print_findings(findings: dict[str, Any]) -> None:
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     for part in ("versions", "machine", "server"):
         for name, value in findings[part].items():
-            table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
+            told = ", ".join(value) if isinstance(value, list) else str(value)
+            table.add_row(name.replace("_", " "), Text(told))
     console.print(table)
     for model in findings["models"]:
         console.print(f"model {model['model']}: {model['verdict']}")
     for problem in findings["problems"]:
-        console.print(f"[red]problem:[/red] {problem}", highlight=False)
+        console.print("problem:", style="red", end=" ")
+        console.print(problem)
     if not findings["problems"]:
-        console.print("[green]no problem found[/green]")
+        console.print("no problem found", style="green")

@@ -2,16 +2,18 @@
 
 import platform
 import tempfile
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import discover
-from onnxserve_server.repository.loader import Defaults, session_options
+from onnxserve_server.repository.loader import Defaults, load
 from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.runtime.resources import resources
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.settings import Settings
 
 _PACKAGES = ("onnxserve", "onnxruntime", "onnxruntime-gpu", "grpcio", "protobuf", "numpy")
@@ -41,9 +43,9 @@ def examine(settings: Settings, *, try_models: bool) -> dict[str, Any]:
         },
         "server": {
             "edge": _edge(settings, problems),
-            "threads of a run": settings.threads,
-            "providers asked for": list(settings.providers),
-            "providers got": granted,
+            "threads_of_a_run": settings.threads,
+            "providers_asked_for": list(settings.providers),
+            "providers_got": granted,
         },
         "models": _models(settings, problems) if try_models else [],
         "problems": problems,
@@ -90,18 +92,19 @@ def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
         threads=settings.threads, providers=settings.providers, allow_cpu_fallback=settings.allow_cpu_fallback
     )
     with Prober() as prober:
-        for model in discover(settings.models, settings.batching_defaults):
+        try:
+            models = discover(settings.models, settings.batching_defaults)
+        except ConfigurationError as error:
+            problems.append(str(error))
+            return []
+        for model in models:
             label = f"{model.name}/{model.version}"
             try:
-                verdict = prober.probe(model.path, session_options(model.config, defaults))
+                spec = load(model, defaults, prober, time.monotonic, DeadlineWatch(time.monotonic)).spec
             except ConfigurationError as error:
                 problems.append(str(error))
                 found.append({"model": label, "verdict": "does not load"})
             else:
-                found.append(
-                    {
-                        "model": label,
-                        "verdict": "batched" if verdict.batchable else f"one request at a time: {verdict.reason}",
-                    }
-                )
+                how = "batched" if spec.batching.enabled else f"one request at a time: {spec.batching.reason}"
+                found.append({"model": label, "verdict": how})
     return found

@@ -1,6 +1,7 @@
 """The server's settings: flags win over the environment (ONNXSERVE_*), it over a file, and a file over the defaults."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,14 +19,17 @@ from onnxserve_server.repository.config import explain
 from onnxserve_server.runtime.providers import parse_providers
 from onnxserve_server.runtime.resources import resources
 
-_PREFIX = "ONNXSERVE_"
-_CLIENT_VARIABLES = {"ONNXSERVE_TARGET", "ONNXSERVE_CONFIG"}  # read by the command line, not by these settings
+PREFIX = "ONNXSERVE_"
+_OTHER_VARIABLES = {"ONNXSERVE_TARGET", "ONNXSERVE_CONFIG"}  # read by the command line, not by these settings
+# What Kubernetes sets in every pod where a Service is called onnxserve: addresses, not settings.
+_SERVICE_LINKS = re.compile(r"ONNXSERVE_(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
+_SERVICE_LINK = "tcp://"
 
 
 class Settings(BaseSettings):
     """Everything that an operator can say about the server as a whole. Each field is a flag of `onnxserve serve`."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     models: Path = Field(Path("models"), description="folder that holds the models")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
@@ -65,6 +69,12 @@ class Settings(BaseSettings):
     def _parse_providers(cls, value: object) -> object:
         return parse_providers(value)
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _pass_over_service_link(cls, value: object) -> object:
+        link = isinstance(value, str) and value.startswith(_SERVICE_LINK)
+        return cls.model_fields["port"].default if link else value
+
     @property
     def batching_defaults(self) -> dict[str, object]:
         """What these settings say of batching, by the names of model.yaml."""
@@ -81,11 +91,7 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
     Raises:
         ConfigurationError: an unknown or bad setting; the message names it and where it was said.
     """
-    unknown = sorted(
-        name
-        for name in os.environ
-        if name.startswith(_PREFIX) and name not in _CLIENT_VARIABLES and not _names_a_field(name)
-    )
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and not _is_known(name))
     if unknown:
         raise ConfigurationError(
             f"environment variable {unknown[0]}: there is no such setting; see onnxserve serve --help"
@@ -96,14 +102,15 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
         return _settings_class(file)(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigurationError(
-            f"settings (flags, {_PREFIX}*{f', {file}' if file else ''}): {explain(error)}"
+            f"settings (flags, {PREFIX}*{f', {file}' if file else ''}): {explain(error)}"
         ) from error
     except Exception as error:  # the YAML parser's own
         raise ConfigurationError(f"{file or 'settings'}: {' '.join(str(error).split())}") from error
 
 
-def _names_a_field(variable: str) -> bool:
-    return variable.removeprefix(_PREFIX).lower() in Settings.model_fields
+def _is_known(variable: str) -> bool:
+    is_field = variable.removeprefix(PREFIX).lower() in Settings.model_fields
+    return is_field or variable in _OTHER_VARIABLES or _SERVICE_LINKS.fullmatch(variable) is not None
 
 
 def _settings_class(file: Path | None) -> type[Settings]:

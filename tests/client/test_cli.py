@@ -178,7 +178,7 @@ def test_predict_prints_outputs_their_best_labels_and_the_receipt(files, run):
     assert lines[0] == "x: float32[2, 3]"
     assert "  row 0: dog 0.7, owl 0.2, cat 0.1" in lines
     assert "  row 1: cat 3, dog 2, owl 1" in lines
-    assert lines[-1].startswith("queue 11 us")
+    assert lines[-1].startswith("queue 11 µs")
 
 
 def test_predict_as_json_is_all_of_the_answer_and_alone_on_stdout(files, run):
@@ -218,10 +218,10 @@ def test_a_server_that_cannot_be_reached_ends_with_1(run):
     assert done.stderr.startswith("onnxserve: ")
 
 
-def test_models_are_a_table_with_names_dtypes_and_axes(run):
+def test_models_are_told_with_names_dtypes_and_axes(run):
     done = run("models")
     assert done.exit_code == 0
-    for text in ("animals", "READY", "x: float32[batch, 3]", "up to 32 rows", "CPU"):
+    for text in ("animals", "READY", "float32[batch, 3]", "up to 32 rows", "CPU"):
         assert text in done.stdout
 
 

@@ -327,3 +327,19 @@ with onnxserve.Client("unix:/nonexistent/socket") as client:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+@pytest.mark.parametrize("target", ["", "http://localhost:8500", "https://localhost:8500"])
+def test_a_target_that_is_none_is_refused(target):
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        onnxserve.Client(target)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "version", "message"),
+    [(np.zeros(3), None, "mapping of names"), ({"x": np.zeros(3)}, 1, "such as '1'")],
+    ids=["inputs without names", "a number for the version"],
+)
+def test_a_request_that_cannot_be_meant_is_refused_before_it_is_sent(inputs, version, message):
+    with onnxserve.Client("localhost:1") as client, pytest.raises(TypeError, match=message):
+        client.predict("digits", inputs, version=version)

@@ -1,6 +1,5 @@
 """What a caller gets for a request that cannot be answered: the same code, reason and fields over either edge."""
 
-
 import grpc
 import numpy as np
 import pytest

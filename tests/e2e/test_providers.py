@@ -60,8 +60,8 @@ def test_where_the_cpu_may_stand_in_the_model_and_the_log_say_so(launch):
 def test_the_doctor_tells_what_was_asked_for_and_got(onnxserve):
     done = onnxserve("doctor", "--providers", "cuda", "--json")
     found = json.loads(done.stdout)
-    assert found["server"]["providers asked for"] == [CUDA, CPU]
-    assert found["server"]["providers got"] == [CPU]
+    assert found["server"]["providers_asked_for"] == [CUDA, CPU]
+    assert found["server"]["providers_got"] == [CPU]
     assert any(CUDA in problem for problem in found["problems"])
     assert done.returncode == 1
 

@@ -32,7 +32,7 @@ def test_a_sound_installation_has_no_problem():
     found = examine()
     assert found["problems"] == []
     assert found["server"]["edge"] == "lane"
-    assert found["server"]["providers got"] == ["CPUExecutionProvider"]
+    assert found["server"]["providers_got"] == ["CPUExecutionProvider"]
     assert {"python", "onnxserve", "onnxruntime", "grpcio", "protobuf", "numpy"} <= found["versions"].keys()
     assert found["models"] == []
 

@@ -223,3 +223,17 @@ def test_a_bad_model_ends_the_start_also_beside_good_ones(tmp_path):
     (root / "z" / "1" / "model.onnx").write_bytes(b"x")
     assert f"{root}/z/1/model.onnx" in serve(root).stderr
     assert serve(root).exit_code == 2
+
+
+def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting(monkeypatch):
+    links = {
+        "PORT": "tcp://10.0.0.1:8500",
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "8500",
+        "SERVICE_PORT_GRPC": "1",
+    }
+    links |= {"PORT_8500_TCP": "tcp://10.0.0.1:8500", "PORT_8500_TCP_ADDR": "10.0.0.1"}
+    for name, value in links.items():
+        monkeypatch.setenv(f"ONNXSERVE_{name}", value)
+    assert load_settings().port == 8500
+    assert load_settings(port=1).port == 1

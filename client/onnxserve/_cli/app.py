@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 import typer.main
+from rich.markup import escape
 
 import onnxserve
 from onnxserve._cli.models import models
@@ -43,7 +44,7 @@ def _server_app() -> typer.Typer:
 def _add_stand_in(server: typer.Typer, name: str) -> None:
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-    @server.command(name, context_settings=settings, help="Not installed: pip install 'onnxserve[cpu]'.")
+    @server.command(name, context_settings=settings, help=escape("Not installed: pip install 'onnxserve[cpu]'."))
     def tell() -> None:
         typer.echo(
             f"onnxserve: {name} needs an extra: pip install 'onnxserve[cpu]' (or 'onnxserve[gpu]')",

@@ -8,7 +8,7 @@ from typing import Annotated
 import grpc
 import typer
 
-from onnxserve import Client, OnnxserveError
+from onnxserve import Client, OnnxserveError, Unavailable
 
 Target = Annotated[
     str, typer.Option("--target", envvar="ONNXSERVE_TARGET", help="The server: host:port or a gRPC name.")
@@ -32,6 +32,16 @@ def connect(target: str, *, tls: bool, ca: Path | None) -> Iterator[Client]:
     try:
         with Client(target, credentials=credentials) as client:
             yield client
+    except Unavailable as error:
+        if error.reason:  # a server's own word
+            typer.echo(f"onnxserve: {error}", err=True)
+        else:
+            typer.echo(
+                f"onnxserve: no server answers at {target} ({error}); "
+                "start one with `onnxserve serve`, or name another with --target",
+                err=True,
+            )
+        raise typer.Exit(1) from None
     except (OnnxserveError, ImportError, ValueError) as error:  # the last two: an answer that cannot be decoded here
         typer.echo(f"onnxserve: {error}", err=True)
         raise typer.Exit(1) from None

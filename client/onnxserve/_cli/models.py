@@ -3,15 +3,12 @@
 import json as jsonlib
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from onnxserve import Batching, ModelInfo, TensorSpec
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
-
-_COLUMNS = ("name", "version", "state", "inputs", "outputs", "batching", "provider")
 
 
 def models(*, target: Target = DEFAULT_TARGET, tls: Tls = False, ca: Ca = None, json: Json = False) -> None:
@@ -21,33 +18,32 @@ def models(*, target: Target = DEFAULT_TARGET, tls: Tls = False, ca: Ca = None, 
     if json:
         typer.echo(jsonlib.dumps([each.to_dict() for each in found], indent=2))
     else:
-        Console().print(_table(found))
+        console = Console()
+        for each in found:
+            _print(console, each)
 
 
-def _table(found: list[ModelInfo]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold")
-    for each in found:
-        cells = (
-            each.name,
-            each.version,
-            each.state,
-            "\n".join(map(_spec, each.inputs)),
-            "\n".join(map(_spec, each.outputs)),
-            _batching(each.batching),
-            "\n".join(provider.removesuffix("ExecutionProvider") for provider in each.runtime.providers),
-        )
-        table.add_row(*map(Text, cells))  # Text: a str's [brackets] would be read as markup
-    return table
+def _print(console: Console, each: ModelInfo) -> None:
+    """Print one model as a block: its tensors are too long for the columns of a table."""
+    providers = ", ".join(provider.removesuffix("ExecutionProvider") for provider in each.runtime.providers)
+    heading = Text(each.name, style="bold")
+    console.print(heading.append(f"  version {each.version}  {each.state}  {providers}", style="not bold"))
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for kind, specs in (("in", each.inputs), ("out", each.outputs)):
+        for spec in specs:
+            facts.add_row("", kind, Text(spec.name), Text(_type(spec)))  # Text: [brackets] would be read as markup
+    console.print(facts)
+    console.print(Text(f"  {_batching(each.batching)}"))
+    if each.description:
+        console.print(Text(f"  {each.description}"), style="dim")
 
 
-def _spec(spec: TensorSpec) -> str:
-    axes = ", ".join("?" if axis is None else str(axis) for axis in spec.shape)
-    return f"{spec.name}: {spec.dtype}[{axes}]"
+def _type(spec: TensorSpec) -> str:
+    return f"{spec.dtype}[{', '.join('?' if axis is None else str(axis) for axis in spec.shape)}]"
 
 
 def _batching(batching: Batching) -> str:
     if not batching.enabled:
-        return f"no: {batching.reason}" if batching.reason else "no"
-    return f"up to {batching.max_rows} rows" + (f", waits {batching.max_delay_us} us" if batching.max_delay_us else "")
+        return f"one request at a time: {batching.reason}"
+    waits = f", waiting up to {batching.max_delay_us} µs for more" if batching.max_delay_us else ""
+    return f"batches of up to {batching.max_rows} rows{waits}"

@@ -60,7 +60,7 @@ def _lines(prediction: Prediction, specs: tuple[TensorSpec, ...]) -> Iterator[st
     yield f"{prediction.model} version {prediction.version}, request {prediction.request_id}"
     receipt = prediction.receipt
     yield (
-        f"queue {receipt.queue_us} us, batch wait {receipt.batch_wait_us} us, compute {receipt.compute_us} us; "
+        f"queue {receipt.queue_us} µs, batch wait {receipt.batch_wait_us} µs, compute {receipt.compute_us} µs; "
         f"batch of {receipt.batch_rows} rows from {receipt.batch_requests} requests on {receipt.provider}"
     )
 

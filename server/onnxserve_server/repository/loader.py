@@ -34,7 +34,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
     Raises:
         ConfigurationError: it cannot be loaded as configured.
     """
-    options = session_options(found.config, defaults)
+    options = _session_options(found.config, defaults)
     verdict = prober.probe(found.path, options)
     session = Session(found.path, options)
     if found.config.batching.enabled and not (declared := batch_axis(session.inputs, session.outputs)).batchable:
@@ -44,6 +44,10 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
     spec = _spec(found, session, options, _policy(found.config.batching, verdict))
     if not spec.batching.enabled:
         logger.info("model %s/%s is run one request at a time: %s", spec.name, spec.version, spec.batching.reason)
+    if found.config.batching.enabled and not verdict.batchable:
+        logger.warning(
+            "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
+        )
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
         logger.warning(
@@ -57,7 +61,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
     return ServedModel(spec, session, clock, deadlines, defaults.longest_inline)
 
 
-def session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
+def _session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
     """Return how a model is loaded: as its model.yaml says, else as the server's settings say."""
     return SessionOptions(
         providers=config.providers or defaults.providers,

@@ -197,7 +197,7 @@ def _available(path: Path, options: SessionOptions) -> dict[str, Mapping[str, st
     if missing and not options.allow_cpu_fallback:
         raise ConfigurationError(
             f"{path}: asks for {', '.join(missing)}, but this onnxruntime has only {', '.join(compiled_in)}; "
-            f"install onnxserve[gpu], ask for another provider, or allow the CPU with allow_cpu_fallback"
+            f"install onnxserve[gpu] in place of onnxserve[cpu], ask for another provider, or set allow_cpu_fallback"
         )
     return {provider: values for provider, values in options.providers.items() if provider not in missing}
 
@@ -208,7 +208,7 @@ def _check_granted(path: Path, options: SessionOptions, granted: Sequence[str]) 
     if missing and not options.allow_cpu_fallback:
         raise ConfigurationError(
             f"{path}: asks for {', '.join(missing)}, but ONNX Runtime could only give {', '.join(granted)} here "
-            f"(its own message is on stderr); mend the driver or libraries, or allow the CPU with allow_cpu_fallback"
+            f"(its own message is on stderr); mend the driver or libraries, or set allow_cpu_fallback"
         )
 
 
