@@ -16,6 +16,8 @@ from onnxserve import Client, Unavailable
 from onnxserve.errors import from_rpc_error
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2
+from onnxserve_server.app import App
+from onnxserve_server.settings import load_settings
 
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 CALLERS = 16
@@ -189,3 +191,11 @@ def test_a_second_interrupt_does_not_wait_for_the_drain(launch):
         assert next(watch).status == NOT_SERVING
         code, _ = server.stop(signal.SIGINT, timeout=20)
     assert code == -signal.SIGINT
+
+
+def test_a_start_that_is_called_off_while_models_load_never_listens(tmp_path):
+    root = zoo.write(tmp_path / "models", {"double": zoo.double()})
+    app, stop, told = App(load_settings(models=root, port=0)), threading.Event(), []
+    stop.set()
+    app.run(stop, told.append)
+    assert (told, app.port, app.engine.models()) == ([], 0, [])

@@ -45,12 +45,12 @@ def test_the_results_are_joined_in_order_whichever_comes_first(make_job):
     assert whole.outcome.outputs[0][1].ravel().tolist() == [2 * i for i in range(11)]
 
 
-def test_the_receipt_adds_up_the_times_and_tells_the_largest_batch(make_job):
+def test_the_receipt_tells_the_longest_waits_the_sum_of_the_runs_and_the_largest_batch(make_job):
     whole = counted(make_job, 3)
     split = Split(whole, 1)
     for i, part in enumerate(split.parts):
         part.end(result(part, queue_us=10**i, batch_rows=[2, 9, 4][i]))
-    assert whole.outcome.receipt == Receipt(111, 6, 9, 9, 1, "cpu")
+    assert whole.outcome.receipt == Receipt(100, 2, 9, 9, 1, "cpu")
 
 
 def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):

@@ -70,8 +70,8 @@ class Split:
             results[0].version,
             outputs,
             Receipt(
-                queue_us=sum(receipt.queue_us for receipt in receipts),
-                batch_wait_us=sum(receipt.batch_wait_us for receipt in receipts),
+                queue_us=max(receipt.queue_us for receipt in receipts),
+                batch_wait_us=max(receipt.batch_wait_us for receipt in receipts),
                 compute_us=sum(receipt.compute_us for receipt in receipts),
                 batch_rows=largest.batch_rows,
                 batch_requests=largest.batch_requests,
