@@ -17,6 +17,7 @@ Array = npt.NDArray[np.generic]
 DataType = tensor_pb2.DataType
 
 STRING = tensor_pb2.DATA_TYPE_STRING
+BOOL = tensor_pb2.DATA_TYPE_BOOL
 
 # Every element type but string: the numpy dtype that holds its bits, and the name by which people know it.
 _TYPES: dict[DataType, tuple[str, str]] = {

@@ -41,6 +41,8 @@ _SWITCH_INTERVAL = 0.0002
 # UNAVAILABLE first, until none has called for a while.
 _QUIET = 0.1  # seconds
 _MOST_REFUSING = 1.0  # seconds; a caller may not listen
+_MOST_PENDING = 100_000
+_MOST_STREAMS = 4096  # calls at a time on one connection; further ones wait at their client
 _STOP_TIMEOUT = 5.0  # seconds in which the core must let go of what has ended
 _WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
 
@@ -174,6 +176,10 @@ class App:
             options=(
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                # More calls may wait for us than the core would hold: it ends them with CANCELLED, we with QUEUE_FULL.
+                ("grpc.server.max_pending_requests", _MOST_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+                ("grpc.max_concurrent_streams", _MOST_STREAMS),
                 ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of the load
                 # Clients may ping a quiet connection every 30 s; the default of 5 minutes would cut them off.
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),

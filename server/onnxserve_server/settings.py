@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     )
     allow_cpu_fallback: bool = Field(False, description="let the CPU stand in for a provider that is not there")
     max_rows: int = Field(64, ge=1, description="most rows of one run, where model.yaml does not say")
-    max_delay_us: int = Field(0, ge=0, description="longest wait for batch-mates in µs, where model.yaml does not say")
+    max_delay_us: int = Field(
+        0, ge=0, le=10_000_000, description="longest wait for batch-mates in µs, where model.yaml does not say"
+    )
     max_queue_rows: int = Field(
         4096, ge=1, description="most rows that may wait for a model, where model.yaml does not say"
     )
@@ -59,9 +61,9 @@ class Settings(BaseSettings):
         64, ge=1, description="threads for all but the lane's calls; with the plain edge, calls at a time"
     )
     drain_delay: float = Field(
-        0.0, ge=0, description="seconds to go on serving after SIGTERM, for load balancers to notice"
+        0.0, ge=0, le=86_400, description="seconds to go on serving after SIGTERM, for load balancers to notice"
     )
-    drain_timeout: float = Field(30.0, ge=0, description="seconds to wait for calls in flight after that")
+    drain_timeout: float = Field(30.0, ge=0, le=86_400, description="seconds to wait for calls in flight after that")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what to log")
 
     @field_validator("providers", mode="before")

@@ -16,6 +16,8 @@ MAX_MESSAGE_BYTES = 1 << 20
 
 FLOAT, DOUBLE, STRING = tensor_pb2.DATA_TYPE_FLOAT, tensor_pb2.DATA_TYPE_DOUBLE, tensor_pb2.DATA_TYPE_STRING
 
+BOOL = tensor_pb2.DATA_TYPE_BOOL
+
 MODELS = {
     "double": zoo.double(),
     "two": zoo.two_by_two(),
@@ -23,11 +25,16 @@ MODELS = {
     "fixed": zoo.fixed(),
     "gather": zoo.gather(),
     "text": zoo.identity(STRING),
+    "bools": zoo.identity(BOOL),
+    "column": zoo.column(),
+    "table": zoo.table(150),
+    "ragged": zoo.ragged(),
     "slow": zoo.slow(),
     "short": zoo.double(),
     "whole": zoo.double(),
 }
 CONFIGS = {
+    "ragged": "batching: {enabled: true, max_rows: 1}",
     "short": "batching: {max_queue_rows: 4, max_rows: 2}",
     "whole": "batching: {max_rows: 2, oversize: refuse}",
     "slow": "batching: {max_queue_rows: 1, max_rows: 1}",
@@ -90,7 +97,7 @@ INVALID = {
     "too few bytes": (request(inputs=[raw("x", FLOAT, [1, 3], bytes(11))]), ["inputs[0].data"]),
     "too many bytes": (request(inputs=[raw("x", FLOAT, [1, 3], bytes(13))]), ["inputs[0].data"]),
     "bytes for no rows": (request(inputs=[raw("x", FLOAT, [0, 3], bytes(12))]), ["inputs[0].data"]),
-    "strings for numbers": (request(inputs=[raw("x", FLOAT, [1, 3], strings=[b"a"] * 3)]), ["inputs[0].data"]),
+    "strings for numbers": (request(inputs=[raw("x", FLOAT, [1, 3], strings=[b"a"] * 3)]), ["inputs[0].strings"]),
     "wrong type": (request(inputs=[x(1, 3, dtype=np.float64)]), ["inputs[0].data_type"]),
     "no type": (request(inputs=[raw("x", 0, [1, 3], bytes(12))]), ["inputs[0].data_type"]),
     "unknown type": (request(inputs=[raw("x", 99, [1, 3], bytes(12))]), ["inputs[0].data_type"]),
@@ -109,7 +116,18 @@ INVALID = {
     ),
     "too few strings": (request("text", [raw("x", STRING, [1, 2], strings=[b"one"])]), ["inputs[0].strings"]),
     "too many strings": (request("text", [raw("x", STRING, [1, 2], strings=[b"one"] * 3)]), ["inputs[0].strings"]),
-    "strings as data": (request("text", [raw("x", STRING, [1, 2], b"ab")]), ["inputs[0].strings"]),
+    "strings as data": (request("text", [raw("x", STRING, [1, 2], b"ab")]), ["inputs[0].data"]),
+    "numbers with strings beside them": (
+        request(inputs=[raw("x", FLOAT, [1, 3], bytes(12), strings=[b"a"])]),
+        ["inputs[0].strings"],
+    ),
+    "bytes of a bool that are neither 0 nor 1": (
+        request("bools", [raw("x", BOOL, [1, 2], b"\1\2")]),
+        ["inputs[0].data"],
+    ),
+    "a scalar for a batch of scalars": (request("column", [x()]), ["inputs[0].shape"]),
+    "a hundred thousand outputs": (request(inputs=[x(1, 3)], outputs=[""] * 100_000), ["outputs"]),
+    "a hundred thousand inputs": (request(inputs=[raw("", 0, [], b"")] * 100_000), ["inputs"]),
     "priority too high": (request(inputs=[x(1, 3)], priority=11), ["priority"]),
     "priority too low": (request(inputs=[x(1, 3)], priority=-(2**31)), ["priority"]),
     "request_id too long": (request(inputs=[x(1, 3)], request_id="a" * 129), ["request_id"]),
@@ -260,3 +278,20 @@ def test_an_unforeseen_failure_tells_the_caller_nothing_but_the_id_for_the_log(p
     assert "secret" not in str(error)
     assert "secret" in caplog.text
     assert "'mine'" in caplog.text
+
+
+def test_an_error_with_many_faults_and_long_names_fits_into_what_grpc_carries(predict):
+    table = request("table", [encode(f"c{i}", np.zeros((1, 1))) for i in range(150)])
+    error = errors.from_rpc_error(predict(table))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert "149 more" in error.message
+    assert [violation.field for violation in error.violations] == [f"inputs[{i}].data_type" for i in range(12)]
+    assert errors.from_rpc_error(predict(request("table", []))).code == grpc.StatusCode.INVALID_ARGUMENT
+    assert errors.from_rpc_error(predict(request("m" * 100_000, []))).code == grpc.StatusCode.NOT_FOUND
+
+
+def test_parts_of_a_large_request_that_do_not_fit_together_end_it(predict):
+    rows = encode("x", np.array([[1, 1, 1, 1], [3, 3, 3, 3]], np.float32))
+    error = errors.from_rpc_error(predict(request("ragged", [rows])))
+    assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "MODEL_RUN_FAILED")
+    assert "cannot be joined" in error.message

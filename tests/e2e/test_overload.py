@@ -133,3 +133,22 @@ def test_under_a_storm_every_call_is_answered_or_refused(server):
         else:
             assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert answered > 0
+
+
+def test_strings_and_requests_without_rows_count_in_the_queue(serving, tmp_path):
+    models = {"slow": zoo.slow(), "text": zoo.identity(8)}
+    configs = {"slow": "batching: {max_queue_rows: 2}", "text": "batching: {max_queue_bytes: 1000}"}
+    with serving(zoo.write(tmp_path / "models", models, configs), edge="lane", inline_us=0) as server:
+        with pytest.raises(InvalidArgument, match="can ever hold"):
+            server.client.predict("text", {"x": np.full((20, 2), "", object)})
+        with server.occupied("slow"):
+            calls = [server.send("slow", x=np.zeros((0, 1), np.float32)) for _ in range(3)]
+            refused = from_rpc_error(calls[2].exception(timeout=10))
+            assert isinstance(refused, ResourceExhausted)
+
+
+def test_a_burst_far_beyond_what_waits_for_a_thread_is_answered_by_the_server_itself(serving, tmp_path):
+    root = zoo.write(tmp_path / "models", {"double": zoo.double()}, {"double": "batching: {max_queue_rows: 1000000}"})
+    with serving(root, edge="lane") as server:
+        calls = [server.send("double", x=np.ones((1, 3), np.float32)) for _ in range(8_000)]
+        assert {call.code() for call in calls} == {grpc.StatusCode.OK}

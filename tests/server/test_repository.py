@@ -102,3 +102,9 @@ def test_versions_are_served_beside_each_other_and_the_newest_to_who_names_none(
         assert server.client.predict("m", {"x": x}).version == "10"
         assert server.client.predict("m", {"x": x})["y"].shape == (1, 10)
         assert server.client.predict("m", {"x": x}, version="9")["y"].tolist() == [[2, 2, 2]]
+
+
+def test_folders_that_are_not_models_are_passed_over(root):
+    for name in ("lost+found", ".cache"):
+        (root / name).mkdir()
+    assert found(root) == [("alone", "1"), ("many", "10")]

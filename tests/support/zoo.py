@@ -168,6 +168,30 @@ def of_a_sequence():
     return model(nodes, [of_tensors], [tensor("y", ["n"])], [constant("first", 0, np.int64)])
 
 
+def column():
+    """y = x, float32 [batch]: a row is a scalar."""
+    return model([helper.make_node("Identity", ["x"], ["y"])], [tensor("x", ["batch"])], [tensor("y", ["batch"])])
+
+
+def ragged():
+    """y = the first columns of x, float32 [batch, 4], as many as the largest x says."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Cast", ["largest"], ["count"], to=INT64),
+        helper.make_node("Reshape", ["count", "one"], ["ends"]),
+        helper.make_node("Slice", ["x", "zero", "ends", "one"], ["y"]),
+    ]
+    numbers = [constant("zero", [0], np.int64), constant("one", [1], np.int64)]
+    return model(nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", "k"])], numbers)
+
+
+def table(columns):
+    """y = the sum of inputs c0, c1, ..., float32 [batch, 1] each, as exports of tables have them."""
+    names = [f"c{i}" for i in range(columns)]
+    nodes = [helper.make_node("Sum", names, ["y"])]
+    return model(nodes, [tensor(name, ["batch", 1]) for name in names], [tensor("y", ["batch", 1])])
+
+
 def write(root, models, configs=None):
     """Write models (by name) as version 1 of a repository, with model.yaml texts where `configs` has them."""
     for name, made in models.items():

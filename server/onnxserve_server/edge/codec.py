@@ -12,6 +12,9 @@ from onnxserve.v1 import tensor_pb2
 from onnxserve_server.core import Clock, ModelSpec, Request, Result, TensorSpec, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
 
+_LONGEST_REQUEST_ID = 128  # characters
+_MOST_TENSORS = 4096
+
 
 def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
     """Return a serialized PredictRequest as a request.
@@ -28,6 +31,11 @@ def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
         wire = inference.PredictRequest.FromString(message)
     except DecodeError as error:
         raise InvalidRequest([Violation("request", f"the message is no PredictRequest: {error}")]) from error
+    if len(wire.request_id) > _LONGEST_REQUEST_ID:
+        raise InvalidRequest([Violation("request_id", f"it is longer than {_LONGEST_REQUEST_ID} characters")])
+    for field, count in (("inputs", len(wire.inputs)), ("outputs", len(wire.outputs))):
+        if count > _MOST_TENSORS:  # before a million objects are made of a message of two megabytes
+            raise InvalidRequest([Violation(field, f"{count} are more than any model has; at most {_MOST_TENSORS}")])
     if deadline != math.inf:
         deadline = clock() + deadline - time()
     if wire.HasField("timeout"):

@@ -79,7 +79,9 @@ class PlainCall:
         self._answer: bytes | Status = b""
         self._answered = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
-        self._gone = not context.add_callback(self._on_closed)
+        self._gone = False
+        if not context.add_callback(self._on_closed):  # it may be called, in another thread, before it is added
+            self._gone = True
 
     @property
     def on_cancel(self) -> Callable[[], None] | None:

@@ -32,6 +32,12 @@ CODES: dict[type[ServeError], grpc.StatusCode] = {
 }
 
 
+# gRPC's clients refuse trailing metadata of more than 8 KiB, and the message is in it twice.
+_MOST_VIOLATIONS = 12
+_LONGEST_TEXT = 200  # characters
+_LONGEST_MESSAGE = 500
+
+
 class Status(NamedTuple):
     """What a failed call ends with."""
 
@@ -43,11 +49,13 @@ class Status(NamedTuple):
 def status_of(error: ServeError, request_id: str = "") -> Status:
     """Return the status of an error, with ErrorInfo and whatever else helps a caller or its program."""
     code = CODES[type(error)]
+    text = _shortened(error.message, _LONGEST_MESSAGE)
+    metadata = error.metadata | ({"request_id": request_id} if request_id else {})
     details: list[message.Message] = [
         error_details_pb2.ErrorInfo(
             reason=error.reason,
             domain=DOMAIN,
-            metadata={**error.metadata, **({"request_id": request_id} if request_id else {})},
+            metadata={key: _shortened(value, _LONGEST_TEXT) for key, value in metadata.items()},
         )
     ]
     if isinstance(error, InvalidRequest):
@@ -55,16 +63,16 @@ def status_of(error: ServeError, request_id: str = "") -> Status:
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(
-                        field=violation.field, description=violation.description
+                        field=field, description=_shortened(told, _LONGEST_TEXT)
                     )
-                    for violation in error.violations
+                    for field, told in error.violations[:_MOST_VIOLATIONS]
                 ]
             )
         )
     if isinstance(error, ModelNotFound):
         details.append(
             error_details_pb2.ResourceInfo(
-                resource_type="model", resource_name=error.resource, description=error.message
+                resource_type="model", resource_name=_shortened(error.resource, _LONGEST_TEXT), description=text
             )
         )
     trailing: list[tuple[str, str | bytes]] = []
@@ -73,11 +81,13 @@ def status_of(error: ServeError, request_id: str = "") -> Status:
         delay.FromMilliseconds(max(1, round(error.retry_after * 1e3)))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
         trailing.append(("grpc-retry-pushback-ms", str(delay.ToMilliseconds())))
-    status = status_pb2.Status(
-        code=code.value[0], message=error.message, details=[_packed(detail) for detail in details]
-    )
+    status = status_pb2.Status(code=code.value[0], message=text, details=[_packed(detail) for detail in details])
     trailing.append(("grpc-status-details-bin", status.SerializeToString()))
-    return Status(code, error.message, trailing)
+    return Status(code, text, trailing)
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _packed(detail: message.Message) -> any_pb2.Any:

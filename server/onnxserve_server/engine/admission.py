@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxserve.tensor import NAMES, STORAGE, STRING, Array, strings_array
+from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, strings_array
 from onnxserve_server.core import Done, Job, ModelSpec, Request, TensorSpec, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
 
+_MOST_NAMES = 10  # told in one message
 _PRIORITIES = range(-10, 11)
-_REQUEST_ID_LENGTH = 128
+_STRING_OVERHEAD = 50  # bytes that a Python str takes beside its characters
 
 
 class Admission:
@@ -38,13 +39,13 @@ class Admission:
         if request.priority not in _PRIORITIES:
             told = f"{request.priority} is not from {_PRIORITIES[0]} to {_PRIORITIES[-1]}"
             faults.append(Violation("priority", told))
-        if len(request.request_id) > _REQUEST_ID_LENGTH:
-            faults.append(Violation("request_id", f"it is longer than {_REQUEST_ID_LENGTH} characters"))
         arrays = self._arrays(request.inputs, faults)
         rows, nbytes = 1, sum(map(_size, request.inputs))
         if not faults:
             if spec.batching.enabled:
                 rows = arrays[0].shape[0]
+            if not rows:  # it is run as one row of zeros, see gather(), whose size no byte of the message has paid for
+                nbytes = sum(math.prod(array.shape[1:]) * array.itemsize for array in arrays)
             self._check_together(arrays, rows, nbytes, request.inputs, faults)
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
@@ -114,8 +115,6 @@ class Admission:
         if rows > policy.max_rows and not policy.split:
             told = f"{rows} rows are more than the {policy.max_rows} of one run, and the model is set not to split them"
             faults.append(Violation(self._path(0, tensors), told))
-        if not rows:  # it is run as one row of zeros, see gather(), whose size no byte of the message has paid for
-            nbytes = sum(math.prod(array.shape[1:]) * array.itemsize for array in arrays)
         if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
             told = (
                 f"{rows} rows ({nbytes} bytes) are more than the model's queue can ever hold: "
@@ -140,7 +139,7 @@ class _Input:
         self._storage = STORAGE.get(spec.data_type, np.dtype(object))
         # The usual input, a free first axis over a row of fixed size, is checked by one comparison of each.
         self._row: tuple[int, ...] | None = None
-        if spec.data_type != STRING and spec.shape and isinstance(spec.shape[0], str):
+        if spec.data_type not in (STRING, BOOL) and spec.shape and isinstance(spec.shape[0], str):
             row = tuple(size for size in spec.shape[1:] if isinstance(size, int))
             if len(row) == len(spec.shape) - 1:
                 self._row = row
@@ -151,9 +150,11 @@ class _Input:
         shape = tensor.shape
         if (
             tensor.data_type == self.spec.data_type
+            and shape
             and shape[1:] == self._row
             and len(tensor.data) == shape[0] * self._row_bytes
             and shape[0] > 0
+            and not tensor.strings
         ):
             return np.frombuffer(tensor.data, self._storage).reshape(shape)
         return _array(tensor, self.spec, f"inputs[{position}]", faults)
@@ -187,8 +188,15 @@ def _array(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Violati
             Violation(f"{path}.shape", f"input {spec.name!r} has the shape {_told(spec.shape)}, not {list(shape)}")
         )
         return None
+    if stray := _stray_field(tensor):
+        faults.append(Violation(f"{path}.{stray}", f"it must be empty for {NAMES[spec.data_type]}"))
+        return None
     if tensor.data_type == STRING:
         return _strings(tensor, spec, path, faults)
+    if tensor.data_type == BOOL and tensor.data.translate(None, b"\0\1"):
+        # Kernels count with these bytes: other ones have made them answer with memory that was never theirs.
+        faults.append(Violation(f"{path}.data", f"input {spec.name!r} is bool: each byte must be 0 or 1"))
+        return None
     storage = STORAGE[tensor.data_type]
     if math.prod(shape) * storage.itemsize != len(tensor.data):
         needed = math.prod(shape) * storage.itemsize
@@ -204,6 +212,13 @@ def _array(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Violati
     except ValueError as error:  # a size that numpy cannot count, beside one of 0
         faults.append(Violation(f"{path}.shape", f"{list(shape)} is too large: {error}"))
         return None
+
+
+def _stray_field(tensor: WireTensor) -> str:
+    """Return the field that is filled although it is not the one for the tensor's type; "" for none."""
+    if tensor.data_type == STRING:
+        return "data" if tensor.data else ""
+    return "strings" if tensor.strings else ""
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
@@ -237,11 +252,12 @@ def _strings(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Viola
 
 def _size(tensor: WireTensor) -> int:
     """Return the bytes that a tensor holds."""
-    return len(tensor.data) or sum(map(len, tensor.strings))
+    return len(tensor.data) + sum(len(element) + _STRING_OVERHEAD for element in tensor.strings)
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:
-    return ", ".join(repr(spec.name) for spec in specs)
+    more = f" and {len(specs) - _MOST_NAMES} more" if len(specs) > _MOST_NAMES else ""
+    return ", ".join(repr(spec.name) for spec in specs[:_MOST_NAMES]) + more
 
 
 def _told(shape: tuple[int | str, ...]) -> str:

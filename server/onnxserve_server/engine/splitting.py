@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from onnxserve_server.core import Done, Job, Receipt, Result
-from onnxserve_server.errors import ServeError
+from onnxserve_server.errors import ModelRunFailed, ServeError
 
 
 class Split:
@@ -53,9 +53,15 @@ class Split:
                 self._missing -= 1
                 complete = self._missing == 0
             if complete:
-                self._whole.end(self._joined())
+                self._whole.end(self._outcome())
 
         return collect
+
+    def _outcome(self) -> Result | ServeError:
+        try:
+            return self._joined()
+        except ValueError as error:  # rows of different shapes
+            return ModelRunFailed(f"the outputs of its runs cannot be joined: {error}")
 
     def _joined(self) -> Result:
         results = [result for result in self._results if result is not None]

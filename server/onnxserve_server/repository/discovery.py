@@ -7,6 +7,7 @@ from pathlib import Path
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import FILE_NAME, ModelConfig, read_config
 
+_NOT_MODELS = (".", "lost+found")  # hidden folders, and what a file system keeps for itself
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -30,7 +31,7 @@ def discover(root: Path, batching_defaults: dict[str, object]) -> list[Found]:
     """
     if not root.is_dir():
         raise ConfigurationError(f"{root}: there is no such folder; --models names the folder that holds the models")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(_NOT_MODELS))
     found = [version for folder in folders for version in _versions(folder, batching_defaults)]
     if not found:
         raise ConfigurationError(f"{root}: it holds no model; expected {root}/<model>/<version>/model.onnx")

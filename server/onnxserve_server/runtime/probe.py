@@ -6,8 +6,11 @@ float16 LSTM), and because a declared batch axis proves nothing: exported graphs
     python -m onnxserve_server.runtime.probe      reads one JSON object a line from stdin, answers each with one line
 """
 
+import ctypes
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +27,8 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.session import RunFailed, Session, SessionOptions
 
 _ROWS = 3
+_WARM_UP_BYTES = 64 << 20
+_PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 _FREE_SIZES = (8, 32, 224, 1)  # tried in turn for axes that are free and not the batch axis
 _INTEGER_DTYPES = "iub"
 
@@ -54,6 +59,9 @@ class Prober:
         try:
             child.stdin.write(json.dumps({"path": str(path), "options": asdict(options)}) + "\n")
             child.stdin.flush()
+            answered, _, _ = select.select([child.stdout], [], [], self._timeout)
+            if not answered:
+                child.kill()
             answer = child.stdout.readline()
         except BrokenPipeError:
             answer = ""
@@ -118,6 +126,8 @@ def warm_up(session: Session, most_rows: int) -> None:
     for feeds in _feeds(session.inputs, 1, np.random.default_rng(0)):
         try:
             _run(session, feeds)
+            row = max(1, sum(array.nbytes for array in feeds.values()))
+            most_rows = min(most_rows, _WARM_UP_BYTES // row)
             if most_rows > 1:
                 _run(session, {name: np.repeat(array, most_rows, axis=0) for name, array in feeds.items()})
         except RunFailed:
@@ -224,6 +234,7 @@ def _answer(line: str) -> dict[str, Any]:
 
 
 def _main() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a model that hangs must not outlive the server
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ONNX Runtime prints some warnings to stdout
     for line in sys.stdin:

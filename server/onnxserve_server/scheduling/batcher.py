@@ -70,7 +70,7 @@ class Batcher:
         policy = self.policy
         with self._lock:
             if (
-                self._queued_rows + job.rows > policy.max_queue_rows
+                self._queued_rows + _weight(job) > policy.max_queue_rows
                 or self._queued_bytes + job.nbytes > policy.max_queue_bytes
             ):
                 self._refuse_for_space(job)
@@ -84,7 +84,7 @@ class Batcher:
             job.leave = self.leave
             job.place = bucket
             bucket.push(job)
-            self._queued_rows += job.rows
+            self._queued_rows += _weight(job)
             self._queued_bytes += job.nbytes
         if job.deadline != math.inf:
             self._watch_deadline(job.deadline)
@@ -295,7 +295,7 @@ class Batcher:
 
     def _unqueue(self, job: Job, bucket: Bucket) -> None:
         bucket.remove(job)
-        self._queued_rows -= job.rows
+        self._queued_rows -= _weight(job)
         self._queued_bytes -= job.nbytes
         if not bucket:
             del self._buckets[job.key]
@@ -330,3 +330,8 @@ class Batcher:
                 self._idle.remove(slot)
                 return
         slot.sleep(None)
+
+
+def _weight(job: Job) -> int:
+    """Return what a job counts in the queue: its rows, and one where it has none."""
+    return job.rows or 1
