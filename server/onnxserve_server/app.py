@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
 from onnxserve_server.core import Clock
-from onnxserve_server.edge.health import SERVING, Health
+from onnxserve_server.edge import health
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
 from onnxserve_server.edge.predict import Call, Predict
@@ -31,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 _INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _PREDICT = f"/{_INFERENCE}/Predict"
+_CHECK = f"/{health.SERVICE}/Check"
 
 # A finished run waits this long for the interpreter lock while another thread computes. CPython's default of 5 ms is
 # longer than most runs; measured here, 0.2 ms gave up to 1.5 times the throughput.
@@ -78,7 +77,7 @@ class App:
         self.edge_name = ""
         self._clock = clock
         self._deadlines = DeadlineWatch(clock)
-        self._health = Health()
+        self._health = health.Health()
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="onnxserve-grpc")
         self._server: grpc.Server
         self._edge: Edge
@@ -110,7 +109,7 @@ class App:
                 logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
         self._listen()
         names = {f"model/{model.spec.name}" for model in self.engine.models()}
-        self._health.set_all([*names, _INFERENCE, _MODELS, ""], SERVING)
+        self._health.set_all([*names, _INFERENCE, _MODELS, ""], health.SERVING)
 
     def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
         """Serve until `stop` is set, then drain. `ready` is told the address once every model serves.
@@ -185,10 +184,12 @@ class App:
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
             ),
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health.add_to(self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.engine), self._server)
-        reflection.enable_server_reflection((_INFERENCE, _MODELS, _HEALTH, reflection.SERVICE_NAME), self._server)
-        self._edge = self._make_edge({_PREDICT: Predict(self.engine, self._clock)})
+        reflection.enable_server_reflection(
+            (_INFERENCE, _MODELS, health.SERVICE, reflection.SERVICE_NAME), self._server
+        )
+        self._edge = self._make_edge({_PREDICT: Predict(self.engine, self._clock), _CHECK: self._health.check})
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             self.port = self._server.add_insecure_port(f"{address}:{settings.port}")

@@ -1,6 +1,9 @@
 """Health and reflection, as load balancers, Kubernetes and grpcurl ask for them."""
 
+import threading
+
 import grpc
+import numpy as np
 import pytest
 import zoo
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -66,3 +69,23 @@ def test_reflection_lists_and_describes_the_services(channel):
     }
     service = DescriptorPool(database).FindServiceByName("onnxserve.v1.InferenceService")
     assert service.methods_by_name["Predict"].input_type.full_name == "onnxserve.v1.PredictRequest"
+
+
+def test_a_probe_is_answered_while_every_thread_is_taken(serving, tmp_path):
+    root = zoo.write(tmp_path / "models", {"double": zoo.double()})
+    with serving(root, edge="lane", workers=2) as server, grpc.insecure_channel(server.address) as channel:
+        reflection = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        release = threading.Event()
+        idle = [reflection(silence(release)) for _ in range(4)]  # each holds a thread of the server
+        health = health_pb2_grpc.HealthStub(channel)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING
+        assert server.client.predict("double", {"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[2, 2, 2]]
+        release.set()
+        for call in idle:
+            call.cancel()
+
+
+def silence(release):
+    """A stream on which nothing is sent until it is released."""
+    release.wait(30)
+    yield from ()
