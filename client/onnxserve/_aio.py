@@ -7,7 +7,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
+from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
 from onnxserve._channel import SERVING, health_request
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
@@ -62,6 +62,7 @@ class AsyncClient(BaseClient):
 
     async def close(self) -> None:
         """Close the connections; calls that still wait are cancelled."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -80,6 +81,11 @@ class AsyncClient(BaseClient):
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
         try:
-            return await method(request, timeout=timeout, metadata=self._metadata)
+            return await method(request, timeout=self._check(timeout), metadata=self._metadata)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():  # not the task was cancelled, but the call
+                raise closed() from None
+            raise
         except grpc.RpcError as error:
             raise from_rpc_error(error, request_id) from error

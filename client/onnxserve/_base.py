@@ -10,6 +10,7 @@ import grpc
 
 from onnxserve._channel import Methods, Options, channel_options, target_uri
 from onnxserve._wire import predict_request
+from onnxserve.errors import Cancelled
 from onnxserve.tensor import Array
 
 DEFAULT_TIMEOUT = 30.0
@@ -17,6 +18,13 @@ READY_TIMEOUT = 5.0
 
 # What a health check can end with that means "not ready", not "cannot tell".
 NOT_READY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+_NO_TIMEOUT = 1e9  # seconds
+
+
+def closed() -> Cancelled:
+    """Return what a call raises when the client is closed before or while it waits."""
+    return Cancelled(grpc.StatusCode.CANCELLED, "the client has been closed")
 
 
 class BaseClient(abc.ABC):
@@ -66,10 +74,26 @@ class BaseClient(abc.ABC):
         self._metadata = tuple(metadata)
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
+        self._closed = False
 
     @abc.abstractmethod
     def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
         """Open a channel of the kind that the client waits on."""
+
+    def _check(self, timeout: float | None) -> float | None:
+        """Return the deadline to set for a timeout, before each call.
+
+        Raises:
+            Cancelled: the client has been closed.
+            ValueError: the timeout is not above 0.
+        """
+        if self._closed:
+            raise closed()
+        if timeout is None or timeout >= _NO_TIMEOUT:  # gRPC would take such a deadline for one in the past
+            return None
+        if timeout > 0:
+            return timeout
+        raise ValueError(f"timeout is a number of seconds above 0, or None, not {timeout}")
 
     def _request(
         self,

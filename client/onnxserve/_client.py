@@ -73,6 +73,7 @@ class Client(BaseClient):
 
     def close(self) -> None:
         """Close the connections; calls that still wait are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -90,6 +91,6 @@ class Client(BaseClient):
 
     def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
         try:
-            return method(request, timeout=timeout, metadata=self._metadata)
+            return method(request, timeout=self._check(timeout), metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error, request_id) from error

@@ -343,3 +343,41 @@ def test_a_target_that_is_none_is_refused(target):
 def test_a_request_that_cannot_be_meant_is_refused_before_it_is_sent(inputs, version, message):
     with onnxserve.Client("localhost:1") as client, pytest.raises(TypeError, match=message):
         client.predict("digits", inputs, version=version)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_timeout_that_leaves_no_time_is_refused(timeout):
+    with onnxserve.Client("localhost:1") as client, pytest.raises(ValueError, match="above 0"):
+        client.models(timeout=timeout)
+
+
+def test_an_infinite_timeout_is_none(serve):
+    with onnxserve.Client(serve({"/grpc.health.v1.Health/Check": lambda request, context: b"\x08\x01"})) as client:
+        assert client.ready(timeout=float("inf"))
+
+
+def test_a_closed_client_says_so(serve):
+    client = onnxserve.Client(serve({"/grpc.health.v1.Health/Check": lambda request, context: b"\x08\x01"}))
+    client.close()
+    with pytest.raises(errors.Cancelled, match="has been closed"):
+        client.models()
+
+
+def test_closing_an_async_client_ends_its_calls_and_cancels_no_task(serve):
+    arrived, release = threading.Event(), threading.Event()
+
+    def wait(request, context):
+        arrived.set()
+        release.wait(30)
+        return b""
+
+    async def close_while_waiting(target):
+        client = onnxserve.AsyncClient(target)
+        call = asyncio.create_task(client.models())
+        await asyncio.to_thread(arrived.wait, 30)
+        await client.close()
+        with pytest.raises(errors.Cancelled, match="has been closed"):
+            await call
+
+    asyncio.run(close_while_waiting(serve({"/onnxserve.v1.ModelService/ListModels": wait})))
+    release.set()

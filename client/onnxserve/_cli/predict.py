@@ -28,7 +28,7 @@ def predict(
     inputs: Annotated[list[str], typer.Option("--input", help=_INPUT_HELP)],
     outputs: Annotated[list[str] | None, typer.Option("--output", help="An output wanted; default: all.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="The version to run; default: the newest.")] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds for the answer.")] = DEFAULT_TIMEOUT,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for the answer.")] = DEFAULT_TIMEOUT,
     priority: Annotated[int, typer.Option("--priority", min=-10, max=10, help="Higher goes first.")] = 0,
     target: Target = DEFAULT_TARGET,
     tls: Tls = False,
