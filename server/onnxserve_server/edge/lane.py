@@ -1,9 +1,9 @@
 """The lane: hot methods of a public grpc.server, driven from a completion queue of their own.
 
 grpc.server and grpc.aio are Python layers over one core. Most of what a small call costs in Python is spent in those
-layers (locks, conditions, thread hops, event-loop wake-ups), not in the core. Here reflection, TLS, options and
-whatever else is seldom called stay with the public server, while the registered hot methods get one queue and one thread: an event comes, a method of
-a slotted object runs, and the answer is sent from whichever thread has it.
+layers (locks, conditions, thread hops, event-loop wake-ups), not in the core. Here reflection, TLS, options and all
+that is seldom called stay with the public server; the hot methods get one queue and one thread: an event comes, a
+method of a slotted object runs, and the answer is sent from whichever thread has it.
 
 This module holds every use of grpcio's private layer. It is tested with the grpcio versions that pyproject.toml allows,
 and self_test() makes real calls through it at start; if anything fails the server uses the plain edge.
