@@ -245,7 +245,7 @@ def test_more_calls_at_a_time_than_are_armed_are_all_answered(on_lane, channel):
 def test_a_handler_that_raises_does_not_end_the_lane(serving, tmp_path, monkeypatch, caplog):
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
     with serving(root, edge="lane", drain_timeout=0) as server, grpc.insecure_channel(server.address) as channel:
-        (method,) = server.app._edge._methods
+        method = next(method for method in server.app._edge._methods if method.name == PREDICT)
 
         def broken(call, message):
             raise RuntimeError("a defect")

@@ -28,8 +28,8 @@ class Health(health.HealthServicer):  # type: ignore[misc]  # the package ships 
 
     def set(self, service: str, status: int) -> None:
         """Set the status of a service and tell those who watch it."""
+        self._statuses[service] = status  # first: who is told by Watch may ask by Check at once
         super().set(service, status)
-        self._statuses[service] = status
 
     def set_all(self, services: Iterable[str], status: int) -> None:
         """Set the status of several services."""
