@@ -109,7 +109,7 @@ class App:
                 logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
         self._listen()
         names = {f"model/{model.spec.name}" for model in self.engine.models()}
-        self._health.set_all([*names, _INFERENCE, _MODELS, ""], health.SERVING)
+        self._health.set([*names, _INFERENCE, _MODELS, ""], health.SERVING)
 
     def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
         """Serve until `stop` is set, then drain. `ready` is told the address once every model serves.
@@ -130,7 +130,7 @@ class App:
     def drain(self) -> None:
         """Tell load balancers, go on serving for a while, refuse new calls, and finish those in flight."""
         logger.info("draining: new calls are refused in %.1f s", self.settings.drain_delay)
-        self._health.enter_graceful_shutdown()
+        self._health.drain()
         threading.Event().wait(self.settings.drain_delay)
         self._refuse()
         self._server.stop(self.settings.drain_timeout + _STOP_TIMEOUT)  # returns at once; stop() shortens it

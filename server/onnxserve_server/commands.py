@@ -3,7 +3,6 @@
 import inspect
 import json
 import logging
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ from onnxserve_server import doctor as examination
 from onnxserve_server.app import App
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.settings import PREFIX, Settings, load_settings
+from onnxserve_server.signals import set_on_signal
 
 _BAD_CONFIGURATION = 2  # exit code
 
@@ -70,13 +70,7 @@ def _serve(settings: Settings) -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     stop = threading.Event()
-
-    def on_signal(*_: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C does not wait for the drain
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    set_on_signal(stop)
     App(settings).run(stop, lambda address: print(f"onnxserve is ready on {address}", flush=True))  # noqa: T201 - for whoever started us
 
 

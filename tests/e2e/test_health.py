@@ -9,8 +9,9 @@ import zoo
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from waiting import until
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING, SERVING = health_pb2.HealthCheckResponse.NOT_SERVING, health_pb2.HealthCheckResponse.SERVING
 NAMES = ["", "onnxserve.v1.InferenceService", "onnxserve.v1.ModelService", "model/double", "model/fixed"]
 
 
@@ -69,6 +70,26 @@ def test_reflection_lists_and_describes_the_services(channel):
     }
     service = DescriptorPool(database).FindServiceByName("onnxserve.v1.InferenceService")
     assert service.methods_by_name["Predict"].input_type.full_name == "onnxserve.v1.PredictRequest"
+
+
+def test_watchers_that_leave_while_a_status_changes_stop_nothing(serving, tmp_path):
+    root = zoo.write(tmp_path / "models", {"double": zoo.double()})
+    with serving(root) as server, grpc.insecure_channel(server.address) as channel:
+        stub, health = health_pb2_grpc.HealthStub(channel), server.app._health
+        for _ in range(30):
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(service="x"), timeout=30) for _ in range(20)]
+            for watch in watches:
+                assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            leaving = threading.Thread(target=lambda calls=watches: [call.cancel() for call in calls[:-1]])
+            leaving.start()
+            for status in 20 * [SERVING, NOT_SERVING]:
+                health.set(["x"], status)
+            leaving.join()
+            while next(watches[-1]).status != NOT_SERVING:
+                pass
+            watches[-1].cancel()
+            health._statuses.pop("x")
+        until(lambda: not health._watchers)
 
 
 def test_a_probe_is_answered_while_every_thread_is_taken(serving, tmp_path):

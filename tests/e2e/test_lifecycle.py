@@ -2,9 +2,11 @@
 
 import collections
 import contextlib
+import ctypes
 import signal
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -180,6 +182,15 @@ def test_stdout_has_the_address_and_nothing_else(launch):
         client.predict("double", {"x": X})
     assert server.stop() == (0, "")
     assert "model frozen/1 is run one request at a time" in server.log.read_text()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_that_reaches_another_thread_than_the_main_one_stops_the_server(launch, sig):
+    server = launch({"double": zoo.double()})
+    pid = server.popen.pid
+    others = [int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir() if thread.name != str(pid)]
+    assert ctypes.CDLL(None).tgkill(pid, others[len(others) // 2], sig) == 0
+    assert server.popen.wait(30) == 0
 
 
 def test_a_second_interrupt_does_not_wait_for_the_drain(launch):

@@ -1,51 +1,58 @@
 """grpc.health.v1: for the process (""), for each service, and for each model as "model/<name>"."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 
 from onnxserve_server.edge.predict import Call
 from onnxserve_server.edge.status import Status
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
-class Health(health.HealthServicer):  # type: ignore[misc]  # the package ships no types
-    """The package's servicer, with List, which the protocol has and it has not, and with Check as a hot method.
+class Health:
+    """What is said of the process, its services and its models.
 
-    A probe that waited for one of the server's threads would fail when they are all taken, and the process be killed.
+    Check is a hot method of the edge: a probe that waited for one of the server's threads would fail when they are all
+    taken, and the process be killed. The servicer of the package grpcio-health-checking is not used: it sends to those
+    who watch while it holds the lock that the server's own thread needs to let one of them go, so that a load balancer
+    that leaves at the wrong moment stops both (seen with 1.85.1).
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._statuses: dict[str, int] = {}
-        self.set("", NOT_SERVING)
+        self._statuses: dict[str, int] = {"": NOT_SERVING}
+        self._watchers: dict[_Watcher, None] = {}
+        self._draining = False
 
-    def set(self, service: str, status: int) -> None:
-        """Set the status of a service and tell those who watch it."""
-        self._statuses[service] = status  # first: who is told by Watch may ask by Check at once
-        super().set(service, status)
+    def set(self, services: Iterable[str], status: int) -> None:
+        """Set the status of services and tell those who watch them; once drain() was called, nothing changes."""
+        if not self._draining:
+            self._statuses.update(dict.fromkeys(services, status))  # first: who is told by Watch may ask by Check
+            for watcher in list(self._watchers):
+                watcher.tell()
 
-    def set_all(self, services: Iterable[str], status: int) -> None:
-        """Set the status of several services."""
-        for service in services:
-            self.set(service, status)
+    def drain(self) -> None:
+        """Say NOT_SERVING of everything, for good."""
+        self.set(list(self._statuses), NOT_SERVING)
+        self._draining = True
 
     def add_to(self, server: grpc.Server) -> None:
         """Serve Watch and List; check() is for the edge."""
         handlers = {
             "Watch": grpc.unary_stream_rpc_method_handler(
-                self.Watch,
+                self.watch,
                 request_deserializer=health_pb2.HealthCheckRequest.FromString,
                 response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
             ),
             "List": grpc.unary_unary_rpc_method_handler(
-                self.List,
+                self.list,
                 request_deserializer=health_pb2.HealthListRequest.FromString,
                 response_serializer=health_pb2.HealthListResponse.SerializeToString,
             ),
@@ -65,7 +72,27 @@ class Health(health.HealthServicer):  # type: ignore[misc]  # the package ships 
         else:
             call.reply(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
-    def List(
+    def watch(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.ServicerContext,
+        send_response_callback: Callable[[health_pb2.HealthCheckResponse | None], None],
+    ) -> None:
+        """Tell the status of a service now, and whenever it changes. No thread is held in between."""
+        watcher = _Watcher(lambda: self._statuses.get(request.service, _SERVICE_UNKNOWN), send_response_callback)
+        self._watchers[watcher] = None
+        watcher.tell()
+
+        def leave() -> None:
+            self._watchers.pop(watcher, None)
+            send_response_callback(None)
+
+        if not context.add_callback(leave):
+            leave()
+
+    watch.experimental_non_blocking = True  # type: ignore[attr-defined]  # how grpcio is told not to wait for an iterator
+
+    def list(
         self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthListResponse:
         """Return the status of every service."""
@@ -73,3 +100,21 @@ class Health(health.HealthServicer):  # type: ignore[misc]  # the package ships 
             service: health_pb2.HealthCheckResponse(status=status) for service, status in self._statuses.copy().items()
         }
         return health_pb2.HealthListResponse(statuses=statuses)
+
+
+class _Watcher:
+    """One call of Watch. Sending waits for the server's own thread, which must therefore never wait for this lock."""
+
+    def __init__(self, status: Callable[[], int], send: Callable[[health_pb2.HealthCheckResponse], None]) -> None:
+        self._status = status
+        self._send = send
+        self._lock = threading.Lock()
+        self._told: int | None = None
+
+    def tell(self) -> None:
+        """Send the status if it is another than the one last sent."""
+        with self._lock:  # so that the newest status is the last to be sent
+            status = self._status()
+            if status != self._told:
+                self._told = status
+                self._send(health_pb2.HealthCheckResponse(status=status))
