@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -85,6 +85,8 @@ def _signature_of_serve() -> inspect.Signature:
         default = "as the machine says" if field.default_factory is not None else str(field.default)
         text = field.description or ""
         more: dict[str, Any] = {"metavar": ""} if kind is bool else {}
+        if choices := [choice for choice in get_args(field.annotation) if isinstance(choice, str)]:
+            more = {"metavar": "|".join(choices)}
         parameters.append(_flag(name, kind | None, None, f"{text[:1].upper()}{text[1:]} (default: {default}).", **more))
     return inspect.Signature(parameters)
 

@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import explain
+from onnxserve_server.repository.config import explain, read_mapping
 from onnxserve_server.runtime.providers import parse_providers
 from onnxserve_server.runtime.resources import resources
 
@@ -100,14 +100,14 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
         )
     if file is not None and not file.is_file():
         raise ConfigurationError(f"{file}: there is no such file")
+    if file is not None:
+        read_mapping(file)
     try:
         return _settings_class(file)(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigurationError(
             f"settings (flags, {PREFIX}*{f', {file}' if file else ''}): {explain(error)}"
         ) from error
-    except Exception as error:  # the YAML parser's own
-        raise ConfigurationError(f"{file or 'settings'}: {' '.join(str(error).split())}") from error
 
 
 def _is_known(variable: str) -> bool:

@@ -20,7 +20,7 @@ LAYERS = {
     "core": set(),
     "errors": set(),
 }
-WIRING = {"app", "commands", "doctor", "settings"}
+WIRING = {"app", "commands", "doctor", "settings", "signals"}
 NOUNS = {"core", "errors"}
 
 

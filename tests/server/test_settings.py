@@ -45,22 +45,24 @@ def the_line(done):
         ("batching: {max_row: 3}", "batching.max_row: there is no such setting"),
         ("batching: {max_rows: many}", "batching.max_rows: input should be a valid integer"),
         ("batching: {max_rows: 0}", "batching.max_rows: input should be greater than or equal to 1"),
-        ("batching: 7", "batching: "),
+        ("batching: 7", "batching: it must be a mapping of settings"),
         ("batching: {oversize: drop}", "batching.oversize: input should be 'split' or 'refuse'"),
         ("instances: 0", "instances: input should be greater than or equal to 1"),
         ("instances: 2\nthreads: 0", "threads: "),
-        ("providers: quantum", "providers: value error, 'quantum' is no execution provider"),
+        ("providers: quantum", "providers: 'quantum' is no execution provider"),
         ("providers: 7", "providers: "),
         ("graph_optimization: most", "graph_optimization: "),
-        ("versions: newest", "versions"),
+        ("versions: newest", "versions: it must be latest, all, or a list of version numbers"),
+        ("versions: []", "versions: it must be latest, all, or a list of version numbers"),
         ("versions: ['3']", "versions: there is no version 3; there are 1"),
         ("labels: {z: [a, b]}", "labels.z: the model has no such output; it has y"),
-        ("labels: [a, b]", "labels: "),
+        ("labels: {y: [a, b]}", "labels.y: 2 names for 3 classes"),
+        ("labels: {y: a}", "labels: it must be a list of class names for each output"),
+        ("labels: [a, b]", "labels: it must be a list of class names for each output"),
         ("- instances", "it must be a mapping"),
         ("just text", "it must be a mapping"),
         ("batching: {max_rows: 3", "while parsing a flow mapping"),
         ("a: b: c", "mapping values are not allowed here"),
-        ("session_config: {session.nonsense: 3}", "session_config.session.nonsense: "),
     ],
 )
 def test_a_bad_model_yaml_is_named_with_its_key(root, text, says):
@@ -68,6 +70,19 @@ def test_a_bad_model_yaml_is_named_with_its_key(root, text, says):
     file.write_text(text)
     line = the_line(serve(root))
     assert line.startswith(f"onnxserve: {file}: {says}")
+
+
+def test_a_configuration_of_another_name_is_not_passed_over(root):
+    file = root / "double" / "model.yml"
+    file.write_text("instances: 2")
+    assert the_line(serve(root)).endswith(f"{file}: it would not be read; a model's configuration is called model.yaml")
+
+
+def test_yaml_may_say_names_and_values_as_numbers(tmp_path, serving):
+    text = "labels: {y: [1, 2, 3]}\nsession_config: {session.set_denormal_as_zero: true}"
+    root = zoo.write(tmp_path / "models", {"double": zoo.double()}, {"double": text})
+    with serving(root) as server:
+        assert server.client.model("double").outputs[0].labels == ("1", "2", "3")
 
 
 def test_a_model_yaml_that_is_no_text_is_named(root):
@@ -145,8 +160,8 @@ def test_a_host_that_is_not_ours_is_told(root):
         ("port: 70000", "port: "),
         ("[1, 2", "while parsing"),
         ("providers: quantum", "'quantum' is no execution provider"),
-        ("- port", ""),
-        ("just text", ""),
+        ("- port", "it must be a mapping of settings"),
+        ("just text", "it must be a mapping of settings"),
     ],
 )
 def test_a_bad_file_of_settings_is_named_with_the_setting(tmp_path, text, says):

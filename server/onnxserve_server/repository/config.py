@@ -1,7 +1,7 @@
 """model.yaml: what an operator says of one model. Everything is optional; the graph itself tells the rest."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -57,7 +57,26 @@ class ModelConfig(BaseModel):
     @field_validator("versions", mode="before")
     @classmethod
     def _take_numbers(cls, value: object) -> object:
-        return [str(version) for version in value] if isinstance(value, list) else value
+        if isinstance(value, list) and value:
+            return [str(version) for version in value]
+        if value not in ("latest", "all"):
+            raise ValueError("it must be latest, all, or a list of version numbers")
+        return value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _take_any_names(cls, value: object) -> object:
+        if not isinstance(value, dict) or not all(isinstance(names, list) for names in value.values()):
+            raise ValueError("it must be a list of class names for each output, such as `probabilities: [cat, dog]`")
+        return {str(output): [str(name) for name in names] for output, names in value.items()}
+
+    @field_validator("session_config", mode="before")
+    @classmethod
+    def _take_any_values(cls, value: object) -> object:
+        """YAML reads 1 as a number and true as a truth value; ONNX Runtime wants "1" for both."""
+        if not isinstance(value, dict):
+            return value
+        return {name: str(int(told) if isinstance(told, bool) else told) for name, told in value.items()}
 
 
 def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig:
@@ -70,14 +89,7 @@ def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig
     Raises:
         ConfigurationError: it is no YAML mapping, or has an unknown key or a bad value; the message names the key.
     """
-    try:
-        told = yaml.safe_load(path.read_text()) if path.exists() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
-    if told is None:
-        told = {}
-    if not isinstance(told, dict):
-        raise ConfigurationError(f"{path}: it must be a mapping of settings, such as `instances: 2`")
+    told = read_mapping(path) if path.exists() else {}
     batching = told.get("batching", {})
     if isinstance(batching, dict):
         told = {**told, "batching": {**batching_defaults, **batching}}
@@ -85,6 +97,23 @@ def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig
         return ModelConfig.model_validate(told)
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {explain(error)}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings; an empty one has none.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is no mapping.
+    """
+    try:
+        told = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
+    if told is None:
+        return {}
+    if not isinstance(told, dict):
+        raise ConfigurationError(f"{path}: it must be a mapping of settings, a line each, such as `threads: 2`")
+    return told
 
 
 def explain(error: ValidationError) -> str:
@@ -95,4 +124,11 @@ def explain(error: ValidationError) -> str:
 
 
 def _complaint(kind: str, message: str) -> str:
-    return "there is no such setting" if kind == "extra_forbidden" else message[0].lower() + message[1:]
+    match kind:
+        case "extra_forbidden":
+            return "there is no such setting"
+        case "value_error":  # our own validators'
+            return message.removeprefix("Value error, ")
+        case "model_type":
+            return "it must be a mapping of settings"
+    return message[0].lower() + message[1:]

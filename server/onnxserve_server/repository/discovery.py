@@ -41,6 +41,9 @@ def discover(root: Path, batching_defaults: dict[str, object]) -> list[Found]:
 def _versions(folder: Path, batching_defaults: dict[str, object]) -> list[Found]:
     if not _NAME.fullmatch(folder.name):
         raise ConfigurationError(f"{folder}: a model's name is made of letters, digits, '.', '_' and '-'")
+    for path in folder.iterdir():
+        if path.suffix in (".yml", ".yaml") and path.name != FILE_NAME:
+            raise ConfigurationError(f"{path}: it would not be read; a model's configuration is called {FILE_NAME}")
     config = read_config(folder / FILE_NAME, batching_defaults)
     numbers = sorted((path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()), key=int)
     if not numbers:

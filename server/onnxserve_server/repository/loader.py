@@ -118,6 +118,11 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
         raise ConfigurationError(f"{_config_file(found)}: labels.{min(unknown)}: {told}")
     if not labels and (labels := _labels_in(metadata)):
         del metadata["labels"]
+    for output in outputs:
+        names, classes = labels.get(output.name, ()), output.shape[-1] if output.shape else None
+        if names and isinstance(classes, int) and len(names) != classes:
+            place = _config_file(found) if found.config.labels else found.path
+            raise ConfigurationError(f"{place}: labels.{output.name}: {len(names)} names for {classes} classes")
     return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
 
 
