@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format protos bench bench-triton clean
+.PHONY: help demo test check format gallery protos bench bench-triton clean
 
 help:            ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -16,8 +16,10 @@ $(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[cpu]'
 	@touch $@
 
+# Without their dependencies: those would bring a second TensorFlow, and packages from years ago.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,dev]'
+	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,dev]'
+	$(INSTALL) --no-deps cifar-10-model tf_keras
 	@touch $@ $(VENV)/.cpu
 
 demo: $(VENV)/.cpu            ## serve a trained model and send it real images from 64 callers
@@ -37,6 +39,9 @@ check: $(VENV)/.dev           ## lint, types, protos: what must hold before a co
 format: $(VENV)/.dev          ## put the code into its standard form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+gallery: $(VENV)/.dev         ## train, convert, serve and compare every model of examples/gallery
+	$(BIN)/python examples/gallery/run.py $(ARGS)
 
 protos: $(VENV)/.dev          ## generate the stubs from protos/ into client/onnxserve/v1
 	$(BIN)/python scripts/protos.py

@@ -143,16 +143,22 @@ def sequence():
 
 def crashing():
     """A float16 LSTM that kills the process that loads it: onnxruntime 1.31.1, in its NchwcTransformer."""
-    dtype = TensorProto.FLOAT16
+    return lstm(TensorProto.FLOAT16)
+
+
+def lstm(dtype=FLOAT, width=4):
+    """An LSTM over a free axis seq and a dense layer on each of its steps: x [batch, seq, 2] to y [batch, seq, 5]."""
+    rng = np.random.default_rng(0)
     nodes = [
         helper.make_node("Transpose", ["x"], ["by_step"], perm=[1, 0, 2]),
-        helper.make_node("LSTM", ["by_step", "w", "r", "b"], ["steps"], hidden_size=4),
+        helper.make_node("LSTM", ["by_step", "w", "r", "b"], ["steps"], hidden_size=width),
         helper.make_node("Squeeze", ["steps", "axis"], ["squeezed"]),
         helper.make_node("Transpose", ["squeezed"], ["by_row"], perm=[1, 0, 2]),
         helper.make_node("MatMul", ["by_row", "dense"], ["y"]),
     ]
-    shapes = {"w": (1, 16, 2), "r": (1, 16, 4), "b": (1, 32), "dense": (4, 5)}
-    weights = [constant(name, np.ones(shape), np.float16) for name, shape in shapes.items()]
+    shapes = {"w": (1, 4 * width, 2), "r": (1, 4 * width, width), "b": (1, 8 * width), "dense": (width, 5)}
+    numpy_dtype = helper.tensor_dtype_to_np_dtype(dtype)
+    weights = [constant(name, rng.standard_normal(shape) / width**0.5, numpy_dtype) for name, shape in shapes.items()]
     return model(
         nodes,
         [tensor("x", ["batch", "seq", 2], dtype)],

@@ -1,7 +1,8 @@
-"""The command `onnxserve`: what calls a server stands here, what is a server in the server's package."""
+"""The command `onnxserve`: what calls a server stands here, the rest in the packages of server and converters."""
 
 import importlib
 import importlib.util
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -13,43 +14,70 @@ import onnxserve
 from onnxserve._cli.models import models
 from onnxserve._cli.predict import predict
 
-_SERVER_COMMANDS = ("serve", "doctor")
-# What the server's commands import. Its own package is in every installation, these come with its extras.
-_SERVER_NEEDS = ("pydantic_settings", "grpc_health", "grpc_reflection", "onnxruntime")
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Commands of a package that is in every installation, while what it imports comes with extras.
+
+    Attributes:
+        module: has register(app), which adds the commands.
+        commands: their names.
+        needs: what they import.
+        install: what brings that.
+    """
+
+    module: str
+    commands: tuple[str, ...]
+    needs: tuple[str, ...]
+    install: str
+
+
+_PARTS = (
+    _Part(
+        module="onnxserve_server.commands",
+        commands=("serve", "doctor"),
+        needs=("pydantic_settings", "grpc_health", "grpc_reflection", "onnxruntime"),
+        install="pip install 'onnxserve[cpu]' (or 'onnxserve[gpu]')",
+    ),
+    _Part(
+        module="onnxserve_converters.commands",
+        commands=("convert", "inspect"),
+        needs=("onnx", "onnxslim", "onnxruntime"),
+        install="pip install 'onnxserve[cpu,convert]'",
+    ),
+)
+_PART_OF = {name: part for part in _PARTS for name in part.commands}
 
 
 class _Commands(typer.core.TyperGroup):
-    """The group of all commands; it imports the server's only when one of them is asked for, or the help."""
+    """The group of all commands; it imports those of a part only when one of them is asked for, or the help."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*_SERVER_COMMANDS, *super().list_commands(ctx)]
+        return [*_PART_OF, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in _SERVER_COMMANDS:
-            group: Any = typer.main.get_command(_server_app())
+        if cmd_name in _PART_OF:
+            group: Any = typer.main.get_command(_app_of(_PART_OF[cmd_name]))
             return group.get_command(ctx, cmd_name)
         return super().get_command(ctx, cmd_name)
 
 
-def _server_app() -> typer.Typer:
-    server = typer.Typer(add_completion=False)
-    if any(importlib.util.find_spec(name) is None for name in _SERVER_NEEDS):
-        for name in _SERVER_COMMANDS:
-            _add_stand_in(server, name)
+def _app_of(part: _Part) -> typer.Typer:
+    commands = typer.Typer(add_completion=False)
+    if any(importlib.util.find_spec(name) is None for name in part.needs):
+        for name in part.commands:
+            _add_stand_in(commands, name, part.install)
     else:
-        importlib.import_module("onnxserve_server.commands").register(server)
-    return server
+        importlib.import_module(part.module).register(commands)
+    return commands
 
 
-def _add_stand_in(server: typer.Typer, name: str) -> None:
+def _add_stand_in(commands: typer.Typer, name: str, install: str) -> None:
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-    @server.command(name, context_settings=settings, help=escape("Not installed: pip install 'onnxserve[cpu]'."))
+    @commands.command(name, context_settings=settings, help=escape(f"Not installed: {install}."))
     def tell() -> None:
-        typer.echo(
-            f"onnxserve: {name} needs an extra: pip install 'onnxserve[cpu]' (or 'onnxserve[gpu]')",
-            err=True,
-        )
+        typer.echo(f"onnxserve: {name} needs an extra: {install}", err=True)
         raise typer.Exit(2)
 
 
@@ -70,4 +98,4 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Serve ONNX models over gRPC, and call them."""
+    """Convert trained models to ONNX, serve them over gRPC, and call them."""

@@ -91,7 +91,12 @@ class Prober:
     def _running_child(self) -> subprocess.Popen[str]:
         if self._child is None or self._child.poll() is not None:
             self._child = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", __spec__.name if __spec__ else __name__],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    __spec__.name if __spec__ else __name__,
+                ],  # -P: not from the working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -1,0 +1,41 @@
+"""Trained models of PyTorch, Keras, TensorFlow and scikit-learn to ONNX, proved equal, into a model repository.
+
+    from onnxserve_converters import convert
+
+    convert("lenet.pt", to="models/lenet", inputs=["image=float32[batch,3,32,32]"])
+
+A conversion is one child process (child.py, pipeline.py) that this one watches (conversion.py): the framework loads the
+model (sources/), runs it on made-up arrays (inputs.py, proof.py) and exports it; the graph is set right and checked
+(graph.py), run in ONNX Runtime at sizes it was not exported with (runtime.py), compared (proof.py), made smaller where
+that was asked for (shrinking.py), and only then published (publishing.py).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxserve_converters.api import convert
+    from onnxserve_converters.conversion import Conversion
+    from onnxserve_converters.errors import BadRequest, ConverterError, ExportFailed, NotProved
+    from onnxserve_converters.inputs import InputSpec
+    from onnxserve_converters.inspection import inspect
+
+__all__ = [
+    "BadRequest",
+    "Conversion",
+    "ConverterError",
+    "ExportFailed",
+    "InputSpec",
+    "NotProved",
+    "convert",
+    "inspect",
+]
+
+_MODULES = {"Conversion": "conversion", "InputSpec": "inputs", "convert": "api", "inspect": "inspection"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: the child process, which imports this package too, needs little of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)

@@ -1,0 +1,205 @@
+"""Look into an ONNX file: what it takes, gives and is made of. Neither its weights nor ONNX Runtime are loaded."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper
+
+from onnxserve_converters import graph
+from onnxserve_converters.errors import BadRequest
+
+_FILE, _CONFIG, _REPORT = "model.onnx", "model.yaml", "report.json"
+
+_PACKED_BITS = {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
+"""Of the element types of which a byte holds several."""
+
+
+def inspect(path: str | PathLike[str]) -> dict[str, Any]:
+    """Tell what is in an ONNX file.
+
+    Args:
+        path: an .onnx file, a version's folder, or a model's folder, which stands for its newest version.
+
+    Returns:
+        file: the path of the file.
+        bytes: of the file and its external data.
+        external_data: [{"file", "bytes"}], the files beside it that hold weights; bytes is None where there is none.
+        ir_version: of the format.
+        opset: version by domain; the standard's is "ai.onnx".
+        producer: name and version of what wrote the file; "" unknown.
+        doc: what the file says of itself; "" nothing.
+        inputs, outputs: by name {"dtype", "shape"}. The dtype has numpy's name; "string" or, for what is no tensor,
+            "sequence", "map" or "optional". The shape is a list of sizes, names of free axes, and "?" for free axes
+            without a name; None where it is not told.
+        free_axes: their names, in the order of the inputs.
+        parameters: {"count", "bytes", "by_dtype": {dtype: {"count", "bytes"}}} of the weights and other constants that
+            stand beside the nodes.
+        operators: number of nodes by operator, the most frequent first; "Conv" is the standard's, others are named with
+            their domain; those of inner graphs and functions count.
+        metadata: by key; text that is JSON is parsed.
+        config: the text of the model.yaml that the model's folder has; None without.
+        report: what the report.json beside the file says; None without.
+
+    Raises:
+        BadRequest: there is no such file, or it is no ONNX file, or the report beside it cannot be read.
+    """
+    file = _find(Path(path))
+    model = _read(file)
+    parameters = list(_parameters(model))
+    external = _external_data(file, model, parameters)
+    inputs = _values(_given(model))
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size + sum(entry["bytes"] or 0 for entry in external),
+        "external_data": external,
+        "ir_version": model.ir_version,
+        "opset": graph.opsets(model),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "doc": model.doc_string,
+        "inputs": inputs,
+        "outputs": _values(model.graph.output),
+        "free_axes": _free_axes(inputs),
+        "parameters": _count(parameters),
+        "operators": dict(sorted(graph.operators(model).items(), key=lambda entry: (-entry[1], entry[0]))),
+        "metadata": {entry.key: _parsed(entry.value) for entry in model.metadata_props},
+        "config": _config(file),
+        "report": _report(file),
+    }
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise BadRequest(f"{path}: there is no such file or folder")
+    try:
+        versions = sorted((each for each in path.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
+    except OSError as error:
+        raise BadRequest(f"{path}: it cannot be read: {error.strerror}") from error
+    for folder in (path, *reversed(versions)):
+        if (folder / _FILE).is_file():
+            return folder / _FILE
+    raise BadRequest(
+        f"{path}: it holds neither {_FILE} nor a version; name an .onnx file, REPOSITORY/NAME or "
+        "REPOSITORY/NAME/VERSION"
+    )
+
+
+def _read(file: Path) -> ModelProto:
+    try:
+        model = onnx.load(file, "protobuf", load_external_data=False)
+    except OSError as error:
+        raise BadRequest(f"{file}: it cannot be read: {error.strerror}") from error
+    except Exception as error:  # protobuf's own
+        raise BadRequest(f"{file}: it is no ONNX file: {error}") from error
+    if not (model.ir_version and model.HasField("graph")):
+        raise BadRequest(f"{file}: it is no ONNX file: there is no graph in it")
+    return model
+
+
+def _given(model: ModelProto) -> list[ValueInfoProto]:
+    """Return the inputs that callers give; files of IR 3 list the weights too."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _values(values: Iterable[ValueInfoProto]) -> dict[str, dict[str, Any]]:
+    return {value.name: _value(value) for value in values}
+
+
+def _value(value: ValueInfoProto) -> dict[str, Any]:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return {"dtype": (kind or "unknown").removesuffix("_type"), "shape": None}
+    tensor = value.type.tensor_type
+    shape = [axis.dim_param or (axis.dim_value if axis.HasField("dim_value") else "?") for axis in tensor.shape.dim]
+    return {"dtype": _dtype(tensor.elem_type), "shape": shape if tensor.HasField("shape") else None}
+
+
+def _free_axes(values: dict[str, dict[str, Any]]) -> list[str]:
+    axes = (axis for value in values.values() for axis in value["shape"] or ())
+    return list(dict.fromkeys(axis for axis in axes if isinstance(axis, str) and axis != "?"))
+
+
+def _dtype(number: int) -> str:
+    try:
+        name = helper.tensor_dtype_to_np_dtype(number).name
+    except KeyError:
+        return "unknown"
+    return "string" if name == "object" else name
+
+
+def _parameters(model: ModelProto) -> Iterator[TensorProto]:
+    for inner in graph.graphs(model.graph):
+        yield from inner.initializer
+        yield from (sparse.values for sparse in inner.sparse_initializer)
+
+
+def _count(parameters: Iterable[TensorProto]) -> dict[str, Any]:
+    counts, sizes = Counter[str](), Counter[str]()
+    for tensor in parameters:
+        dtype = _dtype(tensor.data_type)
+        counts[dtype] += math.prod(tensor.dims)
+        sizes[dtype] += _size(tensor, dtype)
+    by_dtype = {dtype: {"count": count, "bytes": sizes[dtype]} for dtype, count in counts.most_common()}
+    return {"count": counts.total(), "bytes": sizes.total(), "by_dtype": by_dtype}
+
+
+def _size(tensor: TensorProto, dtype: str) -> int:
+    """Return the bytes of a tensor's values, by its shape: they may stand in another file."""
+    if dtype in ("string", "unknown"):
+        return sum(map(len, tensor.string_data))
+    bits = _PACKED_BITS.get(dtype) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.ceil(math.prod(tensor.dims) * bits / 8)
+
+
+def _external_data(file: Path, model: ModelProto, parameters: Iterable[TensorProto]) -> list[dict[str, Any]]:
+    attributes = (attribute for node in graph.nodes(model) for attribute in node.attribute)
+    tensors = chain(parameters, (tensor for attribute in attributes for tensor in _tensors(attribute)))
+    names = {
+        entry.value
+        for tensor in tensors
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [{"file": name, "bytes": _bytes(file.parent / name)} for name in sorted(names)]
+
+
+def _tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
+    yield from (attribute.t, *attribute.tensors)
+
+
+def _bytes(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _config(file: Path) -> str | None:
+    """Return the text of the model.yaml beside a version's folder."""
+    config = file.absolute().parent.with_name(_CONFIG)
+    in_version = file.absolute().parent.name.isdecimal()
+    return config.read_text(errors="replace") if in_version and config.is_file() else None
+
+
+def _report(file: Path) -> Any:
+    report = file.with_name(_REPORT)
+    if not report.is_file():
+        return None
+    try:
+        return json.loads(report.read_text())
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{report}: it cannot be read: {error}") from error

@@ -1,0 +1,179 @@
+"""The stages of a conversion, as the child process runs them: load, reference, export, check, prove, shrink, write."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from onnxserve.tensor import Array
+from onnxserve_converters import graph
+from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.inputs import Cases, read_samples
+from onnxserve_converters.proof import Reference, observed_axes, run_reference
+from onnxserve_converters.request import Request, beyond_defaults
+from onnxserve_converters.shrinking import check, shrink
+from onnxserve_converters.sources.base import Model
+from onnxserve_converters.sources.recognition import open_source
+from onnxserve_converters.trial import Candidate, Trial
+
+_LABEL = "label"
+"""The array of a samples file that holds the right class of each row."""
+
+
+def run(request: Request, work: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Convert, prove, and write the version's folder to `work`/version.
+
+    Args:
+        request: what to do.
+        work: an empty folder.
+        tell: called with the name of each stage as it begins.
+
+    Returns:
+        {"report": what report.json says, "config": what model.yaml must say}.
+
+    Raises:
+        ConverterError: nothing is to be published.
+    """
+    began = time.monotonic()
+    check(request)
+    tell("load")
+    kind, model = open_source(request)
+    samples, right = _samples(request, model)
+    cases = Cases(model.inputs, request.sizes, request.ranges, samples)
+    calibration = _calibration(request, model, cases)
+
+    tell("reference")
+    references = run_reference(model, cases, request.outputs)
+    axes = observed_axes(references)
+    labels = _labels(request, model, references)
+
+    tell("export")
+    version = work / "version"
+    version.mkdir()
+    exported, final = work / "exported.onnx", version / "model.onnx"
+    model.export(exported, cases.example(), request.opset)
+
+    tell("check")
+    proto = graph.read(exported)
+    inputs_axes = {spec.name: spec.shape for spec in model.inputs}
+    graph.tidy(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
+    graph.annotate(proto, model.inputs, axes, labels, request.doc)
+    graph.write(proto, final, request.external_data_above)
+    graph.check(final)
+
+    tell("prove")
+    trial = Trial(references=references, tolerances=request.tolerances, cases=cases, right=right)
+    shrunk = shrink(request, final, trial.run(final), trial=trial, calibration=calibration, tell=tell)
+    last = shrunk.last
+    report = {
+        "source": _describe_source(request, kind),
+        "asked": beyond_defaults(request),
+        "model": _describe_model(model, axes, labels, final),
+        "proof": _describe_proof(model, last, len(references)),
+        "shrinking": shrunk.steps,
+        "accuracy": _describe_accuracy(last, references, right),
+        "notes": [*model.notes, *shrunk.notes, *last.runtime.notes],
+        "versions": _versions(model, request),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    (version / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return {"report": report, "config": last.runtime.config}
+
+
+def _samples(request: Request, model: Model) -> tuple[dict[str, Array] | None, Array | None]:
+    """Return the caller's samples, or what calibrates where there are none, and the right classes the file may have."""
+    path = request.samples or request.calibration
+    if path is None:
+        return None, None
+    arrays = read_samples(path, model.inputs)
+    names = {spec.name for spec in model.inputs}
+    samples = {name: array for name, array in arrays.items() if name in names}
+    if _LABEL in names or _LABEL not in arrays:
+        return samples, None
+    right = arrays[_LABEL]
+    rows = len(samples[model.inputs[0].name])
+    if right.dtype.kind not in "iubO" or right.shape[:1] != (rows,):
+        raise BadRequest(
+            f"{path}: its array {_LABEL!r} is {right.dtype}{list(right.shape)}; it must have the right class, a "
+            f"number or a string, for each of the {rows} rows"
+        )
+    return samples, right
+
+
+def _calibration(request: Request, model: Model, cases: Cases) -> Cases:
+    """Return the cases whose samples static quantization observes."""
+    if request.calibration is None:
+        return cases
+    return Cases(model.inputs, request.sizes, {}, read_samples(request.calibration, model.inputs))
+
+
+def _labels(request: Request, model: Model, references: list[Reference]) -> dict[str, list[str]]:
+    """Return the class names by output, the caller's before the source's own, and check their number."""
+    outputs = references[0].outputs
+    asked = {name or next(iter(outputs)): told for name, told in request.labels.items()}
+    labels = {**{name: told for name, told in model.labels.items() if name in outputs}, **asked}
+    for name, told in labels.items():
+        if name not in outputs:
+            raise BadRequest(f"--labels {name}: the model has no such output; it has {', '.join(outputs)}")
+        classes = outputs[name].shape[-1] if outputs[name].ndim > 1 else None
+        if classes is not None and classes != len(told):
+            raise BadRequest(f"--labels {name}: {len(told)} names for {classes} classes")
+    return labels
+
+
+def _describe_source(request: Request, kind: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"kind": kind}
+    if not request.live:
+        told |= {"file": request.source.name, "sha256": _sha256(request.source)}
+    if request.weights is not None:
+        told |= {"weights": request.weights.name, "weights_sha256": _sha256(request.weights)}
+    return told
+
+
+def _describe_model(model: Model, axes: graph.Axes, labels: Mapping[str, list[str]], file: Path) -> dict[str, Any]:
+    return {
+        "inputs": {spec.name: {"dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.inputs},
+        "outputs": {name: {"shape": list(shape)} for name, shape in axes.items()},
+        "labels": sorted(labels),
+        "opset": graph.opsets(graph.read(file, external_data=False)),
+        "bytes": sum(path.stat().st_size for path in file.parent.iterdir()),
+        "sha256": _sha256(file),
+    }
+
+
+def _describe_proof(model: Model, proved: Candidate, cases: int) -> dict[str, Any]:
+    return {
+        "reference": model.reference,
+        "cases": cases,
+        "batchable": proved.runtime.verdict.batchable,
+        "reason": proved.runtime.verdict.reason,
+        "parity": [row.to_dict() for row in proved.parity],
+    }
+
+
+def _describe_accuracy(proved: Candidate, references: list[Reference], right: Array | None) -> dict[str, Any] | None:
+    if right is None:
+        return None
+    return {"output": next(iter(references[0].outputs)), "rows": len(right), "share": proved.accuracy}
+
+
+def _versions(model: Model, request: Request) -> dict[str, str]:
+    packages = ("onnxserve", "onnx", "numpy", *(["onnxslim"] if request.optimize else []))
+    own = {package: metadata.version(package) for package in packages}
+    return {**own, "onnxruntime": onnxruntime.__version__, **model.versions, "python": platform.python_version()}
+
+
+def _sha256(path: Path) -> str:
+    """Return the digest of a file, or of a folder's files in the order of their paths."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""What is asked of a conversion, in one value that travels to the child process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxserve_converters.inputs import InputSpec
+
+TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-6}
+"""By dtype: the largest error, as a share of the output's largest magnitude. Other dtypes must be equal."""
+
+Quantization = Literal["dynamic", "static"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A conversion: from what, as what, and proved how.
+
+    Attributes:
+        source: the model's file or folder.
+        live: the source is an object of the calling process that was written to `source` for the child.
+        inputs: descriptions; empty where the model tells its own.
+        outputs: names for the outputs, in their order; empty: the model's own.
+        class_path: "package.module:Class", whose weights the source holds, or which the source's layers need.
+        class_arguments: keyword arguments of the class.
+        weights: the weights that belong to an architecture file.
+        trust_code: whether code inside the source may run.
+        sizes: sizes to try, by free axis.
+        ranges: smallest and largest random value, by input.
+        samples: .npz file of arrays, by input, to prove with; with an array "label" they give accuracy too.
+        tolerances: as TOLERANCES.
+        opset: the ONNX operator set; None: the exporter's own choice.
+        labels: class names, by output; "" is the first output.
+        doc: what the model is, in a sentence.
+        optimize, quantize, calibration, float16: what to make of the graph once it is proved.
+        max_error: the largest error of such a graph, as a share of the output's largest magnitude.
+        external_data_above: bytes of weights from which on they stand in a file of their own.
+    """
+
+    source: Path
+    live: bool = False
+    inputs: tuple[InputSpec, ...] = ()
+    outputs: tuple[str, ...] = ()
+    class_path: str | None = None
+    class_arguments: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    trust_code: bool = False
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    samples: Path | None = None
+    tolerances: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES))
+    opset: int | None = None
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    doc: str | None = None
+    optimize: bool = False
+    quantize: Quantization | None = None
+    calibration: Path | None = None
+    float16: bool = False
+    max_error: float = 0.05
+    external_data_above: int = 1 << 30
+
+
+def beyond_defaults(request: Request) -> dict[str, Any]:
+    """Return what a request says that need not be said, as JSON can carry it; of files the names alone."""
+    default = Request(source=request.source, live=request.live)
+    values = {each.name: getattr(request, each.name) for each in fields(request)}
+    return {name: _plain(value) for name, value in values.items() if value != getattr(default, name)}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, str | int | float | None) else str(value)

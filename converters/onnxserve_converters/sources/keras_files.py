@@ -1,0 +1,119 @@
+"""What a file says of a Keras model, read without Keras: the architecture, who wrote it, how weights are laid out."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from onnxserve_converters.errors import BadRequest
+
+_NO_WEIGHTS = {"optimizer", "metrics"}  # groups of a weights file that are for training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A model without weights, as Keras writes it.
+
+    Attributes:
+        config: {"class_name": ..., "config": ...} and more.
+        version: of the Keras that wrote it; None where the file does not say.
+    """
+
+    config: dict[str, Any]
+    version: str | None
+
+    @property
+    def of_keras_2(self) -> bool:
+        """Whether Keras 2, or 1, wrote it."""
+        return self.version is not None and self.version.startswith(("1.", "2."))
+
+    @property
+    def holds_code(self) -> bool:
+        """Whether a function stands in it as code, as that of a Lambda layer does."""
+        return any(
+            node.get("class_name") == "__lambda__"
+            or (node.get("class_name") == "Lambda" and isinstance(node["config"].get("function"), list))  # of Keras 2
+            for node in nodes(self.config)
+        )
+
+
+def read_archive(path: Path) -> Architecture:
+    """Return the architecture in a .keras file.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+            told = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BadRequest(f"{path}: it cannot be read as a .keras file: {error}") from error
+    return Architecture(config=config, version=told.get("keras_version"))
+
+
+def read_json(path: Path) -> Architecture:
+    """Return the architecture in a .json file, as model.to_json() gives it."""
+    config = json.loads(path.read_text())
+    return Architecture(config=config, version=config.get("keras_version"))
+
+
+def read_h5(path: Path) -> Architecture | None:
+    """Return the architecture in an HDF5 file; None where it holds weights alone.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    with _open(path) as file:
+        config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
+    if config is None:
+        return None
+    try:
+        return Architecture(config=json.loads(config), version=str(version))
+    except ValueError as error:
+        raise BadRequest(f"{path}: its model_config is no JSON: {error}") from error
+
+
+def weights_suffix(path: Path) -> str:
+    """Return the ending by which Keras knows how the weights in a file are laid out.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    if zipfile.is_zipfile(path):
+        return ".keras"
+    with _open(path) as file:
+        by_order_of_layers = "layer_names" in file.attrs or "model_weights" in file
+    return ".h5" if by_order_of_layers else ".weights.h5"
+
+
+def count_weights(path: Path) -> int:
+    """Return the number of arrays in an HDF5 file, without those for training.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    arrays: list[str] = []
+    with _open(path) as file:
+        file.visititems(lambda name, part: arrays.append(name) if isinstance(part, h5py.Dataset) else None)
+    return sum(_NO_WEIGHTS.isdisjoint(name.split("/")) for name in arrays)
+
+
+def nodes(config: Any) -> Iterator[dict[str, Any]]:
+    """Give every dictionary in a configuration, outer ones first."""
+    if isinstance(config, dict):
+        yield config
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for part in parts:
+        yield from nodes(part)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise BadRequest(f"{path}: it cannot be read as HDF5: {error}") from error

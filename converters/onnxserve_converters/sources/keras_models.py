@@ -1,0 +1,195 @@
+"""Keras models, made from architectures and classes. For import once KERAS_BACKEND is set."""
+
+import inspect
+import pickle
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras.src.utils import module_utils
+
+from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.live import OBJECTS
+from onnxserve_converters.request import Request
+from onnxserve_converters.sources import base
+from onnxserve_converters.sources.keras2 import repair
+from onnxserve_converters.sources.keras_files import Architecture, count_weights, weights_suffix
+
+SAVED_MODEL = "save it with model.export(FOLDER) and convert that folder, which TensorFlow runs"
+"""What helps where Keras' torch backend cannot be used."""
+
+_MISSING = re.compile(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'")  # Keras 3.15's words
+_NOISE = re.compile(r".*Exception encountered: |\.? Full object config: .*|\x1b\[\d+m|\s*\n.*", re.DOTALL)
+_AVERAGES = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D)
+_RESIZES = (keras.layers.Resizing, keras.layers.UpSampling2D)
+
+module_utils.tensorflow._available = False  # Keras would import it to recognise its types, and that takes seconds
+keras.config.disable_traceback_filtering()  # it buries what layers raise in descriptions of their arguments
+
+
+def from_architecture(request: Request, architecture: Architecture) -> tuple[Any, list[str]]:
+    """Return a keras.Model without its weights, and notes on what it needed.
+
+    Raises:
+        BadRequest: a class is missing, Keras 3 cannot read it, or would read it as another model than it was.
+    """
+    if request.trust_code or request.live:
+        keras.config.enable_unsafe_deserialization()
+    objects = _custom_objects(request)
+    try:
+        with keras.saving.custom_object_scope(objects):
+            model = _deserialized(architecture, objects)
+    except BadRequest:
+        raise
+    except Exception as error:  # layers raise whatever they like
+        raise BadRequest(f"{request.source}: {_explained(error)}") from error
+    _refuse_other_results(request, model)
+    if not architecture.of_keras_2:
+        return model, []
+    notes = [f"written by Keras {architecture.version} and read by Keras {keras.__version__}"]
+    if _restore_hard_sigmoid(model):
+        notes.append("hard_sigmoid is that of Keras 2, clip(0.2 x + 0.5, 0, 1); that of Keras 3 is another function")
+    return model, notes
+
+
+def from_class(request: Request) -> Any:
+    """Return a keras.Model of the class that the request names.
+
+    Raises:
+        BadRequest: it cannot be made.
+    """
+    assert request.class_path is not None
+    model = base.make(request.class_path, request.class_arguments)
+    if not isinstance(model, keras.Model):
+        raise BadRequest(f"--class {request.class_path}: it is no keras.Model")
+    return model
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Load weights into a model that has all its variables.
+
+    Raises:
+        BadRequest: they are those of another.
+    """
+    suffix = weights_suffix(path)
+    if suffix == ".weights.h5" and (told := count_weights(path)) > (takes := len(model.variables)):
+        raise BadRequest(
+            f"{path}: it has {told} arrays, and the model takes {takes}: these are another model's weights"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"model{suffix}")  # Keras goes by the name
+        link.symlink_to(path.absolute())
+        try:
+            model.load_weights(link)
+        except Exception as error:  # ValueError, KeyError and more
+            raise BadRequest(f"{path}: its weights do not fit the model: {_telling(error)}") from error
+
+
+def forget_states(model: Any) -> list[str]:
+    """Let recurrent layers that keep their state from call to call begin each call anew, and return their names."""
+    stateful = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+    for layer in stateful:
+        layer.stateful = False
+    return [layer.name for layer in stateful]
+
+
+def _custom_objects(request: Request) -> dict[str, Any]:
+    """Return, by name, the caller's own classes and functions: a live model's, or what the request names and its module."""
+    if request.live:
+        file = request.source.with_suffix(OBJECTS)
+        return dict(pickle.loads(file.read_bytes())) if file.exists() else {}  # noqa: S301 - from our own parent
+    if request.class_path is None:
+        return {}
+    named = base.load_class(request.class_path)
+    module = inspect.getmodule(named)
+    own = [value for value in vars(module).values() if inspect.isclass(value) or inspect.isfunction(value)]
+    return {
+        name: value
+        for value in (*own, named)
+        if inspect.getmodule(value) is module
+        for name in (value.__name__, keras.saving.get_registered_name(value))
+    }
+
+
+def _deserialized(architecture: Architecture, objects: Mapping[str, Any]) -> Any:
+    config = repair(architecture.config) if architecture.of_keras_2 else architecture.config
+    if "module" in config:
+        return keras.saving.deserialize_keras_object({key: config[key] for key in config if key != "compile_config"})
+    kind = config["class_name"]  # as HDF5 files have it
+    model_class = objects.get(kind, keras.Sequential if kind == "Sequential" else keras.Model)
+    return model_class.from_config(config["config"], custom_objects=dict(objects))
+
+
+def _refuse_other_results(request: Request, model: Any) -> None:
+    """Refuse layers that run, but as other functions than on TensorFlow: seen with Keras 3.15 and TensorFlow 2.21."""
+    for layer in model._flatten_layers():
+        what = None
+        if isinstance(layer, _AVERAGES) and _averages_padding(layer):
+            what = "averages with padding='same'"
+        elif isinstance(layer, _RESIZES) and layer.interpolation == "bicubic":
+            what = "bicubic interpolation"
+        if what is not None:
+            raise BadRequest(
+                f"{request.source}: layer {layer.name}, {what}, gives other results on Keras' torch backend, which "
+                f"runs it here, than on TensorFlow; {SAVED_MODEL}"
+            )
+
+
+def _averages_padding(layer: Any) -> bool:
+    """Whether the torch backend would take padding into a layer's averages: it does where the sides have unequal padding.
+
+    It pads with copies of the edge, so windows of two come out right nevertheless.
+    """
+    if layer.padding != "same" or max(layer.pool_size) <= 2:
+        return False
+    try:
+        shape = layer.input.shape
+    except AttributeError:  # of a layer outside of a graph
+        shape = [None] * (len(layer.pool_size) + 2)
+    lengths = shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
+    for length, size, stride in zip(lengths, layer.pool_size, layer.strides, strict=True):
+        if length is None and stride > 1:
+            return True
+        padding = size - 1 if stride == 1 else max(0, (-(-length // stride) - 1) * stride + size - length)
+        if padding % 2:
+            return True
+    return False
+
+
+def _restore_hard_sigmoid(model: Any) -> bool:
+    """Replace the function of Keras 3 by that of Keras 2; return whether there was any."""
+    found = False
+    for layer in model._flatten_layers():
+        for role in ("activation", "recurrent_activation"):
+            if vars(layer).get(role) is keras.activations.hard_sigmoid:
+                setattr(layer, role, _hard_sigmoid)
+                found = True
+    return found
+
+
+def _hard_sigmoid(x: Any) -> Any:
+    return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def _explained(error: Exception) -> str:
+    """Return what is wrong with an architecture, and what helps."""
+    text = str(error)
+    if missing := _MISSING.search(text):
+        return (
+            f"its class {missing[1]} is not one of Keras {keras.__version__}; if it is your own, name it with "
+            f"--class package.module:{missing[1]}"
+        )
+    cure = ""
+    if "requires TensorFlow" in text:  # layers that work on strings
+        cure = f"; {SAVED_MODEL}"
+    elif "too many positional arguments" in text:  # layers that are called with several tensors
+        cure = "; an .h5 file of Keras 3 cannot hold it: save it as a .keras file"
+    return f"Keras {keras.__version__} cannot read it: {_telling(error)}{cure}"
+
+
+def _telling(error: Exception) -> str:
+    """Return the innermost reason of an error of Keras, without the configurations that it quotes."""
+    return f"{type(error).__name__}: {_NOISE.sub('', str(error)).strip()[:400]}"

@@ -1,0 +1,238 @@
+"""scikit-learn: estimators and pipelines in joblib files or pickles, exported by skl2onnx."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import onnx
+import skl2onnx
+import sklearn
+from skl2onnx.common import _container, data_types
+from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from onnxserve.tensor import Array
+from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
+from onnxserve_converters.inputs import Case, InputSpec
+from onnxserve_converters.request import Request
+from onnxserve_converters.sources.base import TRUST
+
+_TYPES = {
+    "float32": data_types.FloatTensorType,
+    "int64": data_types.Int64TensorType,
+    "string": data_types.StringTensorType,
+}
+_ONNX_ML = 3  # the newest operators for trees that skl2onnx 1.20 writes for all estimators
+
+Answers = Mapping[str, Callable[[Any], Any]]
+"""By output, in the order in which skl2onnx writes them, what gives it."""
+
+
+def load(request: Request, kind: str) -> "SklearnModel":
+    """Return the model of a joblib file or a pickle.
+
+    Raises:
+        BadRequest: its code may not run, it cannot be loaded, or it is nothing that can be converted.
+    """
+    del kind
+    path = request.source
+    if not request.trust_code:
+        raise BadRequest(f"{path}: it is a pickle: {TRUST}")
+    estimator, notes = _unpickled(path)
+    if not isinstance(estimator, BaseEstimator):
+        raise BadRequest(f"{path}: it holds a {type(estimator).__name__}, which is no estimator of scikit-learn")
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError as error:
+        raise BadRequest(f"{path}: it is not trained: {one_line(error)}") from error
+    answers = _answers(path, estimator)
+    inputs = _inputs(path, estimator, request.inputs)
+    return SklearnModel(estimator, inputs, answers, notes)
+
+
+class SklearnModel:
+    """A trained estimator; implements sources.base.Model.
+
+    Args:
+        estimator: a classifier, a regressor or another, or a pipeline that ends in one.
+        inputs: one of shape [batch, features], or a column [batch, 1] each.
+        answers: what it gives.
+        notes: what was seen on loading.
+    """
+
+    def __init__(
+        self, estimator: BaseEstimator, inputs: tuple[InputSpec, ...], answers: Answers, notes: list[str]
+    ) -> None:
+        self._estimator, self._answers = estimator, answers
+        self.inputs = inputs
+        self.reference = f"scikit-learn {sklearn.__version__}"
+        self.versions = {"scikit-learn": sklearn.__version__, "skl2onnx": skl2onnx.__version__}
+        self.labels = _labels(estimator, answers)
+        self.notes = notes
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the estimator on values that have passed through the inputs' dtypes."""
+        table = _table(self._estimator, {spec.name: feeds[spec.name] for spec in self.inputs})
+        return {name: _as_in_onnx(name, answer(table)) for name, answer in self._answers.items()}
+
+    def export(self, path: Path, example: Case, opset: int | None) -> None:
+        """Export with skl2onnx."""
+        del example
+        _container.make_node = _make_node
+        try:
+            model = self._converted(opset or skl2onnx.get_latest_tested_opset_version())
+        except Exception as error:  # skl2onnx raises RuntimeError, NameError and many others
+            raise ExportFailed(f"skl2onnx could not export the model: {one_line(error)}") from error
+        del model.graph.output[len(self._answers) :]
+        onnx.save(model, path)
+
+    def _converted(self, opset: int) -> onnx.ModelProto:
+        types = [(spec.name, _TYPES[spec.dtype]([None, spec.shape[1]])) for spec in self.inputs]
+        for options in _tensor_options(self._estimator):
+            try:
+                return skl2onnx.convert_sklearn(  # type: ignore[no-any-return]
+                    self._estimator,
+                    initial_types=types,
+                    options=options,
+                    target_opset={"": opset, "ai.onnx.ml": _ONNX_ML},
+                )
+            except NameError as error:  # it is of a class that has no such option
+                refused = error
+        raise refused
+
+
+def _tensor_options(estimator: Any) -> list[dict[int, dict[str, bool]] | None]:
+    """Return the options by which skl2onnx writes tensors in place of a sequence of maps; classes know one each."""
+    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+    return [{id(estimator): {"zipmap": False}}, {id(last): {"raw_scores": True}}, None]
+
+
+def _unpickled(path: Path) -> tuple[Any, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InconsistentVersionWarning)
+        try:
+            loaded = joblib.load(path)
+        except Exception as error:  # a pickle may raise anything
+            raise BadRequest(
+                f"{path}: it cannot be loaded: {one_line(error)}; scikit-learn {sklearn.__version__} is installed "
+                "here, and so must be all modules that the model uses"
+            ) from error
+    told = {str(getattr(warning.message, "original_sklearn_version", "")) for warning in caught} - {""}
+    return loaded, [
+        f"it was trained with scikit-learn {version}; here it ran in {sklearn.__version__}" for version in told
+    ]
+
+
+def _answers(path: Path, estimator: Any) -> Answers:
+    """Return what an estimator gives, as skl2onnx writes it."""
+    match get_tags(estimator).estimator_type:
+        case "classifier" if hasattr(estimator, "predict_proba"):
+            return {"label": estimator.predict, "probabilities": estimator.predict_proba}
+        case "classifier" if len(estimator.classes_) > 2 and hasattr(estimator, "decision_function"):
+            return {"label": estimator.predict, "scores": estimator.decision_function}
+        case "classifier":  # of two classes skl2onnx writes scores that have another form for each estimator
+            return {"label": estimator.predict}
+        case "regressor":
+            return {"prediction": _columns(estimator.predict)}
+        case "clusterer" if hasattr(estimator, "predict") and hasattr(estimator, "transform"):
+            return {"label": estimator.predict, "distances": estimator.transform}
+        case "density_estimator" if hasattr(estimator, "predict_proba"):
+            return {"label": _columns(estimator.predict), "probabilities": estimator.predict_proba}
+        case "outlier_detector" if hasattr(estimator, "predict"):
+            return {"label": _columns(estimator.predict), "scores": _columns(estimator.decision_function)}
+        case _ if hasattr(estimator, "transform"):
+            return {"transformed": estimator.transform}
+    raise BadRequest(f"{path}: a {type(estimator).__name__} can neither predict nor transform other rows")
+
+
+def _columns(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a method whose result always has two axes."""
+    return lambda table: np.asarray(method(table)).reshape(len(table), -1)
+
+
+def _inputs(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    features = getattr(estimator, "n_features_in_", None)
+    names = getattr(estimator, "feature_names_in_", None)
+    if not described:
+        if features is None or (names is not None and _selects_by_name(estimator)):
+            columns = f", which are {', '.join(names)}" if names is not None else ""
+            raise BadRequest(f"{path}: describe its columns{columns}: --input name=float32[batch,1] for each")
+        return (InputSpec("features", "float32", ("batch", features)),)
+    for spec in described:
+        if spec.dtype not in _TYPES or len(spec.shape) != 2 or not isinstance(spec.shape[1], int):
+            raise BadRequest(
+                f"--input {spec}: scikit-learn takes tables: describe one [batch,features] or columns [batch,1], of "
+                f"{', '.join(_TYPES)}"
+            )
+    if features is not None and (total := sum(int(spec.shape[1]) for spec in described)) != features:
+        raise BadRequest(f"--input: {path} takes {features} columns, and {total} are described")
+    if names is not None and len(described) > 1:
+        if unknown := [spec.name for spec in described if spec.name not in names]:
+            raise BadRequest(f"--input {unknown[0]}: {path} has no such column; it has {', '.join(names)}")
+        if importlib.util.find_spec("pandas") is None:
+            raise BadRequest(f"{path}: it was trained on a data frame, and pandas is not installed: pip install pandas")
+    return described
+
+
+def _selects_by_name(estimator: Any) -> bool:
+    """Say whether a step picks columns of a data frame."""
+    parts = [estimator, *estimator.get_params().values()]
+    return any(isinstance(part, ColumnTransformer) for part in parts)
+
+
+def _table(estimator: Any, feeds: Mapping[str, Array]) -> Any:
+    """Put inputs together to what the estimator was trained on: a data frame, or one array."""
+    wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feeds.items()}
+    names = list(getattr(estimator, "feature_names_in_", ()))
+    if set(names) == set(wide):
+        import pandas
+
+        return pandas.DataFrame({name: wide[name][:, 0] for name in names})
+    arrays = list(wide.values())
+    return np.hstack([array.astype(object) for array in arrays] if any(map(_is_text, arrays)) else arrays)
+
+
+def _is_text(array: Array) -> bool:
+    return array.dtype == object
+
+
+def _as_in_onnx(name: str, told: Any) -> Array:
+    """Return what an estimator gives in the dtype of skl2onnx: text, int64 for classes, float32 for all else."""
+    array: Array = told.toarray() if hasattr(told, "toarray") else np.asarray(told)  # encoders give sparse matrices
+    if array.dtype.kind in "OU":
+        return array.astype(object)
+    if name != "label":
+        return array.astype(np.float32)
+    whole: Array = array.astype(np.int64)
+    return whole if np.array_equal(whole, array) else array
+
+
+def _labels(estimator: Any, answers: Answers) -> dict[str, list[str]]:
+    """Return the class names, for the output that has a column for each."""
+    classes = getattr(estimator, "classes_", None)
+    by_class = [name for name in answers if name in ("probabilities", "scores")]
+    if not isinstance(classes, np.ndarray):
+        return {}
+    return {name: [str(told) for told in classes] for name in by_class}
+
+
+def _make_node(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
+    """Do as onnx.helper.make_node, with numbers for truth values.
+
+    skl2onnx 1.20 gives truth values for HistGradientBoosting, and protobuf 7 takes none for a number.
+    """
+    plain: dict[str, Any] = {
+        name: [int(value) if isinstance(value, bool | np.bool) else value for value in values]
+        if isinstance(values, list)
+        else values
+        for name, values in attributes.items()
+    }
+    return onnx.helper.make_node(op_type, inputs, outputs, **plain)

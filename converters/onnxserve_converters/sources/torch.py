@@ -1,0 +1,142 @@
+"""PyTorch: TorchScript, exported programs, weights of a class, whole modules, and modules of the calling process."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from onnxserve.tensor import Array
+from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
+from onnxserve_converters.inputs import Case
+from onnxserve_converters.request import Request
+from onnxserve_converters.sources import base
+from onnxserve_converters.sources.torch_calls import Call, ModuleCall, ProgramCall, script_signature
+from onnxserve_converters.sources.torch_exporters import DYNAMO, EXPORTERS, LEGACY, OPSET, Job, telling
+from onnxserve_converters.sources.torch_files import read_live, read_module, read_program, read_script
+from onnxserve_converters.sources.torch_values import check_dtype, named_tensors, to_array, to_tensor
+
+_THREADS = 4  # at most: references are small, and the machine may be serving
+_FROM_CLASS = "convert it from its class: save its state_dict() and name the class with --class package.module:Class"
+
+
+def load(request: Request, kind: str) -> "TorchModel":
+    """Return the model of a source of the kind "torchscript", "pt2", "state_dict" or "live_torch".
+
+    Raises:
+        BadRequest: it cannot be loaded as asked, or its inputs are not described as it takes them.
+    """
+    base.need("torch", "onnxscript")
+    torch.set_num_threads(min(_THREADS, len(os.sched_getaffinity(0))))
+    torch.backends.mha.set_fastpath_enabled(False)  # it zeroes what is padded, and no exporter writes it
+    for spec in request.inputs:
+        check_dtype(spec)
+    match kind:
+        case "torchscript":
+            return _of_script(request)
+        case "pt2":
+            return _of_program(request)
+        case "live_torch":
+            return _of_module(request, read_live(request.source), [])
+        case _:
+            return _of_module(request, *read_module(request))
+
+
+class TorchModel:
+    """A module or program that PyTorch runs; implements sources.base.Model.
+
+    Args:
+        runs: gives the reference.
+        exported: what the exporters are given.
+        call: how the inputs become the arguments of both.
+        exporters: names of EXPORTERS, tried in this order until one writes a file.
+        cure: what to do where none does, for the message.
+        notes: on what was loaded.
+    """
+
+    def __init__(
+        self,
+        runs: Callable[..., Any],
+        exported: nn.Module | ExportedProgram,
+        call: Call,
+        *,
+        exporters: tuple[str, ...],
+        cure: str,
+        notes: list[str],
+    ) -> None:
+        self._runs, self._exported, self._call = runs, exported, call
+        self._exporters, self._cure = exporters, cure
+        self.inputs = call.inputs
+        self.reference = f"PyTorch {torch.__version__}"
+        self.versions = {name: metadata.version(name) for name in ("torch", "onnxscript")}
+        self.labels: dict[str, list[str]] = {}
+        self.notes = notes
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model in PyTorch, without gradients."""
+        args, kwargs = self._call.arguments({name: to_tensor(array) for name, array in feeds.items()})
+        with torch.no_grad():  # inference_mode would leave tensors in a module's caches that the exporters refuse
+            result = self._runs(*args, **kwargs)
+        return {name: to_array(name, value) for name, value in named_tensors(result).items()}
+
+    def export(self, path: Path, example: Case, opset: int | None) -> None:
+        """Write the model with the first exporter that can."""
+        job = Job(
+            model=self._exported,
+            call=self._call,
+            tensors={name: to_tensor(array) for name, array in example.feeds.items()},
+            outputs=len(self.run(example.feeds)),
+            opset=opset or OPSET,
+            path=path,
+        )
+        failures: list[str] = []
+        for name in self._exporters:
+            try:
+                with torch.no_grad():
+                    EXPORTERS[name](job)
+            except Exception as error:  # exporters raise whatever their parts do
+                failures.append(f"{name}: {telling(error)}")
+                continue
+            self.notes += [f"{name} wrote the graph, after a failure of {failure}" for failure in failures]
+            return
+        raise ExportFailed(f"PyTorch cannot write it as ONNX ({'; '.join(failures)}); {self._cure}")
+
+
+def _of_module(request: Request, module: nn.Module, notes: list[str]) -> TorchModel:
+    call = ModuleCall(inspect.signature(module.forward), request.inputs)
+    cure = "rewrite the part of the model that the message names"
+    return TorchModel(module, module, call, exporters=(DYNAMO, LEGACY), cure=cure, notes=notes)
+
+
+def _of_script(request: Request) -> TorchModel:
+    script = read_script(request.source)
+    call = ModuleCall(script_signature(script), request.inputs)
+    return TorchModel(script, script, call, exporters=(LEGACY,), cure=_FROM_CLASS, notes=[])
+
+
+def _of_program(request: Request) -> TorchModel:
+    program = read_program(request.source)
+    call = ProgramCall(program, request.inputs)
+    if not call.frees_more:
+        return TorchModel(program.module(), program, call, exporters=(DYNAMO,), cure=_FROM_CLASS, notes=[])
+
+    module = program.module(check_guards=False)
+    module.validate_inputs = False  # type: ignore[assignment]  # it is no submodule
+    cure = "save it with its free axes, by torch.export.export(..., dynamic_shapes=...)"
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return module(*args, **kwargs)
+        except Exception as error:  # torch's own, of any class
+            raise BadRequest(
+                f"{request.source}: the program was saved with fixed sizes and does not run with others: "
+                f"{one_line(error)}; {cure}"
+            ) from error
+
+    notes = ["the program was saved with fixed sizes; at others it was compared with itself, run without its guards"]
+    return TorchModel(run, module, call, exporters=(DYNAMO,), cure=cure, notes=notes)

@@ -1,0 +1,126 @@
+"""Reading PyTorch's files, without running code that stands in them unless that is trusted."""
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from onnxserve_converters.errors import BadRequest, one_line
+from onnxserve_converters.request import Request
+from onnxserve_converters.sources import base
+
+Held = TypeVar("Held")
+
+_NESTED = ("state_dict", "model_state_dict")
+_REFUSED_CLASS = re.compile(r"GLOBAL (\S+)")
+
+
+def read_script(path: Path) -> torch.jit.ScriptModule:
+    """Return a TorchScript module.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    load: Callable[..., torch.jit.ScriptModule] = torch.jit.load  # it is not typed itself
+    return _read(path, "TorchScript", lambda: load(path, map_location="cpu")).eval()
+
+
+def read_program(path: Path) -> ExportedProgram:
+    """Return a program that torch.export saved.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    return _read(path, "an exported program", lambda: torch.export.load(path))
+
+
+def read_live(path: Path) -> nn.Module:
+    """Return the module that the calling process pickled.
+
+    Raises:
+        BadRequest: its code cannot be imported here.
+    """
+    base.search_here()
+    try:
+        with path.open("rb") as file:
+            module: nn.Module = pickle.load(file)  # noqa: S301 - from our own parent
+    except Exception as error:  # unpickling imports and runs the caller's own code
+        raise BadRequest(f"the module cannot be loaded in the process of the conversion: {one_line(error)}") from error
+    return module.cpu().eval()
+
+
+def read_module(request: Request) -> tuple[nn.Module, list[str]]:
+    """Return the module of a file of weights, or of a whole pickled module, and notes on it.
+
+    Raises:
+        BadRequest: the file cannot be read, runs code and is not trusted, or does not hold the weights of the class.
+    """
+    path, notes = request.source, []
+    held = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickled(path, request.trust_code)
+    if isinstance(held, nn.Module):
+        return held.cpu().eval(), ["the file holds a whole module, whose code was trusted"]
+    if not isinstance(held, Mapping):
+        raise BadRequest(f"{path}: it holds a {type(held).__name__} and no weights; save the model's state_dict()")
+    for key in _NESTED:
+        if isinstance(held.get(key), Mapping):
+            held = held[key]
+            notes.append(f"the weights were taken from the file's entry {key!r}")
+            break
+    if request.class_path is None:
+        raise BadRequest(f"{path}: a state_dict holds weights only; name their class with --class package.module:Class")
+    module = base.make(request.class_path, request.class_arguments)
+    if not isinstance(module, nn.Module):
+        raise BadRequest(f"--class {request.class_path}: it makes a {type(module).__name__}, not a torch.nn.Module")
+    try:
+        module.load_state_dict(held, strict=True)
+    except Exception as error:  # torch lists every key; a class's own loading may raise anything
+        fault = _first_fault(module.state_dict(), held) or one_line(error)
+        raise BadRequest(f"{path}: the weights are not those of {request.class_path}: {fault}") from error
+    return module.eval(), notes
+
+
+def _read(path: Path, what: str, read: Callable[[], Held]) -> Held:
+    try:
+        return read()
+    except Exception as error:  # torch and its zip reader raise a dozen kinds
+        raise BadRequest(f"{path}: it cannot be read as {what}: {one_line(error)}") from error
+
+
+def _read_safetensors(path: Path) -> Any:
+    base.need("torch", "safetensors")
+    from safetensors.torch import load_file
+
+    return _read(path, "safetensors", lambda: load_file(path))
+
+
+def _read_pickled(path: Path, trust_code: bool) -> Any:
+    base.search_here()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not trust_code)
+    except (AttributeError, ImportError) as error:
+        raise BadRequest(
+            f"{path}: the code that it needs cannot be imported: {one_line(error)}; convert where it can be, or save "
+            "the model's state_dict() and name its class with --class package.module:Class"
+        ) from error
+    except Exception as error:  # UnpicklingError, and a dozen kinds for what is no such file
+        if refused := _REFUSED_CLASS.search(str(error)):
+            raise BadRequest(
+                f"{path}: it holds an object of {refused[1]} and not weights only; {base.TRUST}"
+            ) from error
+        raise BadRequest(f"{path}: it cannot be read as a file of PyTorch: {one_line(error)}") from error
+
+
+def _first_fault(own: Mapping[str, Any], held: Mapping[str, Any]) -> str | None:
+    """Return the first difference between what a class has and what a file holds."""
+    for key, tensor in own.items():
+        if key not in held:
+            return f"the file lacks {key!r}"
+        if isinstance(tensor, torch.Tensor) and tensor.shape != getattr(held[key], "shape", None):
+            theirs = list(getattr(held[key], "shape", ()))
+            return f"{key!r} has the shape {theirs} in the file, and {list(tensor.shape)} in the class"
+    return next((f"the file holds {key!r}, which the class has not" for key in held if key not in own), None)

@@ -1,0 +1,287 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import zoo
+from folders import listing
+from typer.testing import CliRunner
+from waiting import until
+
+from onnxserve._cli.app import app
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "examples/models/digits/1/model.onnx"
+HELD_OUT = ROOT / "examples/data/digits_test.npz"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments):
+        return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
+
+    return invoke
+
+
+def test_a_conversion_tells_its_stages_its_proof_and_how_to_serve_it(run):
+    done = run("convert", DIGITS, "--to", "models/digits")
+    assert done.exit_code == 0, done.output
+    assert re.findall(r"^(\w+) +\d+\.\d s$", done.stderr, re.MULTILINE) == [
+        "load",
+        "reference",
+        "export",
+        "check",
+        "prove",
+        "publish",
+    ]
+    assert re.findall(r"^probabilities +batch=(\d+) +[\d.e-]+ +[\d.e-]+ +same", done.stdout, re.MULTILINE) == [
+        "1",
+        "2",
+        "7",
+        "32",
+    ]
+    assert "published models/digits/1 (24" in done.stdout
+    assert "onnxserve serve --models models\n" in done.stdout
+
+
+def test_every_option_reaches_the_conversion(run, tmp_path):
+    (tmp_path / "names.txt").write_text("".join(f"name {number}\n" for number in range(10)))
+    done = run(
+        *("convert", DIGITS, "--to", "models/net/7", "--json", "--doc", "It reads.", "--labels", "names.txt"),
+        *("--input", "image=float32[rows,3,32,32]", "--output", "scores", "--size", "rows=2,5"),
+        *("--range", "image=0:1", "--tolerance", "float32=1e-3", "--external-data-above", 0, "--optimize"),
+        *("--samples", HELD_OUT, "--max-error", 0.2, "--quantize", "static", "--calibration", HELD_OUT),
+        *("--timeout", 600, "--memory", 16, "--replace"),
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    report = told["report"]
+    assert told["path"] == "models/net/7"
+    assert report == json.loads(Path("models/net/7/report.json").read_text())
+    assert report["model"]["inputs"] == {"image": {"dtype": "float32", "shape": ["rows", 3, 32, 32]}}
+    assert report["model"]["outputs"] == {"scores": {"shape": ["rows", 10]}}
+    assert {row["sizes"]["rows"] for row in report["proof"]["parity"]} == {2, 5}
+    assert [step["step"] for step in report["shrinking"]] == ["optimize", "quantize static"]
+    assert report["accuracy"]["share"] > 0.9
+    assert Path("models/net/7/model.onnx.data").exists()
+    written = {entry.key: entry.value for entry in onnx.load("models/net/7/model.onnx").metadata_props}
+    assert json.loads(written["labels"]) == {"scores": [f"name {number}" for number in range(10)]}
+
+
+def test_steps_are_told_with_before_and_after(run):
+    done = run("convert", DIGITS, "--to", "models/net", "--quantize", "dynamic", "--samples", HELD_OUT)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"^step +KiB +µs at batch 1 +µs at batch 16 +error +accuracy +pays", done.stdout, re.MULTILINE)
+    assert re.search(r"^quantize dynamic +245 → \d+ +\d+ → \d+ ", done.stdout, re.MULTILINE)
+    assert re.search(r"^accuracy 9\d\.\d\d% on 450 rows$", done.stdout, re.MULTILINE)
+
+
+def test_as_json_nothing_else_is_told(run):
+    done = run("convert", DIGITS, "--to", "models/net", "--json")
+    assert json.loads(done.stdout).keys() == {"path", "report"}
+    assert done.stderr == ""
+
+
+def test_what_is_not_proved_is_told_with_the_rows_that_fail_and_ends_with_1(run):
+    done = run("convert", DIGITS, "--to", "models/net", "--tolerance", "float32=0")
+    assert done.exit_code == 1
+    assert len(re.findall(r"^probabilities +batch=\d+ .* DIFFERS", done.stdout, re.MULTILINE)) == 4
+    assert "prove  " in done.stderr
+    assert "failed" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "onnxserve: the ONNX file does not do what the model does: output probabilities with batch=1"
+    )
+    assert not Path("models").exists()
+
+
+def test_what_is_not_proved_is_told_as_json_too(run):
+    done = run("convert", DIGITS, "--to", "models/net", "--tolerance", "float32=0", "--json")
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert told["error"].startswith("the ONNX file does not do")
+    assert [row["passes"] for row in told["report"]["parity"]] == [False] * 4
+    assert done.stderr == f"onnxserve: {told['error']}\n"
+
+
+def test_limits_end_with_1(run):
+    for limit in (("--timeout", 0.1), ("--memory", 0.01)):
+        done = run("convert", DIGITS, "--to", "models/net", *limit)
+        assert done.exit_code == 1
+        assert f"{limit[0]} allows more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("absent.onnx",), "onnxserve: absent.onnx: there is no such file\n"),
+        (("names.txt",), "names.txt: it is none of the files that can be converted"),
+        ((DIGITS, "--to", "models/.."), "--to models/..: write REPOSITORY/NAME"),
+        ((DIGITS, "--to", "names.txt/net"), "names.txt: it is no folder"),
+        ((DIGITS, "--input", "image"), "input 'image': write name=dtype"),
+        ((DIGITS, "--input", "other=float32[n]"), "other"),
+        ((DIGITS, "--size", "batch"), "size 'batch': write axis=size,size"),
+        ((DIGITS, "--size", "width=1,2"), "size width: the model has no such free axis; it has batch"),
+        ((DIGITS, "--range", "image=1"), "range 'image=1': write input=low:high"),
+        ((DIGITS, "--tolerance", "float32"), "--tolerance float32: write dtype=share"),
+        ((DIGITS, "--tolerance", "int8=1"), "tolerance int8: only float16"),
+        ((DIGITS, "--class-args", "{"), "--class-args: it is no JSON"),
+        ((DIGITS, "--class-args", "[1]"), "--class-args: write a JSON object"),
+        ((DIGITS, "--labels", "absent.txt"), "--labels absent.txt: it cannot be read"),
+        ((DIGITS, "--labels", "names.txt"), "--labels probabilities: 2 names for 10 classes"),
+        ((DIGITS, "--labels", "other=names.txt"), "--labels other: the model has no such output; it has probabilities"),
+        ((DIGITS, "--labels", "number.json"), "--labels number.json: write one name a line, or JSON"),
+        ((DIGITS, "--samples", "names.txt"), "names.txt: it cannot be read as an .npz file"),
+        ((DIGITS, "--output", "a", "--output", "b"), "--output: 2 names for 1 outputs"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line_and_ends_with_2(run, tmp_path, arguments, says):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    (tmp_path / "number.json").write_text("3")
+    before = listing(tmp_path)
+    done = run("convert", *arguments, *(() if "--to" in arguments else ("--to", "models/net")))
+    assert (done.exit_code, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("onnxserve: ")
+    assert says in last + "\n"
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({"names.txt": "no\nyes\n"}, {"p": ["no", "yes"]}),
+        ({"names.json": '["no", "yes"]'}, {"p": ["no", "yes"]}),
+        ({"names.json": '{"p": ["no", "yes"], "q": ["a", "b", "c"]}'}, {"p": ["no", "yes"], "q": ["a", "b", "c"]}),
+        ({"names.txt": "no\nyes", "q=other.txt": "a\nb\nc"}, {"p": ["no", "yes"], "q": ["a", "b", "c"]}),
+    ],
+    ids=["lines", "list", "object", "two files"],
+)
+def test_labels_come_as_lines_or_json(run, tmp_path, files, wanted):
+    onnx.save(zoo.two_by_two(), tmp_path / "source.onnx")
+    for name, text in files.items():
+        Path(name.rpartition("=")[2]).write_text(text)
+    done = run("convert", "source.onnx", "--to", "net", *(part for name in files for part in ("--labels", name)))
+    assert done.exit_code == 0, done.output
+    written = {entry.key: entry.value for entry in onnx.load("net/1/model.onnx").metadata_props}
+    assert json.loads(written["labels"]) == wanted
+
+
+def test_every_option_is_explained(run):
+    told = run("convert", "--help").stdout
+    options = set(re.findall(r"(--[a-z0-9-]+) ", told))
+    assert {"--to", "--input", "--trust-code", "--quantize", "--external-data-above", "--json"} <= options
+    assert "image=float32[batch,3,32,32]" in told
+
+
+def test_what_would_steer_a_terminal_is_not_printed(run, tmp_path):
+    done = run("convert", "\x1b[31mabsent.onnx", "--to", "models/net")
+    assert done.exit_code == 2
+    assert "\x1b" not in done.stderr
+
+
+def test_ctrl_c_ends_it_with_130_and_leaves_nothing(tmp_path):
+    arguments = ("convert", DIGITS, "--to", "models/net", "--optimize", "--quantize", "dynamic")
+    with subprocess.Popen(
+        [sys.executable, "-m", "onnxserve", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as popen:
+        assert popen.stderr.readline().startswith("load")
+        assert list(tmp_path.glob(".onnxserve-*"))
+        popen.send_signal(signal.SIGINT)
+        told = popen.stderr.read()
+    assert popen.returncode == 130
+    assert told.splitlines()[-1].startswith("onnxserve: interrupted")
+    assert listing(tmp_path) == {}
+
+
+def test_sigterm_leaves_nothing(tmp_path):
+    arguments = ("convert", DIGITS, "--to", "models/net", "--optimize")
+    with subprocess.Popen(
+        [sys.executable, "-m", "onnxserve", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as popen:
+        assert popen.stderr.readline().startswith("load")
+        popen.terminate()
+    assert popen.returncode == -signal.SIGTERM
+    until(lambda: listing(tmp_path) == {})
+
+
+def read(terminal):
+    """Return what was written to a terminal; nothing once nobody can write to it."""
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # EIO, as Linux tells the end
+        return b""
+
+
+def test_at_a_terminal_the_stage_that_is_on_is_shown(tmp_path):
+    ours, theirs = os.openpty()
+    arguments = ("convert", DIGITS, "--to", "models/net")
+    with subprocess.Popen(
+        [sys.executable, "-m", "onnxserve", *arguments], cwd=tmp_path, stderr=theirs, stdout=subprocess.DEVNULL
+    ) as popen:
+        os.close(theirs)
+        told = b"".join(iter(lambda: read(ours), b""))
+    os.close(ours)
+    assert popen.returncode == 0
+    assert b"\x1b[" in told
+    assert re.search(rb"publish +\d+\.\d s", told)
+
+
+def test_inspect_tells_what_a_file_is_made_of(run, tmp_path):
+    run("convert", DIGITS, "--to", "models/digits")
+    for path in ("models/digits", "models/digits/1", "models/digits/1/model.onnx"):
+        told = run("inspect", path)
+        assert told.exit_code == 0, told.output
+        for text in ("float32[batch, 3, 32, 32]", "probabilities", "Conv 2", "ai.onnx 20", "proved against", "labels"):
+            assert text in told.stdout
+    found = json.loads(run("inspect", "models/digits", "--json").stdout)
+    assert found["report"]["source"]["file"] == "model.onnx"
+
+
+def test_inspect_survives_reports_of_others(run, tmp_path):
+    onnx.save(zoo.double(), tmp_path / "model.onnx")
+    for text in ('{"proof": 3}', "[1, 2]", '"\\u001b[31m"', '{"proof": {"parity": [{}]}}'):
+        (tmp_path / "report.json").write_text(text)
+        told = run("inspect", ".")
+        assert told.exit_code == 0, told.output
+        assert "\x1b" not in told.stdout
+
+
+def test_inspect_of_what_is_none_ends_with_2(run, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"nothing of the kind")
+    for path in ("absent", ".", "model.onnx"):
+        told = run("inspect", path)
+        assert (told.exit_code, told.stdout) == (2, "")
+        assert told.stderr.startswith("onnxserve: ")
+    told = run("inspect", "absent", "--json")
+    assert json.loads(told.stdout)["error"]
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect"])
+def test_without_its_packages_a_command_names_their_extra(command):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['onnx', 'onnxslim'])); "
+        "from onnxserve.__main__ import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, command, "model.pt", "--to", "x/y"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"onnxserve: {command} needs an extra: pip install 'onnxserve[cpu,convert]'\n"
+
+
+def test_accuracy_needs_a_class_for_each_sample(run):
+    images = np.zeros((4, 3, 32, 32), np.float32)
+    np.savez("some.npz", image=images, label=np.zeros(3, np.int64))
+    done = run("convert", DIGITS, "--to", "models/net", "--samples", "some.npz")
+    assert done.exit_code == 2
+    assert "some.npz: its array 'label' is int64[3]" in done.stderr

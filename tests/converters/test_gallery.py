@@ -1,0 +1,164 @@
+"""Every model of examples/gallery: converted, served at sizes it was not exported with, equal to its framework."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxserve_converters.inputs import BATCH_SIZES
+
+ROOT = Path(__file__).parents[2]
+GALLERY = ROOT / "examples/gallery"
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(GALLERY)  # as for those who run its files
+    import run
+    from catalogue import ROWS
+    from training import read_answers
+
+SEEN = set(BATCH_SIZES) | {3}  # 3: of the example that models are exported with
+
+pytestmark = pytest.mark.timeout(400)  # a model waits for those that are made before it
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+class Workshop:
+    """Trains and converts in the background; report() waits for one model."""
+
+    def __init__(self, folder, rows, threads):
+        self.folder = folder
+        self._making = {
+            row.name: making
+            for group in run.by_script(rows)
+            for making in [threads.submit(run.make, group, folder)]
+            for row in group
+        }
+
+    def report(self, row):
+        told = self._making[row.name].result()[row.name]
+        if isinstance(told, run.Off):
+            raise told
+        return told
+
+
+@pytest.fixture(scope="module")
+def workshop(request, tmp_path_factory):
+    """The models that the chosen tests ask for, as many at a time as there are CPUs."""
+    asked = [item.callspec.params["row"] for item in request.session.items if "workshop" in item.fixturenames]
+    rows = [row for row in ROWS if row in asked and not run.missing(row)]
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    yield Workshop(tmp_path_factory.mktemp("gallery"), rows, threads)
+    threads.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def report(workshop, row):
+    if why := run.missing(row):
+        pytest.skip(why)
+    return workshop.report(row)
+
+
+@pytest.mark.slow
+@every_row
+def test_a_model_converts_and_proves_itself(row, report):
+    takes = {spec.name: {"dtype": spec.dtype, "shape": list(spec.shape)} for spec in row.inputs}
+    assert report["model"]["inputs"] == takes
+    assert report["model"]["outputs"] == {name: {"shape": list(axes)} for name, axes in row.gives.items()}
+    assert report["proof"]["batchable"], report["proof"]["reason"]
+    tried = [case["sizes"] for case in report["proof"]["parity"]]
+    assert {sizes["batch"] for sizes in tried} == set(BATCH_SIZES)
+    for axis in {axis for spec in row.inputs for axis in spec.shape if isinstance(axis, str)} - {"batch"}:
+        assert len({sizes[axis] for sizes in tried}) >= 2
+    assert run.proved_error(report) < 5e-5
+
+
+@pytest.mark.slow
+@every_row
+def test_a_model_serves_what_its_framework_gives_at_other_sizes(row, report, workshop, serving, tmp_path):
+    asked = [len(next(iter(feeds.values()))) for feeds, _ in read_answers(workshop.folder / f"{row.name}.npz")]
+    assert len(set(asked) - SEEN) >= 2
+    shutil.copytree(workshop.folder / "models" / row.name, tmp_path / row.name)
+    with serving(tmp_path) as server:
+        served = run.ask(server.client, row, workshop.folder)
+    assert served.error < 5e-5
+    assert served.batch_rows >= 5
+
+
+@pytest.mark.slow
+def test_the_runner_prints_a_table_of_the_models_asked_for(tmp_path):
+    ended = _run_gallery("digits-onnx", "wine-sklearn", "--to", tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    table = {line.split()[1]: line for line in ended.stdout.splitlines() if line.startswith("│")}
+    assert set(table) == {"digits-onnx", "wine-sklearn"}
+    assert re.search(r"│ +4 │ +\de-\d\d │ +\de-\d\d │ +\d+ │", table["wine-sklearn"])
+
+
+@pytest.mark.slow
+def test_the_runner_ends_with_1_and_the_reason_where_a_model_is_off(tmp_path):
+    (tmp_path / "models").write_text("in the way")
+    ended = _run_gallery("wine-sklearn", "--to", tmp_path)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "wine-sklearn is off" in ended.stdout
+    assert "no folder" in ended.stdout
+
+
+def test_the_runner_knows_its_models():
+    ended = _run_gallery("lenet")
+    assert ended.returncode == 2
+    assert "there is no lenet in the gallery" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "got",
+    [np.ones((2, 3), np.float32) + 1e-3, np.ones((2, 3), np.float64), np.ones((3, 2), np.float32)],
+    ids=["value", "dtype", "shape"],
+)
+def test_an_answer_that_is_not_the_frameworks_is_off(got):
+    wanted = np.ones((2, 3), np.float32)
+    assert run.difference({"y": wanted}, {"y": wanted}) == 0
+    with pytest.raises(run.Off, match="y comes back"):
+        run.difference({"y": got}, {"y": wanted})
+
+
+def test_every_format_is_in_the_gallery():
+    formats = {row.suffix for row in ROWS} | {option for row in ROWS for option in row.options}
+    assert {".pt", ".pth", ".pt2", ".safetensors", ".keras", ".h5", ".json", "", ".joblib", ".onnx", None} <= formats
+    assert "--trust-code" in formats
+
+
+@every_row
+def test_a_file_says_how_its_models_are_converted(row):
+    about = (GALLERY / row.script).read_text().split('"""')[1].replace("\\\\\n", "")
+    told = [shlex.split(line) for line in about.splitlines() if line.startswith("    onnxserve convert")]
+    if row.suffix is None:
+        assert not told
+    else:
+        *arguments, _, _ = row.command(Path("build/gallery"), Path("models"))
+        assert ["onnxserve", *_from_root(arguments), "--to", f"models/{row.name}"] in told
+
+
+@every_row
+def test_the_readme_names_the_model_and_its_file(row):
+    assert re.search(rf"^\| `{row.name}` \|.*\({row.script}\)", (GALLERY / "README.md").read_text(), re.MULTILINE)
+
+
+def _from_root(arguments):
+    return [argument.replace(f"{ROOT}/", "") for argument in arguments]
+
+
+def _run_gallery(*arguments):
+    return subprocess.run(
+        [sys.executable, GALLERY / "run.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )

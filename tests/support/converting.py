@@ -1,0 +1,28 @@
+"""Conversions for tests: the real thing, from a file to a repository."""
+
+from pathlib import Path
+
+import numpy as np
+
+from onnxserve_converters.conversion import run
+from onnxserve_converters.inputs import parse_input
+from onnxserve_converters.request import Request
+
+
+def request(source, *inputs, **asked):
+    """A request for a source, with inputs as they are written on the command line."""
+    return Request(source=Path(source), inputs=tuple(map(parse_input, inputs)), **asked)
+
+
+def convert(source, to, *inputs, **asked):
+    """Convert in a child process and publish as the next version of `to`."""
+    return run(request(source, *inputs, **asked), to)
+
+
+def same(got, wanted, tolerance=1e-4):
+    """Whether arrays are equal in dtype and shape, and floats in value but for rounding."""
+    if got.dtype != wanted.dtype or got.shape != wanted.shape:
+        return False
+    if wanted.dtype.kind != "f":
+        return np.array_equal(got, wanted)
+    return np.allclose(got, wanted, rtol=tolerance, atol=tolerance)
