@@ -30,7 +30,8 @@ check: $(VENV)/.dev           ## lint, types, protos: what must hold before a co
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/buf lint
+	$(BIN)/python scripts/protos.py --image build/protos.binpb
+	$(BIN)/buf lint build/protos.binpb --path onnxserve/v1
 	$(BIN)/python scripts/protos.py --check
 	$(BIN)/python scripts/grpcio_range.py
 

@@ -31,6 +31,11 @@ def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
         wire = inference.PredictRequest.FromString(message)
     except DecodeError as error:
         raise InvalidRequest([Violation("request", f"the message is no PredictRequest: {error}")]) from error
+    return read_request(wire, deadline, clock)
+
+
+def read_request(wire: inference.PredictRequest, deadline: float, clock: Clock) -> Request:
+    """Return a PredictRequest as a request; `deadline` and errors as in decode_request()."""
     if len(wire.request_id) > _LONGEST_REQUEST_ID:
         raise InvalidRequest([Violation("request_id", f"it is longer than {_LONGEST_REQUEST_ID} characters")])
     for field, count in (("inputs", len(wire.inputs)), ("outputs", len(wire.outputs))):
@@ -59,7 +64,16 @@ def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
 
 def encode_result(result: Result, request_id: str) -> bytes:
     """Return a result as a serialized PredictResponse."""
-    response = inference.PredictResponse(model=result.model, version=result.version, request_id=request_id)
+    response = inference.PredictResponse()
+    write_result(response, result, request_id)
+    return response.SerializeToString()
+
+
+def write_result(response: inference.PredictResponse, result: Result, request_id: str) -> None:
+    """Write a result into an empty PredictResponse."""
+    response.model = result.model
+    response.version = result.version
+    response.request_id = request_id
     for spec, array in result.outputs:
         if spec.data_type == STRING:
             strings = [str(element).encode() for element in array.ravel()]
@@ -74,7 +88,6 @@ def encode_result(result: Result, request_id: str) -> bytes:
     receipt.batch_rows = batch_rows
     receipt.batch_requests = batch_requests
     receipt.provider = provider
-    return response.SerializeToString()
 
 
 def encode_model(spec: ModelSpec) -> model_service.Model:

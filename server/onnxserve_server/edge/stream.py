@@ -1,0 +1,337 @@
+"""What both edges do with a Stream call: many requests at a time, each answered once, in the order of their arrival.
+
+A stream has a window: so many requests, or bytes of them and of their answers, may be in hand at a time. At its end
+nothing more is read, and HTTP/2 flow control holds the caller back. An answer leaves the window when it is sent, so a
+caller that does not read its answers stops its own stream, and only that.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from onnxserve.v1 import inference_service_pb2 as inference
+from onnxserve_server.core import Clock, Job, Result
+from onnxserve_server.edge.codec import read_request, write_result
+from onnxserve_server.edge.predict import unexpected
+from onnxserve_server.edge.status import Status, google_status, status_of
+from onnxserve_server.engine.engine import Engine
+from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, ServeError, Violation
+
+logger = logging.getLogger(__name__)
+
+
+class StreamCall(Protocol):
+    """A bidirectional call at either edge.
+
+    Attributes:
+        deadline: seconds of Unix time; inf for none.
+    """
+
+    deadline: float
+
+    def read(self) -> None:
+        """Ask for the next message, from any thread. It comes by on_message(); one may be asked for at a time."""
+        ...
+
+    def send(self, message: bytes) -> None:
+        """Send a message, from any thread; on_sent() says when the next may follow."""
+        ...
+
+    def end(self, status: Status | None) -> None:
+        """End the call, once, while nothing is being sent; None: with OK."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """How much may be in hand at a time.
+
+    Attributes:
+        requests: of one stream.
+        nbytes: of the requests and unsent answers of one stream; a single request may have more.
+        all_requests: of all streams together. Each stream may go beyond it by the one request it waits for.
+    """
+
+    requests: int
+    nbytes: int
+    all_requests: int
+
+
+class Streams:
+    """Handles the calls of InferenceService.Stream; open() makes the handler of one of them."""
+
+    def __init__(self, engine: Engine, clock: Clock, window: Window) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.window = window
+        self._lock = threading.Lock()
+        self._live: dict[Stream, None] = {}
+        self._waiting: dict[Stream, None] = {}  # for others to have less in hand
+        self._in_hand = 0
+        self._stopping = False
+
+    def open(self, call: StreamCall) -> "Stream":
+        """Return the handler of a call."""
+        stream = Stream(call, self)
+        with self._lock:
+            self._live[stream] = None
+            stopping = self._stopping
+        if stopping:
+            stream.stop()
+        else:
+            stream.read_on()
+        return stream
+
+    def stop(self) -> None:
+        """Read no more; streams end, with UNAVAILABLE, when what was read is answered."""
+        self._tell_all(Stream.stop)
+
+    def abort(self) -> None:
+        """End all streams with UNAVAILABLE, and what they have in hand with them."""
+        self._tell_all(Stream.abort)
+
+    def take(self) -> None:
+        """Note that a stream has one more request in hand."""
+        with self._lock:
+            self._in_hand += 1
+
+    def has_room(self, stream: "Stream") -> bool:
+        """Whether a stream may read; where not, its read_on() is called when it may."""
+        with self._lock:
+            if self._in_hand < self.window.all_requests:
+                return True
+            self._waiting[stream] = None
+            return False
+
+    def give_back(self, count: int) -> None:
+        """Note that a stream has so many requests fewer in hand."""
+        woken: list[Stream] = []
+        with self._lock:
+            self._in_hand -= count
+            if self._waiting and self._in_hand < self.window.all_requests:
+                woken, self._waiting = list(self._waiting), {}
+        for stream in woken:
+            stream.read_on()
+
+    def forget(self, stream: "Stream") -> None:
+        """Note that a stream is over."""
+        with self._lock:
+            self._live.pop(stream, None)
+            self._waiting.pop(stream, None)
+
+    def _tell_all(self, what: Callable[["Stream"], None]) -> None:
+        with self._lock:
+            self._stopping = True
+            live = list(self._live)
+        for stream in live:
+            what(stream)
+
+
+class _Entry:
+    """A request in hand, in its place among the answers."""
+
+    __slots__ = ("answer", "job", "nbytes", "request_id")
+
+    def __init__(self, nbytes: int) -> None:
+        self.request_id = ""
+        self.nbytes = nbytes
+        self.job: Job | None = None
+        self.answer: bytes | None = None
+
+
+class Stream:
+    """One call. on_...() are for the edge; they must not be called while another one of on_message() runs."""
+
+    def __init__(self, call: StreamCall, streams: Streams) -> None:
+        self._call = call
+        self._streams = streams
+        self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
+        self._entries: deque[_Entry] = deque()
+        self._nbytes = 0
+        self._reading = False
+        self._sending = False
+        self._half_closed = False
+        self._stopping = False
+        self._gone: ServeError | None = None
+        self._ended = False
+
+    def on_message(self, message: bytes) -> None:
+        """Take a message. Never raises."""
+        with self._lock:
+            self._reading = False
+            if self._stopping or self._ended:  # it is not answered, so the caller knows that it was not run
+                return
+        try:
+            wire = inference.StreamRequest.FromString(message)
+        except DecodeError as error:
+            self._refuse(message, InvalidRequest([Violation("request", f"the message is no StreamRequest: {error}")]))
+        else:
+            match wire.WhichOneof("kind"):
+                case "predict":
+                    self._predict(wire.predict, len(message))
+                case "cancel":
+                    self._cancel(wire.cancel.request_id, message)
+                case _:
+                    self._refuse(message, InvalidRequest([Violation("kind", "it is empty: set predict or cancel")]))
+        self.read_on()
+
+    def on_half_close(self) -> None:
+        """Note that the caller sends no more."""
+        with self._lock:
+            self._reading = False
+            self._half_closed = True
+        self._pump()
+
+    def on_sent(self) -> None:
+        """Note that the last message is out, or lost."""
+        with self._lock:
+            self._sending = False
+        self._pump()
+
+    def on_gone(self) -> None:
+        """Note that the caller left: its work goes with it."""
+        self._give_up(Cancelled("the caller left"))
+
+    def stop(self) -> None:
+        """Read no more; end when what was read is answered."""
+        with self._lock:
+            self._stopping = True
+        self._pump()
+
+    def abort(self) -> None:
+        """End now."""
+        self._give_up(Draining("the server stopped before this was answered"))
+
+    def read_on(self) -> None:
+        """Ask for the next message, unless the window is full."""
+        window = self._streams.window
+        with self._lock:
+            if self._reading or self._half_closed or self._stopping or self._ended or self._gone is not None:
+                return
+            if len(self._entries) >= window.requests or self._nbytes >= window.nbytes:
+                return
+            if not self._streams.has_room(self):
+                return
+            self._reading = True
+        self._call.read()
+
+    def answer(self, entry: _Entry, message: bytes) -> None:
+        """Put an answer in its place, and send what is due."""
+        with self._lock:
+            self._nbytes += len(message) - entry.nbytes
+            entry.nbytes = len(message)
+            entry.answer = message
+            entry.job = None
+        self._pump()
+
+    def _predict(self, wire: inference.PredictRequest, nbytes: int) -> None:
+        entry = self._add(nbytes)
+        entry.request_id = wire.request_id
+        try:
+            request = read_request(wire, self._call.deadline, self._streams.clock)
+            job = self._streams.engine.submit(request, _Answer(self, entry))
+        except ServeError as error:
+            self.answer(entry, _encode_error(error, entry.request_id))
+        except Exception:
+            unexpected(entry.request_id)
+            self.answer(entry, _encode_error(ServeError("the server failed on this request"), entry.request_id))
+        else:
+            with self._lock:
+                gone = self._gone
+                if entry.answer is None:
+                    entry.job = job
+            if gone is not None:
+                job.withdraw(gone)
+
+    def _cancel(self, request_id: str, message: bytes) -> None:
+        if not request_id:
+            self._refuse(message, InvalidRequest([Violation("cancel.request_id", "it is required")]))
+            return
+        with self._lock:
+            jobs = [entry.job for entry in self._entries if entry.request_id == request_id]
+        for job in jobs:
+            if job is not None:
+                job.withdraw(Cancelled("the caller gave it up"))
+
+    def _refuse(self, message: bytes, error: ServeError) -> None:
+        self.answer(self._add(len(message)), _encode_error(error, ""))
+
+    def _add(self, nbytes: int) -> _Entry:
+        entry = _Entry(nbytes)
+        self._streams.take()
+        with self._lock:
+            self._entries.append(entry)
+            self._nbytes += nbytes
+        return entry
+
+    def _give_up(self, error: ServeError) -> None:
+        with self._lock:
+            if self._ended or self._gone is not None:
+                return
+            self._gone = error
+            jobs = [entry.job for entry in self._entries if entry.job is not None]
+        for job in jobs:
+            job.withdraw(error)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send the next answer if its turn has come, or end the call when nothing is left to do."""
+        message, status, left = None, None, 1
+        with self._lock:
+            if self._sending or self._ended:
+                return
+            if self._gone is not None:
+                self._ended, status, left = True, status_of(self._gone), len(self._entries)
+                self._entries.clear()
+            elif self._entries:
+                message = self._entries[0].answer
+                if message is None:
+                    return
+                self._nbytes -= self._entries.popleft().nbytes
+                self._sending = True
+            elif self._half_closed:
+                self._ended, left = True, 0
+            elif self._stopping:
+                self._ended, status, left = True, status_of(Draining("the server is about to stop")), 0
+            else:
+                return
+        self._streams.give_back(left)
+        if message is not None:
+            self._call.send(message)
+            self.read_on()
+        else:
+            self._streams.forget(self)
+            self._call.end(status)
+
+
+class _Answer:
+    """Encodes the outcome of one request and hands it to its stream. A class, not a closure: one is made a request."""
+
+    __slots__ = ("_entry", "_stream")
+
+    def __init__(self, stream: Stream, entry: _Entry) -> None:
+        self._stream = stream
+        self._entry = entry
+
+    def __call__(self, outcome: Result | ServeError) -> None:
+        entry = self._entry
+        try:
+            if isinstance(outcome, Result):
+                response = inference.StreamResponse(request_id=entry.request_id)
+                write_result(response.response, outcome, entry.request_id)
+                message = response.SerializeToString()
+            else:
+                message = _encode_error(outcome, entry.request_id)
+        except Exception:
+            unexpected(entry.request_id)
+            message = _encode_error(ServeError("the server failed on this request"), entry.request_id)
+        self._stream.answer(entry, message)
+
+
+def _encode_error(error: ServeError, request_id: str) -> bytes:
+    return inference.StreamResponse(request_id=request_id, error=google_status(error, request_id)).SerializeToString()
