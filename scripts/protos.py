@@ -1,7 +1,7 @@
 """Generate the Python stubs from protos/ into client/onnxserve/v1: protos.py [--check | --image FILE].
 
-With --check nothing is written; exit 1 and the names of the files that differ from what would be generated. With --image
-the protos and all they import are written to one file of descriptors, which buf can read without a registry.
+With --check nothing is written; exit 1 and the names of the files that differ from what would be generated. With
+--image the protos and all they import become one file of descriptors, which buf can read without a registry.
 """
 
 import filecmp
@@ -19,11 +19,9 @@ GOOGLE = Path(google.rpc.status_pb2.__file__).parent.parent.parent  # its packag
 
 def protoc(*arguments: str) -> None:
     """Run protoc on every .proto of our contract."""
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}", f"--proto_path={GOOGLE}", *arguments]
-        + sorted(str(path) for path in PROTOS.glob("onnxserve/v1/*.proto")),
-        check=True,
-    )
+    places = (f"--proto_path={PROTOS}", f"--proto_path={GOOGLE}")
+    files = sorted(str(path) for path in PROTOS.glob("onnxserve/v1/*.proto"))
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *places, *arguments, *files], check=True)
 
 
 def generate(target: Path) -> None:

@@ -1,7 +1,7 @@
 """The asyncio client."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -11,6 +11,7 @@ from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClien
 from onnxserve._channel import SERVING, health_request
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
+from onnxserve._stream import DEFAULT_WINDOW, AsyncFeed, Unanswered
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -38,6 +39,54 @@ class AsyncClient(BaseClient):
             model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
         )
         return Prediction(await self._call(self._methods.predict, request, timeout, request_id))
+
+    async def stream(
+        self,
+        model: str,
+        inputs: Iterable[Mapping[str, Array]] | AsyncIterable[Mapping[str, Array]],
+        *,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+        window: int = DEFAULT_WINDOW,
+        return_errors: bool = False,
+    ) -> AsyncIterator[Prediction | OnnxserveError]:
+        """Run a model on one request after the other without waiting for each; as Client.stream, in one task more.
+
+        `inputs` may be an asynchronous iterable.
+        """
+        unanswered = Unanswered(window, self._retries)
+        feed = AsyncFeed(
+            inputs,
+            lambda each: self._stream_request(
+                model, each, outputs=outputs, version=version, timeout=timeout, priority=priority
+            ),
+            unanswered,
+        )
+        try:
+            while True:
+                self._check(None)
+                call = self._methods.stream(feed.messages(), metadata=self._metadata)
+                try:
+                    async for response in call:
+                        outcome = unanswered.answer(response)
+                        feed.notify()
+                        if isinstance(outcome, OnnxserveError) and not return_errors:
+                            raise outcome
+                        yield outcome
+                    unanswered.check_empty()
+                    break
+                except grpc.RpcError as error:
+                    delay = unanswered.delay_after(error)
+                    if delay is None:
+                        raise from_rpc_error(error) from error
+                    await asyncio.sleep(delay)
+                finally:
+                    call.cancel()
+            feed.check()
+        finally:
+            await feed.close()
 
     async def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
         """Return every version of every model, by name, then version, oldest first."""

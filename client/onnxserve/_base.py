@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from onnxserve._channel import Methods, Options, channel_options, target_uri
-from onnxserve._wire import predict_request
+from onnxserve._wire import predict_request, stream_request
 from onnxserve.errors import Cancelled
 from onnxserve.tensor import Array
 
@@ -75,6 +75,7 @@ class BaseClient(abc.ABC):
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._closed = False
+        self._retries = retries
 
     @abc.abstractmethod
     def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
@@ -104,11 +105,40 @@ class BaseClient(abc.ABC):
         version: str | None,
         priority: int,
         request_id: str | None,
+        message_timeout: float | None = None,
     ) -> tuple[bytes, str]:
-        """Return a serialized PredictRequest and its request_id."""
+        """Return a serialized PredictRequest and its request_id; `message_timeout` is for calls without their own."""
         if request_id is None:
             request_id = f"{self._prefix}-{next(self._numbers)}"
         request = predict_request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+            model,
+            inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            request_id=request_id,
+            timeout=message_timeout,
         )
         return request, request_id
+
+    def _stream_request(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None,
+        version: str | None,
+        timeout: float | None,
+        priority: int,
+    ) -> tuple[str, bytes]:
+        """Return the request_id of a new request and the serialized StreamRequest that holds it."""
+        request, request_id = self._request(
+            model,
+            inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            request_id=None,
+            message_timeout=self._check(timeout),
+        )
+        return request_id, stream_request(request)

@@ -1,6 +1,7 @@
 """The blocking client."""
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -9,6 +10,7 @@ from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClien
 from onnxserve._channel import SERVING, health_request
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
+from onnxserve._stream import DEFAULT_WINDOW, Feed, Unanswered
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -51,6 +53,73 @@ class Client(BaseClient):
             model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
         )
         return Prediction(self._call(self._methods.predict, request, timeout, request_id))
+
+    def stream(
+        self,
+        model: str,
+        inputs: Iterable[Mapping[str, Array]],
+        *,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+        window: int = DEFAULT_WINDOW,
+        return_errors: bool = False,
+    ) -> Iterator[Prediction | OnnxserveError]:
+        """Run a model on one request after the other without waiting for each; give the answers in the same order.
+
+        All travel on one call. When it breaks, or its server stops, the requests that were not answered are sent
+        again on another one.
+
+        Args:
+            model: its name.
+            inputs: the inputs of each request, as for predict(). They are taken, on another thread, as there is room.
+            outputs: the names of the outputs wanted; None: all.
+            version: the version to run; None: the one that the server prefers, its newest.
+            timeout: seconds for each request, from its arrival at the server. None: no limit.
+            priority: from -10 to 10; of requests that wait, the higher go first.
+            window: most requests that may wait for their answers at a time.
+            return_errors: whether the error of a request stands in the place of its answer. Else it is raised, and ends
+                the stream.
+
+        Raises:
+            OnnxserveError: a request failed, or the call did and could not be replaced.
+            Exception: whatever `inputs` raises; the answers to what it gave before come first.
+        """
+        unanswered = Unanswered(window, self._retries)
+        requests = (
+            self._stream_request(model, each, outputs=outputs, version=version, timeout=timeout, priority=priority)
+            for each in inputs
+        )
+        return self._stream(Feed(requests, unanswered), unanswered, return_errors)
+
+    def _stream(self, feed: Feed, unanswered: Unanswered, return_errors: bool) -> Iterator[Prediction | OnnxserveError]:
+        try:
+            while True:
+                self._check(None)
+                call = self._methods.stream(feed.messages(), metadata=self._metadata)
+                try:
+                    for response in call:
+                        with feed.changed:
+                            outcome = unanswered.answer(response)
+                            feed.changed.notify_all()
+                        if isinstance(outcome, OnnxserveError) and not return_errors:
+                            raise outcome
+                        yield outcome
+                    unanswered.check_empty()
+                    break
+                except grpc.RpcError as error:
+                    with feed.changed:
+                        delay = unanswered.delay_after(error)
+                    if delay is None:
+                        raise from_rpc_error(error) from error
+                    threading.Event().wait(delay)
+                finally:
+                    call.cancel()
+            if feed.failure is not None:
+                raise feed.failure
+        finally:
+            feed.close()
 
     def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
         """Return every version of every model, by name, then version, oldest first."""

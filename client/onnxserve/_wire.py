@@ -9,6 +9,7 @@ from onnxserve.v1 import inference_service_pb2, tensor_pb2
 
 # The keys of length-delimited fields: the field's number times 8, plus 2.
 _INPUTS = bytes([inference_service_pb2.PredictRequest.INPUTS_FIELD_NUMBER << 3 | 2])
+_PREDICT = bytes([inference_service_pb2.StreamRequest.PREDICT_FIELD_NUMBER << 3 | 2])
 _BYTE = np.dtype(np.uint8)
 _DATA = bytes([tensor_pb2.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 
@@ -21,6 +22,7 @@ def predict_request(
     version: str | None,
     priority: int,
     request_id: str,
+    timeout: float | None = None,
 ) -> bytes:
     """Return a serialized PredictRequest.
 
@@ -40,11 +42,18 @@ def predict_request(
     head = inference_service_pb2.PredictRequest(
         model=model, version=version, outputs=outputs, request_id=request_id, priority=priority
     )
+    if timeout is not None:
+        head.timeout.FromNanoseconds(round(timeout * 1e9))
     parts: list[bytes | memoryview] = [head.SerializeToString()]
     for name, array in inputs.items():
         header, data = _tensor(name, array)
         parts += (_INPUTS, _varint(len(header) + len(data)), header, data)
     return b"".join(parts)
+
+
+def stream_request(predict_request: bytes) -> bytes:
+    """Return a serialized StreamRequest that holds a serialized PredictRequest."""
+    return b"".join((_PREDICT, _varint(len(predict_request)), predict_request))
 
 
 def _tensor(name: str, array: tensor.Array) -> tuple[bytes, bytes | memoryview]:

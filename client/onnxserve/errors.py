@@ -110,6 +110,8 @@ class ModelRunFailed(Internal):
     """INTERNAL with the reason MODEL_RUN_FAILED: the model itself failed on these inputs."""
 
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
 _CLASSES: dict[grpc.StatusCode, type[OnnxserveError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
@@ -133,13 +135,21 @@ def from_rpc_error(error: grpc.RpcError, request_id: str = "") -> OnnxserveError
         request_id: the request's name as it was sent; the server's answer is believed first.
     """
     code = error.code()
-    status = _rich_status(error)
+    return _from_details(code, error.details() or code.value[1], _rich_status(error), request_id)
+
+
+def from_status(status: status_pb2.Status, request_id: str) -> OnnxserveError:
+    """Return the exception for an error that came as a message, as on a stream."""
+    return _from_details(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status, request_id)
+
+
+def _from_details(code: grpc.StatusCode, message: str, status: status_pb2.Status, request_id: str) -> OnnxserveError:
     info = _detail(status, error_details_pb2.ErrorInfo)
     retry = _detail(status, error_details_pb2.RetryInfo)
     cls = _CLASSES_BY_REASON.get(info.reason) or _CLASSES.get(code, OnnxserveError)
     return cls(
         code,
-        error.details() or code.value[1],
+        message,
         reason=info.reason,
         metadata=info.metadata,
         violations=tuple(

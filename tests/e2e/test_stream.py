@@ -188,6 +188,7 @@ def test_the_deadline_of_the_call_holds_for_all_of_it(server, line):
     with server.occupied():
         stream = line(timeout=0.5).send(predict(1, model="slow", shape=(1, 1)))
         with pytest.raises(grpc.RpcError) as raised:
+            next(stream)  # the server may have seen it first, and answered the request
             next(stream)
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
