@@ -1,5 +1,6 @@
 """What a call can raise: one exception a gRPC status code, with the details that the server gave."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -78,6 +79,10 @@ class ResourceExhausted(OnnxserveError):
     """RESOURCE_EXHAUSTED: the model's queue is full, or a message is over its size limit. See `retry_delay`."""
 
 
+class FailedPrecondition(OnnxserveError):
+    """FAILED_PRECONDITION: the state of a sequence is gone; start it anew, or from a snapshot."""
+
+
 class DeadlineExceeded(OnnxserveError):
     """DEADLINE_EXCEEDED: the timeout passed, or the server saw that it could not be met."""
 
@@ -116,6 +121,7 @@ _CLASSES: dict[grpc.StatusCode, type[OnnxserveError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
@@ -125,6 +131,16 @@ _CLASSES: dict[grpc.StatusCode, type[OnnxserveError]] = {
     grpc.StatusCode.INTERNAL: Internal,
 }
 _CLASSES_BY_REASON: dict[str, type[OnnxserveError]] = {"MODEL_RUN_FAILED": ModelRunFailed}
+
+
+def of_request(error: OnnxserveError, request_id: str) -> OnnxserveError:
+    """Return a copy of an error that is another request's."""
+    copied = copy.copy(error)
+    copied.request_id = request_id
+    if "request_id" in error.metadata:
+        copied.metadata = error.metadata | {"request_id": request_id}
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 def from_rpc_error(error: grpc.RpcError, request_id: str = "") -> OnnxserveError:

@@ -107,8 +107,8 @@ class App:
                     return
                 logger.info("loading model %s/%s", found.name, found.version)
                 model = load(found, defaults, prober, self._clock, self._deadlines)
-                model.start()
                 self.engine.add(model)
+                model.start()
                 logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
         self._listen()
         names = {f"model/{model.spec.name}" for model in self.engine.models()}

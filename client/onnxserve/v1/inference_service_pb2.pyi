@@ -44,12 +44,46 @@ class PredictResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
-    __slots__ = ("predict", "cancel")
+    __slots__ = ("predict", "cancel", "sequence")
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     predict: PredictRequest
     cancel: CancelRequest
-    def __init__(self, predict: _Optional[_Union[PredictRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ...) -> None: ...
+    sequence: Sequence
+    def __init__(self, predict: _Optional[_Union[PredictRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ..., sequence: _Optional[_Union[Sequence, _Mapping]] = ...) -> None: ...
+
+class Sequence(_message.Message):
+    __slots__ = ("id", "end", "snapshot", "state", "handoff")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    end: bool
+    snapshot: bool
+    state: StateSnapshot
+    handoff: bool
+    def __init__(self, id: _Optional[str] = ..., end: _Optional[bool] = ..., snapshot: _Optional[bool] = ..., state: _Optional[_Union[StateSnapshot, _Mapping]] = ..., handoff: _Optional[bool] = ...) -> None: ...
+
+class StateSnapshot(_message.Message):
+    __slots__ = ("model", "version", "tensors")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    tensors: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
+
+class Handoff(_message.Message):
+    __slots__ = ("sequence", "state")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    sequence: str
+    state: StateSnapshot
+    def __init__(self, sequence: _Optional[str] = ..., state: _Optional[_Union[StateSnapshot, _Mapping]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id",)
@@ -58,14 +92,18 @@ class CancelRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("request_id", "response", "error")
+    __slots__ = ("request_id", "response", "error", "handoff", "state")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     response: PredictResponse
     error: _status_pb2.Status
-    def __init__(self, request_id: _Optional[str] = ..., response: _Optional[_Union[PredictResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    handoff: Handoff
+    state: StateSnapshot
+    def __init__(self, request_id: _Optional[str] = ..., response: _Optional[_Union[PredictResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., state: _Optional[_Union[StateSnapshot, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("queue_us", "batch_wait_us", "compute_us", "batch_rows", "batch_requests", "provider")

@@ -1,15 +1,17 @@
 """Messages of onnxserve.v1 to and from the engine's nouns."""
 
 import math
+from collections.abc import Iterable
 from time import time
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from onnxserve.tensor import STRING
+from onnxserve.tensor import STRING, Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve.v1 import model_service_pb2 as model_service
 from onnxserve.v1 import tensor_pb2
-from onnxserve_server.core import Clock, ModelSpec, Request, Result, TensorSpec, WireTensor
+from onnxserve_server.core import Clock, ModelSpec, Request, Result, Snapshot, Step, TensorSpec, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
 
 _LONGEST_REQUEST_ID = 128  # characters
@@ -51,15 +53,31 @@ def read_request(wire: inference.PredictRequest, deadline: float, clock: Clock) 
     return Request(
         wire.model,
         wire.version,
-        [
-            WireTensor(tensor.name, tensor.data_type, tuple(tensor.shape), tensor.data, tensor.strings)
-            for tensor in wire.inputs
-        ],
+        _read_tensors(wire.inputs),
         wire.outputs,
         wire.request_id,
         wire.priority,
         deadline,
     )
+
+
+def read_step(wire: inference.Sequence) -> Step:
+    """Return what makes a request a step of a sequence.
+
+    Raises:
+        InvalidRequest: the sequence's name is too long.
+    """
+    if len(wire.id) > _LONGEST_REQUEST_ID:
+        raise InvalidRequest([Violation("sequence.id", f"it is longer than {_LONGEST_REQUEST_ID} characters")])
+    state = Snapshot(wire.state.model, _read_tensors(wire.state.tensors)) if wire.HasField("state") else None
+    return Step(wire.id, wire.end, wire.snapshot, state, wire.handoff)
+
+
+def _read_tensors(tensors: Iterable[tensor_pb2.Tensor]) -> list[WireTensor]:
+    return [
+        WireTensor(tensor.name, tensor.data_type, tuple(tensor.shape), tensor.data, tensor.strings)
+        for tensor in tensors
+    ]
 
 
 def encode_result(result: Result, request_id: str) -> bytes:
@@ -74,12 +92,7 @@ def write_result(response: inference.PredictResponse, result: Result, request_id
     response.model = result.model
     response.version = result.version
     response.request_id = request_id
-    for spec, array in result.outputs:
-        if spec.data_type == STRING:
-            strings = [str(element).encode() for element in array.ravel()]
-            response.outputs.add(name=spec.name, data_type=STRING, shape=array.shape, strings=strings)
-        else:  # add() copies the bytes once; a Tensor made apart would be copied again
-            response.outputs.add(name=spec.name, data_type=spec.data_type, shape=array.shape, data=array.tobytes())
+    _write_tensors(response.outputs, result.outputs)
     queue_us, batch_wait_us, compute_us, batch_rows, batch_requests, provider = result.receipt
     receipt = response.receipt
     receipt.queue_us = queue_us
@@ -88,6 +101,24 @@ def write_result(response: inference.PredictResponse, result: Result, request_id
     receipt.batch_rows = batch_rows
     receipt.batch_requests = batch_requests
     receipt.provider = provider
+
+
+def write_snapshot(
+    snapshot: inference.StateSnapshot, model: str, version: str, state: Iterable[tuple[TensorSpec, Array]]
+) -> None:
+    """Write a sequence's state into an empty StateSnapshot."""
+    snapshot.model = model
+    snapshot.version = version
+    _write_tensors(snapshot.tensors, state)
+
+
+def _write_tensors(field: Any, arrays: Iterable[tuple[TensorSpec, Array]]) -> None:
+    for spec, array in arrays:
+        if spec.data_type == STRING:
+            strings = [str(element).encode() for element in array.ravel()]
+            field.add(name=spec.name, data_type=STRING, shape=array.shape, strings=strings)
+        else:  # add() copies the bytes once; a Tensor made apart would be copied again
+            field.add(name=spec.name, data_type=spec.data_type, shape=array.shape, data=array.tobytes())
 
 
 def encode_model(spec: ModelSpec) -> model_service.Model:
@@ -128,4 +159,5 @@ def _encode_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
             for size in spec.shape
         ],
         labels=spec.labels,
+        batch_axis=-1 if spec.batch_axis is None else spec.batch_axis,
     )

@@ -15,6 +15,8 @@ from onnxserve_server.errors import (
     ModelNotFound,
     ModelRunFailed,
     QueueFull,
+    SequenceEvicted,
+    SequencesFull,
     ServeError,
 )
 
@@ -25,6 +27,8 @@ CODES: dict[type[ServeError], grpc.StatusCode] = {
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
     Draining: grpc.StatusCode.UNAVAILABLE,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    SequencesFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    SequenceEvicted: grpc.StatusCode.FAILED_PRECONDITION,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Cancelled: grpc.StatusCode.CANCELLED,
     ModelRunFailed: grpc.StatusCode.INTERNAL,

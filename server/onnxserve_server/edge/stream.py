@@ -8,18 +8,20 @@ caller that does not read its answers stops its own stream, and only that.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve_server.core import Clock, Job, Result
-from onnxserve_server.edge.codec import read_request, write_result
+from onnxserve_server.core import Clock, Result, StepResult, TensorSpec
+from onnxserve_server.edge.codec import read_request, read_step, write_result, write_snapshot
 from onnxserve_server.edge.predict import unexpected
 from onnxserve_server.edge.status import Status, google_status, status_of
 from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.entry import Entry
 from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, ServeError, Violation
 
 logger = logging.getLogger(__name__)
@@ -132,15 +134,23 @@ class Streams:
             what(stream)
 
 
+class _Work(Protocol):
+    """A job, or a step of a sequence."""
+
+    def withdraw(self, error: ServeError) -> None:
+        """End it with `error`, unless it has ended."""
+        ...
+
+
 class _Entry:
     """A request in hand, in its place among the answers."""
 
-    __slots__ = ("answer", "job", "nbytes", "request_id")
+    __slots__ = ("answer", "nbytes", "request_id", "work")
 
     def __init__(self, nbytes: int) -> None:
         self.request_id = ""
         self.nbytes = nbytes
-        self.job: Job | None = None
+        self.work: _Work | None = None
         self.answer: bytes | None = None
 
 
@@ -151,6 +161,8 @@ class Stream:
         self._call = call
         self._streams = streams
         self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
+        self._sequences = streams.engine.sequences()
+        self._handoffs: list[tuple[str, Entry, Sequence[tuple[TensorSpec, Array]]]] | None = None
         self._entries: deque[_Entry] = deque()
         self._nbytes = 0
         self._reading = False
@@ -164,8 +176,8 @@ class Stream:
         """Take a message. Never raises."""
         with self._lock:
             self._reading = False
-            if self._stopping or self._ended:  # it is not answered, so the caller knows that it was not run
-                return
+            if self._ended or (self._stopping and not self._sequences.must_stay):
+                return  # it is not answered, so the caller knows that it was not run
         try:
             wire = inference.StreamRequest.FromString(message)
         except DecodeError as error:
@@ -173,7 +185,7 @@ class Stream:
         else:
             match wire.WhichOneof("kind"):
                 case "predict":
-                    self._predict(wire.predict, len(message))
+                    self._predict(wire, len(message))
                 case "cancel":
                     self._cancel(wire.cancel.request_id, message)
                 case _:
@@ -211,7 +223,9 @@ class Stream:
         """Ask for the next message, unless the window is full."""
         window = self._streams.window
         with self._lock:
-            if self._reading or self._half_closed or self._stopping or self._ended or self._gone is not None:
+            if self._reading or self._half_closed or self._ended or self._gone is not None:
+                return
+            if self._stopping and not self._sequences.must_stay:
                 return
             if len(self._entries) >= window.requests or self._nbytes >= window.nbytes:
                 return
@@ -226,15 +240,19 @@ class Stream:
             self._nbytes += len(message) - entry.nbytes
             entry.nbytes = len(message)
             entry.answer = message
-            entry.job = None
+            entry.work = None
         self._pump()
 
-    def _predict(self, wire: inference.PredictRequest, nbytes: int) -> None:
+    def _predict(self, wire: inference.StreamRequest, nbytes: int) -> None:
         entry = self._add(nbytes)
-        entry.request_id = wire.request_id
+        entry.request_id = wire.predict.request_id
+        work: _Work
         try:
-            request = read_request(wire, self._call.deadline, self._streams.clock)
-            job = self._streams.engine.submit(request, _Answer(self, entry))
+            request = read_request(wire.predict, self._call.deadline, self._streams.clock)
+            if wire.HasField("sequence"):
+                work = self._sequences.submit(request, read_step(wire.sequence), _Answer(self, entry))
+            else:
+                work = self._streams.engine.submit(request, _Answer(self, entry))
         except ServeError as error:
             self.answer(entry, _encode_error(error, entry.request_id))
         except Exception:
@@ -244,19 +262,19 @@ class Stream:
             with self._lock:
                 gone = self._gone
                 if entry.answer is None:
-                    entry.job = job
+                    entry.work = work
             if gone is not None:
-                job.withdraw(gone)
+                work.withdraw(gone)
 
     def _cancel(self, request_id: str, message: bytes) -> None:
         if not request_id:
             self._refuse(message, InvalidRequest([Violation("cancel.request_id", "it is required")]))
             return
         with self._lock:
-            jobs = [entry.job for entry in self._entries if entry.request_id == request_id]
-        for job in jobs:
-            if job is not None:
-                job.withdraw(Cancelled("the caller gave it up"))
+            works = [entry.work for entry in self._entries if entry.request_id == request_id]
+        for work in works:
+            if work is not None:
+                work.withdraw(Cancelled("the caller gave it up"))
 
     def _refuse(self, message: bytes, error: ServeError) -> None:
         self.answer(self._add(len(message)), _encode_error(error, ""))
@@ -274,10 +292,21 @@ class Stream:
             if self._ended or self._gone is not None:
                 return
             self._gone = error
-            jobs = [entry.job for entry in self._entries if entry.job is not None]
-        for job in jobs:
-            job.withdraw(error)
+            works = [entry.work for entry in self._entries if entry.work is not None]
+        for work in works:
+            work.withdraw(error)
         self._pump()
+
+    def _next_handoff(self) -> bytes | None:
+        """Return the message with the state of a sequence that the caller wants back; None: there is none left."""
+        if self._handoffs is None:
+            self._handoffs = self._sequences.handoffs()
+        if not self._handoffs:
+            return None
+        name, entry, state = self._handoffs.pop()
+        response = inference.StreamResponse(handoff=inference.Handoff(sequence=name))
+        write_snapshot(response.handoff.state, entry.model.spec.name, entry.model.spec.version, state)
+        return response.SerializeToString()
 
     def _pump(self) -> None:
         """Send the next answer if its turn has come, or end the call when nothing is left to do."""
@@ -296,8 +325,11 @@ class Stream:
                 self._sending = True
             elif self._half_closed:
                 self._ended, left = True, 0
-            elif self._stopping:
-                self._ended, status, left = True, status_of(Draining("the server is about to stop")), 0
+            elif self._stopping and not self._sequences.must_stay:
+                message, left = self._next_handoff(), 0
+                self._sending = message is not None
+                if message is None:
+                    self._ended, status = True, status_of(Draining("the server is about to stop"))
             else:
                 return
         self._streams.give_back(left)
@@ -305,6 +337,7 @@ class Stream:
             self._call.send(message)
             self.read_on()
         else:
+            self._sequences.close()
             self._streams.forget(self)
             self._call.end(status)
 
@@ -318,19 +351,25 @@ class _Answer:
         self._stream = stream
         self._entry = entry
 
-    def __call__(self, outcome: Result | ServeError) -> None:
+    def __call__(self, outcome: Result | StepResult | ServeError) -> None:
         entry = self._entry
         try:
-            if isinstance(outcome, Result):
-                response = inference.StreamResponse(request_id=entry.request_id)
-                write_result(response.response, outcome, entry.request_id)
-                message = response.SerializeToString()
-            else:
-                message = _encode_error(outcome, entry.request_id)
+            message = _encode(outcome, entry.request_id)
         except Exception:
             unexpected(entry.request_id)
             message = _encode_error(ServeError("the server failed on this request"), entry.request_id)
         self._stream.answer(entry, message)
+
+
+def _encode(outcome: Result | StepResult | ServeError, request_id: str) -> bytes:
+    if isinstance(outcome, ServeError):
+        return _encode_error(outcome, request_id)
+    response = inference.StreamResponse(request_id=request_id)
+    result = outcome.result if isinstance(outcome, StepResult) else outcome
+    write_result(response.response, result, request_id)
+    if isinstance(outcome, StepResult) and outcome.state is not None:
+        write_snapshot(response.state, result.model, result.version, outcome.state)
+    return response.SerializeToString()
 
 
 def _encode_error(error: ServeError, request_id: str) -> bytes:

@@ -88,15 +88,17 @@ class FinishedRun:
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns = self._batch, self._columns
+        batch, columns, leading = self._batch, self._columns, self._spec.leading
         alone = len(batch.jobs) == 1
         first = 0
         for job in batch.jobs:
             last = first + job.rows
             if alone and job.rows == batch.rows > 0:
                 outputs = [(output, columns[output.name]) for output in job.outputs]
-            else:
+            elif leading:
                 outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
+            else:
+                outputs = [(output, output.cut(columns[output.name], first, last)) for output in job.outputs]
             job.end(Result(self._spec.name, self._spec.version, outputs, self._receipt(job)))
             first = last
 
@@ -124,19 +126,29 @@ def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:
 def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
     """Put the rows of all jobs together, input by input, in one copy; a lone job's arrays are used as they are.
 
-    A batch without any row gets one of zeros: many kernels cannot run on none, and the shape of the answer is needed.
+    Of shared inputs, which are equal, the first job's is taken. A batch without any row gets one of zeros: many kernels
+    cannot run on none, and the shape of the answer is needed.
     """
     jobs = batch.jobs
     if not batch.rows:
-        return {
-            tensor.name: np.zeros((1, *array.shape[1:]), array.dtype)
-            if array.dtype != object
-            else np.full((1, *array.shape[1:]), "", object)
-            for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)
-        }
+        return {tensor.name: _one_row(tensor, array) for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
     if len(jobs) == 1:
         return {tensor.name: array for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
-    return {tensor.name: np.concatenate([job.inputs[i] for job in jobs]) for i, tensor in enumerate(spec.inputs)}
+    return {
+        tensor.name: jobs[0].inputs[i]
+        if tensor.batch_axis is None
+        else np.concatenate([job.inputs[i] for job in jobs], tensor.batch_axis)
+        for i, tensor in enumerate(spec.inputs)
+    }
+
+
+def _one_row(tensor: TensorSpec, empty: Array) -> Array:
+    """Return zeros, or empty strings, for an input without rows; a shared one as it is."""
+    axis = tensor.batch_axis
+    if axis is None:
+        return empty
+    shape = (*empty.shape[:axis], 1, *empty.shape[axis + 1 :])
+    return np.full(shape, "", object) if empty.dtype == object else np.zeros(shape, empty.dtype)
 
 
 def check_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch, batched: bool) -> dict[str, Array]:
@@ -148,7 +160,8 @@ def check_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch
     rows = max(batch.rows, 1)
     columns = {}
     for output, array in zip(wanted, arrays, strict=True):
-        if batched and array.shape[:1] != (rows,):
+        axis = output.batch_axis or 0
+        if batched and array.shape[axis : axis + 1] != (rows,):
             raise RunFailed(f"output {output.name} has the shape {list(array.shape)} for a batch of {rows} rows")
         columns[output.name] = array
     return columns
