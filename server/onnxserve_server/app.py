@@ -18,7 +18,8 @@ from onnxserve_server.edge import health
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
 from onnxserve_server.edge.predict import Call, Predict
-from onnxserve_server.edge.stream import Stream, StreamCall, Streams, Window
+from onnxserve_server.edge.stream import Stream, StreamCall, Window
+from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import discover

@@ -115,6 +115,13 @@ class StatePair:
     initial: float | Array = 0.0
 
 
+class Feedback(NamedTuple):
+    """An output that is an input of the next run of a request with several steps."""
+
+    output: TensorSpec
+    input: TensorSpec
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SequencePolicy:
     """How much state is kept: for `most` sequences at a time, each for `idle` seconds after its last step."""
@@ -129,6 +136,7 @@ class ModelSpec:
 
     `steady`: its run time depends on the number of rows alone, not on what is in them.
     `state`: what makes it stateful; empty for most models.
+    `feedback`: what lets it run several steps for one request; empty for most models.
     """
 
     name: str
@@ -144,6 +152,7 @@ class ModelSpec:
     steady: bool = True
     state: tuple[StatePair, ...] = ()
     sequences: SequencePolicy = SequencePolicy()
+    feedback: tuple[Feedback, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
 
@@ -180,21 +189,42 @@ class Snapshot(NamedTuple):
     tensors: Sequence[WireTensor]
 
 
-class Step(NamedTuple):
-    """What makes a request a step of a sequence. `state` starts it; the others are told by onnxserve.v1.Sequence."""
+class Stop(NamedTuple):
+    """An output that ends the steps of a request: when all its elements are `value`, or not zero where that is None."""
 
-    sequence: str
+    output: str
+    value: float | None = None
+
+
+class Step(NamedTuple):
+    """What makes a request more than one run that stands alone.
+
+    Attributes:
+        sequence: the sequence's name; "" for none.
+        end: whether the sequence is over afterwards.
+        snapshot: whether the state is wanted with the answer.
+        state: what to start the sequence with.
+        handoff: whether the state is wanted when the server stops.
+        most: most runs, each on the outputs of the one before; None: one run.
+        stop: what ends them before.
+    """
+
+    sequence: str = ""
     end: bool = False
     snapshot: bool = False
     state: Snapshot | None = None
     handoff: bool = False
+    most: int | None = None
+    stop: Stop | None = None
 
 
 class StepResult(NamedTuple):
-    """A step's result, and the state after it where that was asked for: one array for each state input."""
+    """A step's result, the state after it where that was asked for, its number, and whether it is the last."""
 
     result: Result
     state: Sequence[tuple[TensorSpec, Array]] | None
+    number: int
+    final: bool
 
 
 Done = Callable[[Result | ServeError], None]

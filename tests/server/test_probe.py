@@ -82,8 +82,9 @@ SECOND = {"state": 1, "stateN": 1}
         (zoo.suffixed(), told(shared=["suffix"])),
         (zoo.lookup(), told(batch_axis={"id": 1, "y": 1}, shared=["table"])),
         (zoo.weighted(), told(shared=["weight"])),
+        (zoo.opaque(), told(batch_axis={"x": 1, "y": 1})),
     ],
-    ids=["layered", "columns", "suffixed", "lookup", "weighted"],
+    ids=["layered", "columns", "suffixed", "lookup", "weighted", "opaque"],
 )
 def test_rows_along_another_axis_and_beside_shared_inputs_are_batched(prober, saved, model, options):
     verdict = prober.probe(saved(model), options)
@@ -120,9 +121,15 @@ SHARED = "`shared: [{}]` if it is the same for all rows"
             told(batch_axis={"x": 1}),
             "the batch axes of its inputs have different names: 'batch', 'seq'",
         ),
+        (
+            zoo.opaque(),
+            told(batch_axis={"x": 1}),
+            "with 3 rows its output y has the shape [2, 3] (model.yaml may say "
+            "`batch_axis: {y: 1}` if its rows lie along axis 1)",
+        ),
         (zoo.sequence(), told(shared=["mask"]), "it runs with 1 row but not with 3: "),
     ],
-    ids=["mixing", "output", "state", "scale", "names", "not the same for all rows"],
+    ids=["mixing", "output", "state", "scale", "names", "seen in the run", "not the same for all rows"],
 )
 def test_what_is_declared_is_tried_and_what_could_be_is_told(prober, saved, model, options, reason):
     verdict = prober.probe(saved(model), options)

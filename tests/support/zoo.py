@@ -208,6 +208,17 @@ def columns(dtype):
     return model(nodes, [tensor("x", [2, "batch"], dtype)], [tensor("y", [2, "batch"], dtype)])
 
 
+def opaque():
+    """y = x, float32 [2, batch], but what shape y has is seen only when it has been run."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Max", ["sizes", "zero"], ["shape"]),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    zero = constant("zero", 0, np.int64)
+    return model(nodes, [tensor("x", [2, "batch"])], [tensor("y", [None, None])], [zero])
+
+
 def suffixed():
     """y = x + suffix, strings: x and y [batch, 2], suffix a scalar."""
     nodes = [helper.make_node("StringConcat", ["x", "suffix"], ["y"])]
@@ -272,3 +283,16 @@ def slow_counter():
     made.graph.initializer.append(constant("one_more", 1))
     onnx.checker.check_model(made)
     return made
+
+
+def countdown():
+    """next = n - 1 and done = (n <= 1), float32 [batch, 1]; a state: total_out = total + n. What generates is like this."""
+    nodes = [
+        helper.make_node("Sub", ["n", "one"], ["next"]),
+        helper.make_node("LessOrEqual", ["n", "one"], ["is_done"]),
+        helper.make_node("Cast", ["is_done"], ["done"], to=FLOAT),
+        helper.make_node("Add", ["total", "n"], ["total_out"]),
+    ]
+    inputs = [tensor("n", ["batch", 1]), tensor("total", ["batch", 1])]
+    outputs = [tensor(name, ["batch", 1]) for name in ("next", "done", "total_out")]
+    return model(nodes, inputs, outputs, [constant("one", 1)])

@@ -11,7 +11,7 @@ from onnxserve.tensor import STRING, Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve.v1 import model_service_pb2 as model_service
 from onnxserve.v1 import tensor_pb2
-from onnxserve_server.core import Clock, ModelSpec, Request, Result, Snapshot, Step, TensorSpec, WireTensor
+from onnxserve_server.core import Clock, ModelSpec, Request, Result, Snapshot, Step, Stop, TensorSpec, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
 
 _LONGEST_REQUEST_ID = 128  # characters
@@ -61,16 +61,27 @@ def read_request(wire: inference.PredictRequest, deadline: float, clock: Clock) 
     )
 
 
-def read_step(wire: inference.Sequence) -> Step:
-    """Return what makes a request a step of a sequence.
+def read_step(wire: inference.StreamRequest) -> Step | None:
+    """Return what makes a request more than one run that stands alone; None: nothing does.
 
     Raises:
-        InvalidRequest: the sequence's name is too long.
+        InvalidRequest: the sequence has no name, or one that is too long.
     """
-    if len(wire.id) > _LONGEST_REQUEST_ID:
-        raise InvalidRequest([Violation("sequence.id", f"it is longer than {_LONGEST_REQUEST_ID} characters")])
-    state = Snapshot(wire.state.model, _read_tensors(wire.state.tensors)) if wire.HasField("state") else None
-    return Step(wire.id, wire.end, wire.snapshot, state, wire.handoff)
+    if not (wire.HasField("sequence") or wire.HasField("steps")):
+        return None
+    sequence, steps = wire.sequence, wire.steps
+    if wire.HasField("sequence") and not 0 < len(sequence.id) <= _LONGEST_REQUEST_ID:
+        raise InvalidRequest(
+            [Violation("sequence.id", f"a name of at most {_LONGEST_REQUEST_ID} characters is required")]
+        )
+    state = (
+        Snapshot(sequence.state.model, _read_tensors(sequence.state.tensors)) if sequence.HasField("state") else None
+    )
+    stop = None
+    if steps.HasField("stop"):
+        stop = Stop(steps.stop.output, steps.stop.value if steps.stop.HasField("value") else None)
+    most = steps.max if wire.HasField("steps") else None
+    return Step(sequence.id, sequence.end, sequence.snapshot, state, sequence.handoff, most, stop)
 
 
 def _read_tensors(tensors: Iterable[tensor_pb2.Tensor]) -> list[WireTensor]:

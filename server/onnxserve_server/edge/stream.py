@@ -17,9 +17,10 @@ from google.protobuf.message import DecodeError
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server.core import Clock, Result, StepResult, TensorSpec
-from onnxserve_server.edge.codec import read_request, read_step, write_result, write_snapshot
+from onnxserve_server.edge.answers import encode_answer, encode_handoff
+from onnxserve_server.edge.codec import read_request, read_step
 from onnxserve_server.edge.predict import unexpected
-from onnxserve_server.edge.status import Status, google_status, status_of
+from onnxserve_server.edge.status import Status, status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.entry import Entry
 from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, ServeError, Violation
@@ -64,74 +65,34 @@ class Window:
     all_requests: int
 
 
-class Streams:
-    """Handles the calls of InferenceService.Stream; open() makes the handler of one of them."""
+class Budget(Protocol):
+    """What a stream shares with all others; see edge.streams.Streams.
 
-    def __init__(self, engine: Engine, clock: Clock, window: Window) -> None:
-        self.engine = engine
-        self.clock = clock
-        self.window = window
-        self._lock = threading.Lock()
-        self._live: dict[Stream, None] = {}
-        self._waiting: dict[Stream, None] = {}  # for others to have less in hand
-        self._in_hand = 0
-        self._stopping = False
+    Attributes:
+        engine: runs the requests.
+        clock: the engine's.
+        window: how much may be in hand.
+    """
 
-    def open(self, call: StreamCall) -> "Stream":
-        """Return the handler of a call."""
-        stream = Stream(call, self)
-        with self._lock:
-            self._live[stream] = None
-            stopping = self._stopping
-        if stopping:
-            stream.stop()
-        else:
-            stream.read_on()
-        return stream
-
-    def stop(self) -> None:
-        """Read no more; streams end, with UNAVAILABLE, when what was read is answered."""
-        self._tell_all(Stream.stop)
-
-    def abort(self) -> None:
-        """End all streams with UNAVAILABLE, and what they have in hand with them."""
-        self._tell_all(Stream.abort)
+    engine: Engine
+    clock: Clock
+    window: Window
 
     def take(self) -> None:
         """Note that a stream has one more request in hand."""
-        with self._lock:
-            self._in_hand += 1
+        ...
 
     def has_room(self, stream: "Stream") -> bool:
         """Whether a stream may read; where not, its read_on() is called when it may."""
-        with self._lock:
-            if self._in_hand < self.window.all_requests:
-                return True
-            self._waiting[stream] = None
-            return False
+        ...
 
     def give_back(self, count: int) -> None:
         """Note that a stream has so many requests fewer in hand."""
-        woken: list[Stream] = []
-        with self._lock:
-            self._in_hand -= count
-            if self._waiting and self._in_hand < self.window.all_requests:
-                woken, self._waiting = list(self._waiting), {}
-        for stream in woken:
-            stream.read_on()
+        ...
 
     def forget(self, stream: "Stream") -> None:
         """Note that a stream is over."""
-        with self._lock:
-            self._live.pop(stream, None)
-            self._waiting.pop(stream, None)
-
-    def _tell_all(self, what: Callable[["Stream"], None]) -> None:
-        with self._lock:
-            self._stopping = True
-            live = list(self._live)
-        for stream in live:
-            what(stream)
+        ...
 
 
 class _Work(Protocol):
@@ -143,25 +104,27 @@ class _Work(Protocol):
 
 
 class _Entry:
-    """A request in hand, in its place among the answers."""
+    """A request in hand, in its place among the answers. It has one, or one for each of its steps."""
 
-    __slots__ = ("answer", "nbytes", "request_id", "work")
+    __slots__ = ("answers", "complete", "nbytes", "request_id", "work")
 
     def __init__(self, nbytes: int) -> None:
         self.request_id = ""
         self.nbytes = nbytes
         self.work: _Work | None = None
-        self.answer: bytes | None = None
+        self.answers: deque[bytes] = deque()
+        self.complete = False
 
 
 class Stream:
     """One call. on_...() are for the edge; they must not be called while another one of on_message() runs."""
 
-    def __init__(self, call: StreamCall, streams: Streams) -> None:
+    def __init__(self, call: StreamCall, streams: Budget) -> None:
         self._call = call
         self._streams = streams
         self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
         self._sequences = streams.engine.sequences()
+        self._held: list[Callable[[], None]] = []
         self._handoffs: list[tuple[str, Entry, Sequence[tuple[TensorSpec, Array]]]] | None = None
         self._entries: deque[_Entry] = deque()
         self._nbytes = 0
@@ -234,34 +197,44 @@ class Stream:
             self._reading = True
         self._call.read()
 
-    def answer(self, entry: _Entry, message: bytes) -> None:
+    def answer(self, entry: _Entry, message: bytes, *, final: bool = True) -> None:
         """Put an answer in its place, and send what is due."""
         with self._lock:
-            self._nbytes += len(message) - entry.nbytes
-            entry.nbytes = len(message)
-            entry.answer = message
-            entry.work = None
+            self._nbytes += len(message)
+            entry.answers.append(message)
+            if final:
+                self._nbytes -= entry.nbytes
+                entry.complete = True
+                entry.work = None
         self._pump()
+
+    def hold(self, resume: Callable[[], None]) -> bool:
+        """Whether a request of several steps has to wait until its caller has read more; `resume` is called then."""
+        with self._lock:
+            if self._nbytes < self._streams.window.nbytes or self._gone is not None:
+                return False
+            self._held.append(resume)
+            return True
 
     def _predict(self, wire: inference.StreamRequest, nbytes: int) -> None:
         entry = self._add(nbytes)
         entry.request_id = wire.predict.request_id
         work: _Work
         try:
-            request = read_request(wire.predict, self._call.deadline, self._streams.clock)
-            if wire.HasField("sequence"):
-                work = self._sequences.submit(request, read_step(wire.sequence), _Answer(self, entry))
-            else:
+            request, step = read_request(wire.predict, self._call.deadline, self._streams.clock), read_step(wire)
+            if step is None:
                 work = self._streams.engine.submit(request, _Answer(self, entry))
+            else:
+                work = self._sequences.submit(request, step, _Answer(self, entry), self.hold)
         except ServeError as error:
-            self.answer(entry, _encode_error(error, entry.request_id))
+            self.answer(entry, encode_answer(error, entry.request_id))
         except Exception:
             unexpected(entry.request_id)
-            self.answer(entry, _encode_error(ServeError("the server failed on this request"), entry.request_id))
+            self.answer(entry, encode_answer(ServeError("the server failed on this request"), entry.request_id))
         else:
             with self._lock:
                 gone = self._gone
-                if entry.answer is None:
+                if not entry.complete:
                     entry.work = work
             if gone is not None:
                 work.withdraw(gone)
@@ -277,7 +250,7 @@ class Stream:
                 work.withdraw(Cancelled("the caller gave it up"))
 
     def _refuse(self, message: bytes, error: ServeError) -> None:
-        self.answer(self._add(len(message)), _encode_error(error, ""))
+        self.answer(self._add(len(message)), encode_answer(error, ""))
 
     def _add(self, nbytes: int) -> _Entry:
         entry = _Entry(nbytes)
@@ -304,46 +277,62 @@ class Stream:
         if not self._handoffs:
             return None
         name, entry, state = self._handoffs.pop()
-        response = inference.StreamResponse(handoff=inference.Handoff(sequence=name))
-        write_snapshot(response.handoff.state, entry.model.spec.name, entry.model.spec.version, state)
-        return response.SerializeToString()
+        return encode_handoff(name, entry.model.spec, state)
 
     def _pump(self) -> None:
         """Send the next answer if its turn has come, or end the call when nothing is left to do."""
-        message, status, left = None, None, 1
+        status: Status | None = None
+        resumed: list[Callable[[], None]] = []
         with self._lock:
             if self._sending or self._ended:
                 return
-            if self._gone is not None:
+            message, left = self._next_answer()
+            if message is not None:
+                self._sending = True
+                if self._held and self._nbytes < self._streams.window.nbytes:
+                    resumed, self._held = self._held, []
+            elif self._gone is not None:
                 self._ended, status, left = True, status_of(self._gone), len(self._entries)
                 self._entries.clear()
             elif self._entries:
-                message = self._entries[0].answer
-                if message is None:
-                    return
-                self._nbytes -= self._entries.popleft().nbytes
-                self._sending = True
+                return
             elif self._half_closed:
-                self._ended, left = True, 0
+                self._ended = True
             elif self._stopping and not self._sequences.must_stay:
-                message, left = self._next_handoff(), 0
-                self._sending = message is not None
-                if message is None:
-                    self._ended, status = True, status_of(Draining("the server is about to stop"))
+                self._ended, status = True, status_of(Draining("the server is about to stop"))
             else:
                 return
         self._streams.give_back(left)
         if message is not None:
             self._call.send(message)
             self.read_on()
+            for resume in resumed:
+                resume()
         else:
             self._sequences.close()
             self._streams.forget(self)
             self._call.end(status)
 
+    def _next_answer(self) -> tuple[bytes | None, int]:
+        """Take the next message to send, and how many requests it leaves fewer in hand; None: there is none now."""
+        if self._gone is not None:
+            return None, 0
+        if not self._entries:
+            stops = self._stopping and not self._half_closed and not self._sequences.must_stay
+            return (self._next_handoff() if stops else None), 0
+        entry = self._entries[0]
+        if not entry.answers:
+            return None, 0
+        message = entry.answers.popleft()
+        self._nbytes -= len(message)
+        if entry.answers or not entry.complete:
+            return message, 0
+        self._entries.popleft()
+        return message, 1
+
 
 class _Answer:
-    """Encodes the outcome of one request and hands it to its stream. A class, not a closure: one is made a request."""
+    """Encodes the outcomes of one request for its stream. A class, not a closure: one is made for every request."""
 
     __slots__ = ("_entry", "_stream")
 
@@ -354,23 +343,8 @@ class _Answer:
     def __call__(self, outcome: Result | StepResult | ServeError) -> None:
         entry = self._entry
         try:
-            message = _encode(outcome, entry.request_id)
+            message = encode_answer(outcome, entry.request_id)
         except Exception:
             unexpected(entry.request_id)
-            message = _encode_error(ServeError("the server failed on this request"), entry.request_id)
-        self._stream.answer(entry, message)
-
-
-def _encode(outcome: Result | StepResult | ServeError, request_id: str) -> bytes:
-    if isinstance(outcome, ServeError):
-        return _encode_error(outcome, request_id)
-    response = inference.StreamResponse(request_id=request_id)
-    result = outcome.result if isinstance(outcome, StepResult) else outcome
-    write_result(response.response, result, request_id)
-    if isinstance(outcome, StepResult) and outcome.state is not None:
-        write_snapshot(response.state, result.model, result.version, outcome.state)
-    return response.SerializeToString()
-
-
-def _encode_error(error: ServeError, request_id: str) -> bytes:
-    return inference.StreamResponse(request_id=request_id, error=google_status(error, request_id)).SerializeToString()
+            message = encode_answer(ServeError("the server failed on this request"), entry.request_id)
+        self._stream.answer(entry, message, final=not isinstance(outcome, StepResult) or outcome.final)

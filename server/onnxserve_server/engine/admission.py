@@ -40,7 +40,7 @@ class Admission:
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         self._batch_axes = _batch_axes(spec)
-        # Shapes that are fixed but for the batch axis need no comparing, nor do jobs that run alone: one bucket for all.
+        # Shapes that are fixed but for the batch axis need no comparing, nor do jobs that run alone: all share a key.
         self._one_key = not self._batch_axes or not any(
             tensor.has_free_axes or tensor.batch_axis is None for tensor in spec.inputs
         )

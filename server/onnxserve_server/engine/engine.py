@@ -80,7 +80,7 @@ class Engine:
     def flush(self) -> None:
         """Have run what has been submitted. Models whose runs are short are run here, by the calling thread.
 
-        A job that ends may have another one submitted, and this be called, on the thread that flushes or scatters: it is
+        A job that ends may have another one submitted, and this be called, on a thread that flushes or scatters: it is
         flushed with what else that thread has ended by then.
         """
         self.settle(_nothing)

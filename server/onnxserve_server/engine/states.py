@@ -1,16 +1,26 @@
-"""The state of a model's sequences as arrays: the first one, one that a caller brings, and the one after a run."""
+"""What goes from one run of a model into the next: the state of a sequence, and the feedback of its steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from onnxserve.tensor import STORAGE, Array
-from onnxserve_server.core import ModelSpec, Request, Result, Snapshot, StatePair, TensorSpec
+from onnxserve_server.core import ModelSpec, Request, Result, Snapshot, StatePair, Step, TensorSpec
 from onnxserve_server.engine.admission import Kept, read_tensor
 from onnxserve_server.errors import InvalidRequest, ModelRunFailed, Violation
 
 State = tuple[Array, ...]
 """One array for each state pair of the model, in its order."""
+
+
+class After(NamedTuple):
+    """What a run gives: the answer, the state after it, the next run's feedback inputs, and whether to stop."""
+
+    result: Result
+    state: State
+    fed: Mapping[int, Array]
+    stops: bool
 
 
 class States:
@@ -28,10 +38,30 @@ class States:
         self._outputs = tuple(pair.output for pair in self._pairs)
         self._answered = tuple(output for output in spec.outputs if output not in self._outputs)
 
-    def kept(self, state: State) -> Kept:
-        """Return what the server itself adds to a step."""
+    def kept(self, state: State, fed: Mapping[int, Array], step: Step) -> Kept:
+        """Return what the server itself adds to a run: the state, what is fed back, and the outputs for the next run.
+
+        Raises:
+            InvalidRequest: the step wants several runs of a model that does not declare feedback, or the stop output is
+                none of the model's.
+        """
         inputs = {self._positions[pair.input.name]: array for pair, array in zip(self._pairs, state, strict=True)}
-        return Kept(inputs, self._answered, self._outputs)
+        outputs = self._outputs
+        if step.most is not None:
+            outputs += self._for_steps(step)
+        return Kept({**inputs, **fed}, self._answered, outputs)
+
+    def _for_steps(self, step: Step) -> tuple[TensorSpec, ...]:
+        if not self._spec.feedback:
+            told = f"model {self._spec.name!r} declares no feedback, so a run has nothing to go on from"
+            raise InvalidRequest([Violation("steps", told)])
+        fed = tuple(feedback.output for feedback in self._spec.feedback)
+        if step.stop is None:
+            return fed
+        for output in self._spec.outputs:
+            if output.name == step.stop.output:
+                return (*fed, output)
+        raise InvalidRequest([Violation("steps.stop.output", f"the model has no output {step.stop.output!r}")])
 
     def initial(self, request: Request) -> State:
         """Return the state before a first step, of as many rows as the step has."""
@@ -63,21 +93,31 @@ class States:
             raise InvalidRequest(faults, model=self._spec.name, version=self._spec.version)
         return tuple(array for pair in self._pairs if (array := arrays[pair.input.name]) is not None)
 
-    def after(self, result: Result, before: State) -> tuple[Result, State]:
-        """Return a step's result without what was asked for to go on, and the state after it.
+    def after(self, result: Result, before: State, step: Step) -> After:
+        """Take a run's outputs apart.
 
-        The state is copied: a view would keep the outputs of the whole batch.
+        What goes on is copied: a view would keep the outputs of the whole batch.
 
         Raises:
             ModelRunFailed: an output does not fit the input that it is to be.
         """
-        answered = len(result.outputs) - len(self._pairs)
-        state = tuple(array.copy() for _, array in result.outputs[answered:])
+        feedback = self._spec.feedback if step.most is not None else ()
+        stop = step.stop if step.most is not None else None
+        answered = len(result.outputs) - len(self._pairs) - len(feedback) - (stop is not None)
+        arrays = iter([array for _, array in result.outputs[answered:]])
+        state = tuple(next(arrays).copy() for _ in self._pairs)
         for pair, old, new in zip(self._pairs, before, state, strict=True):
             if not _fits(pair.input, old, new):
                 told = f"the state {pair.output.name} has the shape {list(new.shape)}, which does not fit its input"
                 raise ModelRunFailed(told, model=self._spec.name, version=self._spec.version)
-        return result._replace(outputs=result.outputs[:answered]), state
+        fed = {self._positions[each.input.name]: next(arrays).copy() for each in feedback}
+        stops = stop is not None and _says(next(arrays), stop.value)
+        return After(result._replace(outputs=result.outputs[:answered]), state, fed, stops)
+
+    def without_fed(self, request: Request) -> Request:
+        """Return a request without the inputs that are fed back."""
+        fed = {each.input.name for each in self._spec.feedback}
+        return request._replace(inputs=[tensor for tensor in request.inputs if tensor.name not in fed])
 
     def described(self, state: State) -> Sequence[tuple[TensorSpec, Array]]:
         """Return a state with the inputs that it is for."""
@@ -91,6 +131,10 @@ class States:
             if tensor.name == counted.name and len(tensor.shape) > counted.batch_axis:
                 return max(1, tensor.shape[counted.batch_axis])
         return 1  # the input is missing, which admission will tell
+
+
+def _says(array: Array, value: float | None) -> bool:
+    return bool((array != 0).all() if value is None else (array == value).all())
 
 
 def _fits(spec: TensorSpec, old: Array, new: Array) -> bool:

@@ -83,6 +83,10 @@ class ModelConfig(BaseModel):
         Field(description="inputs that are outputs of the sequence's step before; auto: as their names say"),
     ] = None
     sequences: SequencesConfig = SequencesConfig()
+    feedback: Annotated[
+        dict[str, str] | None,
+        Field(description="outputs that are inputs of the next run of a request with several steps: output: input"),
+    ] = None
     labels: dict[str, list[str]] = Field(default_factory=dict, description="class names, by output")
     versions: Literal["latest", "all"] | Annotated[list[str], Field(min_length=1)] = Field(
         "latest", description="which versions serve"

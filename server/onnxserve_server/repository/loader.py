@@ -10,7 +10,7 @@ from onnxserve_server.core import BatchPolicy, Clock, ModelSpec, TensorSpec
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import FILE_NAME, BatchingConfig
 from onnxserve_server.repository.discovery import Found
-from onnxserve_server.repository.state import policy_of, state_of
+from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.probe import Prober, Verdict, batch_axis, warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
@@ -110,6 +110,7 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
         steady=session.steady,
         state=state_of(found, session),
         sequences=policy_of(found.config.sequences),
+        feedback=feedback_of(found, session),
         metadata=metadata,
         description=session.description,
     )

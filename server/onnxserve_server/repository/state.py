@@ -3,15 +3,14 @@
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from onnxserve.tensor import NAMES, STORAGE, STRING, Array
-from onnxserve_server.core import SequencePolicy, StatePair, TensorSpec
+from onnxserve_server.core import Feedback, SequencePolicy, StatePair, TensorSpec
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import FILE_NAME, ModelConfig, SequencesConfig, StateConfig, explain
+from onnxserve_server.repository.config import FILE_NAME, ModelConfig, SequencesConfig, explain
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.runtime.session import Session
 
@@ -39,7 +38,7 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
     config, place = found.config.state, f"{found.path.parent.parent / FILE_NAME}: state"
     if config is None and "state" in session.metadata:
         place = f"{found.path}: metadata state"
-        config = _read(session.metadata["state"], place)
+        config = _read(session.metadata["state"], place, "state").state
     if config is None:
         return ()
     if config == "auto":
@@ -59,14 +58,35 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
     return tuple(pairs)
 
 
+def feedback_of(found: Found, session: Session) -> tuple[Feedback, ...]:
+    """Return which outputs are inputs of the next step; () for most models.
+
+    Raises:
+        ConfigurationError: a name is unknown, or an output cannot be the input it is for.
+    """
+    config, place = found.config.feedback, f"{found.path.parent.parent / FILE_NAME}: feedback"
+    if config is None and "feedback" in session.metadata:
+        place = f"{found.path}: metadata feedback"
+        config = _read(session.metadata["feedback"], place, "feedback").feedback
+    pairs = []
+    for output_name, input_name in (config or {}).items():
+        output = _named(output_name, session.outputs, f"{place}.{output_name}", "output")
+        input_ = _named(input_name, session.inputs, f"{place}.{output_name}", "input")
+        if problem := _mismatch(input_, output):
+            raise ConfigurationError(f"{place}.{output_name}: {problem}")
+        pairs.append(Feedback(output, input_))
+    return tuple(pairs)
+
+
 def policy_of(config: SequencesConfig) -> SequencePolicy:
     """Return how much state is kept."""
     return SequencePolicy(most=config.max, idle=config.idle_ms / 1e3)
 
 
-def _read(text: str, place: str) -> list[StateConfig] | Literal["auto"] | None:
+def _read(text: str, place: str, key: str) -> ModelConfig:
+    """Return a configuration of one key, which the file's metadata has as JSON."""
     try:
-        return ModelConfig.model_validate({"state": json.loads(text)}).state
+        return ModelConfig.model_validate({key: json.loads(text)})
     except ValidationError as error:
         raise ConfigurationError(f"{place}: {explain(error)}") from error
     except ValueError as error:

@@ -171,10 +171,14 @@ def _cure(kind: str, spec: TensorSpec, names: set[str]) -> str:
     """
     cures = []
     if (axis := next((axis for axis, size in enumerate(spec.shape) if size in names), None)) is not None:
-        cures.append(f"`batch_axis: {{{spec.name}: {axis}}}` if its rows lie along axis {axis}")
+        cures.append(_along(spec.name, axis))
     if kind == "input" and names:
         cures.append(f"`shared: [{spec.name}]` if it is the same for all rows")
     return f" (model.yaml may say {' or '.join(cures)})" if cures else ""
+
+
+def _along(name: str, axis: int) -> str:
+    return f"`batch_axis: {{{name}: {axis}}}` if its rows lie along axis {axis}"
 
 
 def _row(session: Session, feeds: dict[str, Array], i: int) -> dict[str, Array]:
@@ -228,7 +232,10 @@ def _compare(outputs: tuple[TensorSpec, ...], together: Mapping[str, Array], alo
     for spec in outputs:
         rows, axis = together[spec.name], spec.batch_axis or 0
         if rows.shape[axis : axis + 1] != (_ROWS,):
-            return Verdict(False, f"with {_ROWS} rows its output {spec.name} has the shape {list(rows.shape)}")
+            told = f"with {_ROWS} rows its output {spec.name} has the shape {list(rows.shape)}"
+            if _ROWS in rows.shape:
+                told += f" (model.yaml may say {_along(spec.name, rows.shape.index(_ROWS))})"
+            return Verdict(False, told)
         for i, solo in enumerate(alone):
             if not _same(spec.cut(rows, i, i + 1), solo[spec.name]):
                 return Verdict(False, f"a row of its output {spec.name} depends on the other rows of its batch")
