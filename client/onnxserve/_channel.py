@@ -91,7 +91,7 @@ class Methods:
     def __init__(self, channel: Any) -> None:
         """Bind the methods to a channel."""
         models, inference = model_service_pb2, inference_service_pb2
-        self.predict: Callable[..., Any] = channel.unary_unary(
+        self.predict: Any = channel.unary_unary(
             "/onnxserve.v1.InferenceService/Predict", None, inference.PredictResponse.FromString
         )
         self.stream: Callable[..., Any] = channel.stream_stream(
@@ -102,7 +102,7 @@ class Methods:
             models.ListModelsRequest.SerializeToString,
             models.ListModelsResponse.FromString,
         )
-        self.get_model: Callable[..., Any] = channel.unary_unary(
+        self.get_model: Any = channel.unary_unary(
             "/onnxserve.v1.ModelService/GetModel",
             models.GetModelRequest.SerializeToString,
             models.GetModelResponse.FromString,

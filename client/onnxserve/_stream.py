@@ -20,6 +20,14 @@ DEFAULT_WINDOW = 64
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0  # seconds
 
 
+def is_broken(error: grpc.RpcError) -> bool:
+    """Whether a call ended because its connection did, or its server."""
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return True
+    # What grpc.aio makes of a write to such a call (1.85.1), in place of the call's own status.
+    return bool(error.code() == grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core")
+
+
 class Unanswered:
     """The requests of a stream that wait for their answers, in order, and how many of them the present call has sent.
 
@@ -89,7 +97,7 @@ class Unanswered:
 
     def delay_after(self, error: grpc.RpcError) -> float | None:
         """Return after how many seconds to call again after a call ended with an error; None: not at all."""
-        if error.code() != grpc.StatusCode.UNAVAILABLE or self._failures >= self._retries:
+        if not is_broken(error) or self._failures >= self._retries:
             return None
         self._failures += 1
         self._sent = 0

@@ -1,6 +1,6 @@
 """Requests to bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -49,6 +49,62 @@ def predict_request(
         header, data = _tensor(name, array)
         parts += (_INPUTS, _varint(len(header) + len(data)), header, data)
     return b"".join(parts)
+
+
+def joined_request(
+    model: str,
+    inputs: Iterable[tuple[str, tensor.DataType, Sequence[int], Sequence[bytes]]],
+    *,
+    outputs: Sequence[str] | None,
+    version: str | None,
+    priority: int,
+    request_id: str,
+) -> bytes:
+    """Return a serialized PredictRequest of tensors whose rows come in pieces.
+
+    Args:
+        model: as the others, a field of the message.
+        inputs: for each its name, type and shape, and its rows, of which each piece is what elements() gives.
+        outputs: see `model`.
+        version: see `model`.
+        priority: see `model`.
+        request_id: see `model`.
+    """
+    head = inference_service_pb2.PredictRequest(
+        model=model, version=version, outputs=outputs, request_id=request_id, priority=priority
+    )
+    parts = [head.SerializeToString()]
+    for name, number, shape, pieces in inputs:
+        size = sum(map(len, pieces))
+        header = tensor_pb2.Tensor(name=name, data_type=number, shape=shape).SerializeToString()
+        if number != tensor.STRING:  # their pieces are fields already
+            header += _DATA + _varint(size)
+        parts += (_INPUTS, _varint(len(header) + size), header, *pieces)
+    return b"".join(parts)
+
+
+def elements(array: tensor.Array) -> bytes | None:
+    """Return a copy of an array's elements as a piece for joined_request(); None if a server would refuse them.
+
+    Raises:
+        TypeError: an element type that the wire has not, or an object array with other elements than strings.
+    """
+    number = tensor.data_type_of(array)
+    if number == tensor.STRING:
+        strings = tensor.encode("", array).strings
+        if not all(map(_is_text, strings)):
+            return None
+        return tensor_pb2.Tensor(strings=strings).SerializeToString()
+    data = np.asarray(array).tobytes()
+    return None if number == tensor.BOOL and data.translate(None, b"\0\1") else data
+
+
+def _is_text(element: bytes) -> bool:
+    try:
+        element.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def stream_request(predict_request: bytes) -> bytes:

@@ -13,7 +13,6 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
@@ -156,7 +155,7 @@ class ModelSpec:
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
 
-    @cached_property
+    @property
     def leading(self) -> bool:
         """Whether the rows of every input and output lie along its first axis, as they mostly do."""
         return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)

@@ -25,7 +25,7 @@ CONFIGS = {
 }
 
 
-def step(sequence, value, model="recurrent", name="x", shape=(1, 2), predict=None, **fields):
+def step(sequence, value, *, model="recurrent", name="x", shape=(1, 2), predict=None, **fields):
     """A step of a sequence whose input is one number."""
     request = inference.PredictRequest(
         model=model, inputs=[encode(name, np.full(shape, value, np.float32))], **(predict or {})
@@ -297,11 +297,8 @@ def test_only_so_many_sequences_are_live(serve):
 
 def test_a_server_that_stops_hands_over_the_states_that_are_asked_for(launch, edge):
     servers = [launch(MODELS, "--edge", edge, configs=CONFIGS) for _ in range(2)]
-    stubs = []
     channels = [grpc.insecure_channel(server.address) for server in servers]
-    for channel in channels:
-        stubs.append(Line(Stub(channel)))
-    first, second = stubs
+    first, second = (Line(Stub(channel)) for channel in channels)
     for name in ("a", "b"):
         first.ask(step(name, 1, handoff=True))
     servers[0].popen.terminate()

@@ -23,7 +23,7 @@ CONFIGS = {
 }
 
 
-def generate(start, most, model="countdown", name="n", shape=(1, 1), stop=None, sequence=None, **fields):
+def generate(start, most, *, model="countdown", name="n", shape=(1, 1), stop=None, sequence=None, **fields):
     request = inference.PredictRequest(model=model, inputs=[encode(name, np.full(shape, start, np.float32))], **fields)
     made = inference.StreamRequest(predict=request, steps=inference.Steps(max=most))
     if stop is not None:

@@ -286,7 +286,7 @@ def slow_counter():
 
 
 def countdown():
-    """next = n - 1 and done = (n <= 1), float32 [batch, 1]; a state: total_out = total + n. What generates is like this."""
+    """next = n - 1, done = (n <= 1), and a state: total_out = total + n; float32 [batch, 1]. So generators work."""
     nodes = [
         helper.make_node("Sub", ["n", "one"], ["next"]),
         helper.make_node("LessOrEqual", ["n", "one"], ["is_done"]),

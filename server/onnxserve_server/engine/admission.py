@@ -39,6 +39,7 @@ class Admission:
         self._spec = spec
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
+        self._leading = spec.leading
         self._batch_axes = _batch_axes(spec)
         # Shapes that are fixed but for the batch axis need no comparing, nor do jobs that run alone: all share a key.
         self._one_key = not self._batch_axes or not any(
@@ -87,7 +88,7 @@ class Admission:
 
     def _key(self, arrays: tuple[Array, ...]) -> object:
         """Return what jobs must have in common to share a run: the shapes of rows, and what is in shared inputs."""
-        if self._spec.leading:
+        if self._leading:
             return tuple([array.shape[1:] for array in arrays])
         return tuple([_in_common(tensor, array) for tensor, array in zip(self._spec.inputs, arrays, strict=True)])
 

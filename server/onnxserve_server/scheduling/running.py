@@ -31,6 +31,7 @@ class BatchRunner:
         self._session = session
         self._batcher = batcher
         self._clock = clock
+        self._leading = spec.leading
 
     def run(self, batch: Batch) -> "FinishedRun | None":
         """Run a batch. When it fails, halve it until those who cannot be run are alone: the others get their answer."""
@@ -55,7 +56,7 @@ class BatchRunner:
             self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
-        return FinishedRun(batch, columns, started, seconds, self._spec)
+        return FinishedRun(batch, columns, started, seconds, self._spec, self._leading)
 
     def _run_apart(self, batch: Batch) -> None:
         for part in self._batcher.halve(batch):
@@ -73,22 +74,23 @@ class BatchRunner:
 
 
 class FinishedRun:
-    """A batch whose run is over."""
+    """A batch whose run is over. `leading` is the spec's, worked out once."""
 
-    __slots__ = ("_batch", "_columns", "_spec", "_started", "seconds")
+    __slots__ = ("_batch", "_columns", "_leading", "_spec", "_started", "seconds")
 
     def __init__(
-        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec
+        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec, leading: bool
     ) -> None:
         self._batch = batch
         self._columns = columns
         self._started = started
         self.seconds = seconds
         self._spec = spec
+        self._leading = leading
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns, leading = self._batch, self._columns, self._spec.leading
+        batch, columns, leading = self._batch, self._columns, self._leading
         alone = len(batch.jobs) == 1
         first = 0
         for job in batch.jobs:
@@ -160,8 +162,8 @@ def check_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch
     rows = max(batch.rows, 1)
     columns = {}
     for output, array in zip(wanted, arrays, strict=True):
-        axis = output.batch_axis or 0
-        if batched and array.shape[axis : axis + 1] != (rows,):
+        axis, shape = output.batch_axis or 0, array.shape
+        if batched and (len(shape) <= axis or shape[axis] != rows):
             raise RunFailed(f"output {output.name} has the shape {list(array.shape)} for a batch of {rows} rows")
         columns[output.name] = array
     return columns
