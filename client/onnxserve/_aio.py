@@ -12,7 +12,7 @@ import grpc.aio
 from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
 from onnxserve._channel import SERVING, health_request
-from onnxserve._coalescing import PATIENCE, Batch, Member
+from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Key, Share
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
@@ -184,7 +184,7 @@ class AsyncClient(BaseClient):
         loop = asyncio.get_running_loop()
         timers = []
         if member.is_first:
-            timers.append(loop.call_later(PATIENCE, self._coalescer.hurry, member))
+            timers.append(loop.call_later(self._coalescer.patience, self._coalescer.hurry, member))
         if member.deadline < math.inf:
             timers.append(loop.call_later(member.time_left, member.wake))
         try:

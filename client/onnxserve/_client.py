@@ -10,7 +10,7 @@ import grpc
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._channel import SERVING, health_request
-from onnxserve._coalescing import PATIENCE, Batch, Member
+from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Key, Share
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
@@ -216,7 +216,7 @@ class Client(BaseClient):
     def _wait(self, member: "_Waiting") -> Prediction | None:
         """Return the answer to a call that travels with others; None: it is to be sent alone."""
         try:
-            if member.is_first and not member.wait(min(PATIENCE, member.time_left)):
+            if member.is_first and not member.wait(min(self._coalescer.patience, member.time_left)):
                 self._coalescer.hurry(member)
             member.wait(member.time_left)
         except BaseException:  # KeyboardInterrupt

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Protocol
 
-from onnxserve._joining import Key, Share, Spec, join, share_of, split
+from onnxserve._joining import Key, Share, Spec, join, split
 from onnxserve._models import ModelInfo
 from onnxserve._prediction import Prediction
 from onnxserve.errors import (
@@ -68,7 +68,7 @@ class Member(abc.ABC):
         share: what it adds to their request.
         deadline: when it ends, in seconds of time.monotonic(); inf for never.
         request_id: its name in its answer and errors. The server sees only that of the joined request.
-        is_first: whether none waited before it: then it is to call hurry() when PATIENCE is over.
+        is_first: whether none waited before it: then it is to call hurry() when the patience is over.
         batch: what it travels in; None while it waits to be sent.
         outcome: what has become of it; None: nothing yet.
     """
@@ -107,14 +107,16 @@ class Batch:
     """Requests that travel as one.
 
     Attributes:
+        key: what they have in common.
+        spec: what the model was taken to be like.
         members: whose they are, in the order of their rows.
         call: what carries them, once it is made.
     """
 
-    def __init__(self, key: Key, spec: Spec, first: Member) -> None:
-        """Make one of one member, with others to come as far as the model's spec allows."""
+    def __init__(self, key: Key, first: Member) -> None:
+        """Make one of one member, with others to come as far as the model allows."""
         self.key = key
-        self.spec = spec
+        self.spec = first.share.spec
         self.members = [first]
         self.call: Call | None = None
         self._rows = first.share.rows
@@ -169,12 +171,16 @@ class Coalescer:
         send: makes the call for a batch, which ends with answered() or failed(). Must not raise.
         ask: asks the server for a model, by name and version, which ends with learn(). Must not raise.
         max_message_bytes: the client's limit.
+
+    Attributes:
+        patience: PATIENCE, for the clients to keep to.
     """
 
     def __init__(
         self, send: Callable[[Batch], None], ask: Callable[[str, str | None], None], max_message_bytes: int
     ) -> None:
         """Begin with nothing out and nothing known."""
+        self.patience = PATIENCE
         self._max_bytes = max_message_bytes // 2  # there is more in a message than tensors
         self._send = send
         self._ask = ask
@@ -186,20 +192,13 @@ class Coalescer:
         """Return what a call adds to a joined request, a copy, if it is to wait for others; None: it is to go at once.
 
         Raises:
-            TypeError: see share_of().
+            TypeError: see Spec.share_of().
         """
         lane = self._lanes.get(key)
         if lane is None or lane.out < _MOST_OUT:
             return None
         spec = self._spec(key, lane)
-        if spec is None:
-            return None
-        share = share_of(inputs)
-        if share is None or not spec.has_room(
-            2 * share.rows, 2 * share.nbytes
-        ):  # one too large for two would wait in vain
-            return None
-        return share
+        return None if spec is None else spec.share_of(inputs)
 
     def start(self, key: Key) -> None:
         """Note that a call is out, until it calls finish()."""
@@ -317,12 +316,10 @@ class Coalescer:
     def _batches(self, key: Key, lane: _Lane) -> list[Batch]:
         """Return all that waits as batches, which count as being out."""
         batches: list[Batch] = []
-        if not lane.waiting or lane.checked is None:
-            return batches
-        for member in lane.waiting:
+        waiting, lane.waiting = lane.waiting, []
+        for member in waiting:
             if not batches or not batches[-1].add(member):
-                batches.append(Batch(key, lane.checked[0], member))
-        lane.waiting = []
+                batches.append(Batch(key, member))
         for batch in batches:
             if len(batch.members) == 1:
                 batch.members[0].batch, batch.members[0].outcome = None, Verdict.ALONE

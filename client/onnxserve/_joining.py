@@ -31,6 +31,8 @@ class Key(NamedTuple):
 class Share(NamedTuple):
     """What one request adds to a joined one."""
 
+    spec: "Spec"
+    """What it was checked against."""
     rows: int
     nbytes: int
     data: list[bytes]
@@ -59,20 +61,6 @@ def key_of(
     return Key(model, version, outputs, priority, tuple(tensors))
 
 
-def share_of(inputs: Mapping[str, Array]) -> Share | None:
-    """Return a copy of what is sent of a request's inputs; None if a server would refuse it.
-
-    Raises:
-        TypeError: an object array with other elements than strings.
-    """
-    arrays = inputs.values()
-    rows = {*map(len, arrays)}
-    data = [piece for array in arrays if (piece := elements(array)) is not None]
-    if len(rows) != 1 or len(data) != len(arrays):
-        return None
-    return Share(rows.pop(), sum(map(len, data)), data)
-
-
 def join(key: Key, shares: Sequence[Share], request_id: str) -> bytes:
     """Return the serialized PredictRequest that asks for the rows of all shares, one after the other."""
     count = sum(share.rows for share in shares)
@@ -98,7 +86,7 @@ def split(response: inference_service_pb2.PredictResponse, members: Iterable[tup
     parts, last = [], 0
     for count, request_id in members:
         first, last = last, last + count
-        parts.append(whole.part(first, last, request_id))
+        parts.append(whole._part(first, last, request_id))
     if any(array.shape[:1] != (last,) for array in whole.values()):
         raise ValueError(f"the answer to {last} rows has not as many")
     return parts
@@ -134,6 +122,22 @@ class Spec:
             and {name for name, _, _ in key.inputs} == self._inputs.keys()
             and all(_takes(self._inputs[name], number, row, sizes) for name, number, row in key.inputs)
         )
+
+    def share_of(self, inputs: Mapping[str, Array]) -> Share | None:
+        """Return a copy of what is sent of a request's inputs; None for one that is never joined.
+
+        Such is what a server would refuse, and a request that is too large for two to be joined.
+
+        Raises:
+            TypeError: an object array with other elements than strings.
+        """
+        arrays = inputs.values()
+        rows = {*map(len, arrays)}
+        data = [piece for array in arrays if (piece := elements(array)) is not None]
+        if len(rows) != 1 or len(data) != len(arrays):
+            return None
+        share = Share(self, rows.pop(), sum(map(len, data)), data)
+        return share if self.has_room(2 * share.rows, 2 * share.nbytes) else None
 
     def has_room(self, rows: int, nbytes: int) -> bool:
         """Return whether a joined request may be so large."""

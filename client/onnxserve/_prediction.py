@@ -65,7 +65,7 @@ class Prediction(Mapping[str, Array]):
             receipt.provider,
         )
 
-    def part(self, first: int, last: int, request_id: str) -> Self:
+    def _part(self, first: int, last: int, request_id: str) -> Self:
         """Return the rows from `first` up to `last` of every output, as views, under another name."""
         part = object.__new__(type(self))
         part._arrays = {name: array[first:last] for name, array in self._arrays.items()}

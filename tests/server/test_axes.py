@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
+import zoo
 
 from onnxserve.tensor import DataType
 from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes, placed
+from onnxserve_server.runtime.session import Session, SessionOptions
 
 
 def spec(name, *shape):
@@ -82,3 +85,19 @@ def test_what_the_model_has_not_is_refused_with_the_file_and_the_key(told, fault
     with pytest.raises(ConfigurationError) as raised:
         axes({key: json.dumps(value) for key, value in told.items()})
     assert str(raised.value).startswith(f"model.onnx: {fault}")
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "steady"),
+    [
+        (zoo.double(), {}, True),
+        (zoo.sequence(), {}, False),
+        (zoo.layered(), {}, False),
+        (zoo.layered(), {"batch_axis": {"state": 1, "stateN": 1}, "shared": ["scale"]}, True),
+        (zoo.lookup(), {"batch_axis": {"id": 1, "y": 1}, "shared": ["table"]}, False),
+    ],
+    ids=["double", "sequence", "layered, undeclared", "layered", "a shared input with a free axis"],
+)
+def test_the_time_of_a_run_is_steady_where_no_axis_but_that_of_the_rows_is_free(tmp_path, model, told, steady):
+    onnx.save(model, tmp_path / "model.onnx")
+    assert Session(tmp_path / "model.onnx", SessionOptions(axes=BatchAxes(**told))).steady is steady

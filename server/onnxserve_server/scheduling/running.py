@@ -56,7 +56,7 @@ class BatchRunner:
             self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
-        return FinishedRun(batch, columns, started, seconds, self._spec, self._leading)
+        return FinishedRun(batch, columns, started, seconds, self._spec, leading=self._leading)
 
     def _run_apart(self, batch: Batch) -> None:
         for part in self._batcher.halve(batch):
@@ -79,7 +79,7 @@ class FinishedRun:
     __slots__ = ("_batch", "_columns", "_leading", "_spec", "_started", "seconds")
 
     def __init__(
-        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec, leading: bool
+        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec, *, leading: bool
     ) -> None:
         self._batch = batch
         self._columns = columns
