@@ -5,7 +5,6 @@ import contextlib
 import gc
 import signal
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -16,6 +15,7 @@ from waiting import until
 
 import onnxserve
 from onnxserve import errors
+from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Spec
 from onnxserve._models import model_info
 from onnxserve._wire import predict_request
@@ -198,8 +198,9 @@ def waiting(calls):
 def busy(server, calls, *xs):
     """Keep two calls out until the block ends; what is started in the block waits."""
     server.open.clear()
+    before = len(server.requests)
     first = [calls.start(x) for x in xs or (row(-1), row(-2))]
-    until(lambda: len(server.requests) == 2)
+    until(lambda: len(server.requests) == before + 2)
     yield first
     server.open.set()
 
@@ -687,15 +688,20 @@ def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_others(server, t
 
 
 def test_nothing_is_left_behind_that_only_a_collection_would_free(server, threads):
+    server.refuse = lambda rows, context: rows == 3 and context.abort(grpc.StatusCode.UNAUTHENTICATED, "no")
     gc.collect()
     gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        with busy(server, threads):
-            together = start_waiting(threads, row(1), row(2))
-            batch = weakref.WeakSet(m for lane in threads.client._coalescer._lanes.values() for m in lane.waiting)
-            assert len(batch) == 2
-        values(together)
-        del together
-        until(lambda: not batch)
+        for xs in ([row(1), row(2)], [row(1), row(2), row(3)]):
+            with busy(server, threads):
+                together = start_waiting(threads, *xs)
+            failed = [call.exception(FOR_EVER) is not None for call in together]
+            assert failed == [len(xs) == 3] * len(xs)
+            del together
+        gc.collect()
+        assert not [each for each in gc.garbage if isinstance(each, Member | Batch | onnxserve.OnnxserveError)]
     finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
