@@ -16,10 +16,10 @@ $(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[cpu]'
 	@touch $@
 
-# Without their dependencies: those would bring a second TensorFlow, and packages from years ago.
+# Without their dependencies: those would bring a second TensorFlow, a second torch, and packages from years ago.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,dev]'
-	$(INSTALL) --no-deps cifar-10-model tf_keras
+	$(INSTALL) --no-deps cifar-10-model silero-vad tf_keras
 	@touch $@ $(VENV)/.cpu
 
 demo: $(VENV)/.cpu            ## serve a trained model and send it real images from 64 callers
@@ -32,7 +32,8 @@ check: $(VENV)/.dev           ## lint, types, protos: what must hold before a co
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/buf lint
+	$(BIN)/python scripts/protos.py --image build/protos.binpb
+	$(BIN)/buf lint build/protos.binpb --path onnxserve/v1
 	$(BIN)/python scripts/protos.py --check
 	$(BIN)/python scripts/grpcio_range.py
 

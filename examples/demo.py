@@ -49,7 +49,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this program is ended, the server ends too
     test_set = np.load(HERE / "data/digits_test.npz")
     images, labels = test_set["image"], test_set["label"]
-    with running_server() as (server, address):
+    with running_server(HERE / "models") as (server, address):
         answers, seconds = ask_all(address, images, labels)
         Console().print(report(answers, seconds, len(images)))
         check(answers)
@@ -58,9 +58,9 @@ def main() -> None:
 
 
 @contextmanager
-def running_server() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running_server(models: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run `onnxserve serve` on a free port; give its process and its address once it is ready."""
-    where = ["--models", str(HERE / "models"), "--host", "127.0.0.1", "--port", "0"]
+    where = ["--models", str(models), "--host", "127.0.0.1", "--port", "0"]
     command = [sys.executable, "-m", "onnxserve", "serve", *where]
     with tempfile.TemporaryFile("w+") as log:
         # A session of its own: Ctrl-C reaches this program alone, which then stops the server.
@@ -70,7 +70,7 @@ def running_server() -> Iterator[tuple[subprocess.Popen[str], str]]:
             stop(server)
         except (OnnxserveError, RuntimeError) as error:
             log.seek(0)
-            sys.exit(f"{log.read()}\nThe demo failed: {error}")
+            sys.exit(f"{log.read()}\nThe example failed: {error}")
         finally:
             server.kill()  # does nothing to a server that has stopped
             server.wait()

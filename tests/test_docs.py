@@ -7,7 +7,7 @@ import pytest
 
 from onnxserve_server.edge.status import CODES
 from onnxserve_server.errors import ServeError
-from onnxserve_server.repository.config import BatchingConfig, ModelConfig
+from onnxserve_server.repository.config import BatchingConfig, ModelConfig, SequencesConfig
 from onnxserve_server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +31,9 @@ def test_no_setting_is_documented_that_does_not_exist():
 
 
 def test_every_key_of_model_yaml_is_documented_and_no_other():
-    keys = {f"batching.{name}" for name in BatchingConfig.model_fields} | set(ModelConfig.model_fields) - {"batching"}
+    parts = {"batching": BatchingConfig, "sequences": SequencesConfig}
+    keys = set(ModelConfig.model_fields) - set(parts)
+    keys |= {f"{part}.{name}" for part, config in parts.items() for name in config.model_fields}
     table = OPERATING.split("### model.yaml")[1].split("```yaml")[0]
     assert set(re.findall(r"^\| `([a-z_.]+)` \|", table, re.MULTILINE)) == keys
 

@@ -1,11 +1,14 @@
 """The examples run, and the model that ships is what it says."""
 
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,3 +44,12 @@ def test_the_labels_of_the_digits_model_come_with_the_model(serving):
     with serving(ROOT / "examples/models") as server:
         (output,) = server.client.model("digits").outputs
     assert output.labels == tuple("0123456789")
+
+
+def test_the_speech_in_a_sound_is_found():
+    if importlib.util.find_spec("silero_vad") is None:
+        pytest.skip("silero-vad is not installed: pip install --no-deps silero-vad")
+    ended = run("examples/stream_vad.py")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = [re.findall(r"\d+\.\d+", line) for line in ended.stdout.splitlines()]
+    np.testing.assert_allclose(np.array(found, float), [[0.8, 3.4], [4.5, 6.2]], atol=0.2)

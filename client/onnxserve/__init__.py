@@ -14,12 +14,16 @@ AsyncClient has the same calls for asyncio. A call that fails raises a subclass 
 from importlib.metadata import version as _version
 
 from onnxserve._aio import AsyncClient
+from onnxserve._aio_sequence import AsyncModelSequence
+from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._client import Client
 from onnxserve._models import Batching, ModelInfo, Runtime, TensorSpec
 from onnxserve._prediction import Prediction, Receipt
+from onnxserve._sequence import State, Stop
 from onnxserve.errors import (
     Cancelled,
     DeadlineExceeded,
+    FailedPrecondition,
     FieldViolation,
     Internal,
     InvalidArgument,
@@ -37,15 +41,18 @@ __version__ = _version("onnxserve")
 
 __all__ = [
     "AsyncClient",
+    "AsyncModelSequence",
     "Batching",
     "Cancelled",
     "Client",
     "DeadlineExceeded",
+    "FailedPrecondition",
     "FieldViolation",
     "Internal",
     "InvalidArgument",
     "ModelInfo",
     "ModelRunFailed",
+    "ModelSequence",
     "NotFound",
     "OnnxserveError",
     "PermissionDenied",
@@ -53,6 +60,8 @@ __all__ = [
     "Receipt",
     "ResourceExhausted",
     "Runtime",
+    "State",
+    "Stop",
     "TensorSpec",
     "Unauthenticated",
     "Unavailable",

@@ -1,16 +1,23 @@
 """The asyncio client."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 
+from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
 from onnxserve._channel import SERVING, health_request
+from onnxserve._coalescing import Batch, Member
+from onnxserve._joining import Key, Share
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
+from onnxserve._sequence import State
+from onnxserve._stream import DEFAULT_WINDOW, AsyncFeed, Unanswered
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -34,10 +41,86 @@ class AsyncClient(BaseClient):
         request_id: str | None = None,
     ) -> Prediction:
         """Run a model once; as Client.predict."""
-        request, request_id = self._request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+        key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
+        if key is None:
+            return await self._predict(
+                model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id
+            )
+        member = self._enter(key, inputs, timeout)
+        if member is not None and (prediction := await self._wait(member)) is not None:
+            return prediction
+        try:
+            if member is not None:
+                timeout, request_id = self._time_left(member), member.request_id
+            return await self._predict(
+                model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id
+            )
+        finally:
+            self._coalescer.finish(key)
+
+    async def stream(
+        self,
+        model: str,
+        inputs: Iterable[Mapping[str, Array]] | AsyncIterable[Mapping[str, Array]],
+        *,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+        window: int = DEFAULT_WINDOW,
+        return_errors: bool = False,
+    ) -> AsyncIterator[Prediction | OnnxserveError]:
+        """Run a model on one request after the other without waiting for each; as Client.stream, in one task more.
+
+        `inputs` may be an asynchronous iterable.
+        """
+        unanswered = Unanswered(window, self._retries)
+        feed = AsyncFeed(
+            inputs,
+            lambda each: self._stream_request(
+                model, each, outputs=outputs, version=version, timeout=timeout, priority=priority
+            ),
+            unanswered,
         )
-        return Prediction(await self._call(self._methods.predict, request, timeout, request_id))
+        try:
+            while True:
+                self._check(None)
+                call = self._methods.stream(feed.messages(), metadata=self._metadata)
+                try:
+                    async for response in call:
+                        outcome = unanswered.answer(response)
+                        feed.notify()
+                        if isinstance(outcome, OnnxserveError) and not return_errors:
+                            raise outcome
+                        yield outcome
+                    unanswered.check_empty()
+                    break
+                except grpc.RpcError as error:
+                    delay = unanswered.delay_after(error)
+                    if delay is None:
+                        raise from_rpc_error(error) from error
+                    await asyncio.sleep(delay)
+                finally:
+                    call.cancel()
+            feed.check()
+        finally:
+            await feed.close()
+
+    def sequence(
+        self,
+        model: str,
+        *,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+        state: State | None = None,
+    ) -> AsyncModelSequence:
+        """Return a sequence of steps through a stateful model, whose state the server keeps; as Client.sequence."""
+        return AsyncModelSequence(
+            lambda: self._methods.stream(metadata=self._metadata),
+            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state),
+        )
 
     async def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
         """Return every version of every model, by name, then version, oldest first."""
@@ -74,10 +157,73 @@ class AsyncClient(BaseClient):
         await self.close()
 
     def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
+        self._asking: set[asyncio.Task[ModelInfo]] = set()
         asyncio.get_running_loop()  # raises without one: grpc would bind the channel to a loop that never runs
         if credentials is None:
             return grpc.aio.insecure_channel(target, **kwargs)
         return grpc.aio.secure_channel(target, credentials, **kwargs)
+
+    async def _predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        version: str | None,
+        priority: int,
+        *,
+        timeout: float | None,
+        request_id: str | None,
+    ) -> Prediction:
+        request, request_id = self._request(
+            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+        )
+        return Prediction(await self._call(self._methods.predict, request, timeout, request_id))
+
+    async def _wait(self, member: "_Waiting") -> Prediction | None:
+        """Return the answer to a call that travels with others; None: it is to be sent alone."""
+        loop = asyncio.get_running_loop()
+        timers = []
+        if member.is_first:
+            timers.append(loop.call_later(self._coalescer.patience, self._coalescer.hurry, member))
+        if member.deadline < math.inf:
+            timers.append(loop.call_later(member.time_left, member.wake))
+        try:
+            await member.told
+        except BaseException:  # the task has been cancelled
+            self._coalescer.abandon(member)
+            raise
+        finally:
+            for timer in timers:
+                timer.cancel()
+        return self._take(member)
+
+    def _member(self, key: Key, share: Share, deadline: float, request_id: str) -> "_Waiting":
+        return _Waiting(key, share, deadline, request_id)
+
+    def _send(self, batch: Batch) -> None:
+        batch.call = call = asyncio.create_task(self._carry(batch))
+        call.add_done_callback(functools.partial(self._returned, batch))
+
+    async def _carry(self, batch: Batch) -> Any:
+        request_id = self._new_id()
+        return await self._call(self._methods.predict, batch.message(request_id), batch.timeout, request_id)
+
+    def _returned(self, batch: Batch, call: "asyncio.Task[Any]") -> None:
+        error = closed() if call.cancelled() else call.exception()
+        if error is None:
+            self._coalescer.answered(batch, call.result())
+        else:
+            self._coalescer.failed(batch, error)
+
+    def _ask(self, model: str, version: str | None) -> None:
+        def told(task: "asyncio.Task[ModelInfo]") -> None:
+            self._asking.discard(task)
+            failed = task.cancelled() or task.exception() is not None
+            self._coalescer.learn(model, version, None if failed else task.result())
+
+        task = asyncio.create_task(self.model(model, version))
+        self._asking.add(task)  # the loop itself would let it go
+        task.add_done_callback(told)
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
         try:
@@ -89,3 +235,17 @@ class AsyncClient(BaseClient):
             raise
         except grpc.RpcError as error:
             raise from_rpc_error(error, request_id) from error
+
+
+class _Waiting(Member):
+    """A call whose task waits."""
+
+    __slots__ = ("told",)
+
+    def __init__(self, key: Key, share: Share, deadline: float, request_id: str) -> None:
+        super().__init__(key, share, deadline, request_id)
+        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(self) -> None:
+        if not self.told.done():  # the task may have been cancelled, or its time be up
+            self.told.set_result(None)

@@ -2,15 +2,21 @@
 
 import abc
 import itertools
+import math
 import secrets
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 import grpc
 
 from onnxserve._channel import Methods, Options, channel_options, target_uri
-from onnxserve._wire import predict_request
-from onnxserve.errors import Cancelled
+from onnxserve._coalescing import Batch, Coalescer, Member
+from onnxserve._joining import Key, Share, key_of
+from onnxserve._prediction import Prediction
+from onnxserve._sequence import Course, State
+from onnxserve._wire import predict_request, stream_request
+from onnxserve.errors import Cancelled, DeadlineExceeded, OnnxserveError, of_request
 from onnxserve.tensor import Array
 
 DEFAULT_TIMEOUT = 30.0
@@ -27,6 +33,11 @@ def closed() -> Cancelled:
     return Cancelled(grpc.StatusCode.CANCELLED, "the client has been closed")
 
 
+def timed_out(request_id: str) -> DeadlineExceeded:
+    """Return what a call raises whose timeout passes while it waits for others."""
+    return DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", request_id=request_id)
+
+
 class BaseClient(abc.ABC):
     """A channel to a server, and how requests are made for it."""
 
@@ -41,6 +52,7 @@ class BaseClient(abc.ABC):
         keepalive: float = 60.0,
         retries: int = 3,
         load_balancing: str = "round_robin",
+        coalesce: bool = True,
         options: Options = (),
     ) -> None:
         """Make a client; it connects with its first call.
@@ -56,6 +68,9 @@ class BaseClient(abc.ABC):
             retries: how often a call that ended with UNAVAILABLE is tried again, at most 4; 0: never. They end with
                 the call's timeout.
             load_balancing: the gRPC policy that chooses among the target's addresses.
+            coalesce: whether concurrent calls of predict() may travel together: those that wait while two requests
+                for a model are out are sent as one, where the model is batched, and the answer is split again. Each
+                keeps its own timeout, cancellation and errors. False: each is a request of its own.
             options: further gRPC channel options; they win over those that follow from the other arguments.
         """
         self._channel = self._open(
@@ -75,10 +90,74 @@ class BaseClient(abc.ABC):
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._closed = False
+        self._retries = retries
+        self._coalesce = coalesce
+        self._coalescer = Coalescer(self._send, self._ask, max_message_bytes)
 
     @abc.abstractmethod
     def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
         """Open a channel of the kind that the client waits on."""
+
+    @abc.abstractmethod
+    def _send(self, batch: Batch) -> None:
+        """Send joined requests; see Coalescer."""
+
+    @abc.abstractmethod
+    def _ask(self, model: str, version: str | None) -> None:
+        """Ask for the description of a model; see Coalescer."""
+
+    @abc.abstractmethod
+    def _member(self, key: Key, share: Share, deadline: float, request_id: str) -> Member:
+        """Return a Member that waits as the client does."""
+
+    def _key(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        version: str | None,
+        priority: int,
+    ) -> Key | None:
+        return key_of(model, inputs, outputs, version, priority) if self._coalesce else None
+
+    def _enter(self, key: Key, inputs: Mapping[str, Array], timeout: float | None) -> Any:
+        """Return a call as a member, of _member()'s kind, that waits for others; None: it goes at once, counted."""
+        coalescer = self._coalescer
+        share = coalescer.offer(key, inputs)
+        if share is None:
+            coalescer.start(key)
+            return None
+        seconds = self._check(timeout)
+        deadline = math.inf if seconds is None else monotonic() + seconds
+        member = self._member(key, share, deadline, self._new_id())
+        return member if coalescer.wait(member) else None
+
+    def _take(self, member: Member) -> Prediction | None:
+        """Return the answer to a call that has waited; None: it is to be sent alone.
+
+        Raises:
+            OnnxserveError: the call failed, or its timeout has passed.
+        """
+        outcome = self._coalescer.leave(member)
+        if outcome is None:
+            raise timed_out(member.request_id)
+        if isinstance(outcome, OnnxserveError):
+            raise of_request(outcome, member.request_id)
+        return outcome if isinstance(outcome, Prediction) else None
+
+    def _time_left(self, member: Member) -> float | None:
+        """Return the rest of a timeout.
+
+        Raises:
+            DeadlineExceeded: nothing is left of it.
+        """
+        left = member.time_left
+        if left <= 0:
+            raise timed_out(member.request_id)
+        return None if left == math.inf else left
+
+    def _new_id(self) -> str:
+        return f"{self._prefix}-{next(self._numbers)}"
 
     def _check(self, timeout: float | None) -> float | None:
         """Return the deadline to set for a timeout, before each call.
@@ -104,11 +183,63 @@ class BaseClient(abc.ABC):
         version: str | None,
         priority: int,
         request_id: str | None,
+        message_timeout: float | None = None,
     ) -> tuple[bytes, str]:
-        """Return a serialized PredictRequest and its request_id."""
+        """Return a serialized PredictRequest and its request_id; `message_timeout` is for calls without their own."""
         if request_id is None:
-            request_id = f"{self._prefix}-{next(self._numbers)}"
+            request_id = self._new_id()
         request = predict_request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+            model,
+            inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            request_id=request_id,
+            timeout=message_timeout,
         )
         return request, request_id
+
+    def _stream_request(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None,
+        version: str | None,
+        timeout: float | None,
+        priority: int,
+    ) -> tuple[str, bytes]:
+        """Return the request_id of a new request and the serialized StreamRequest that holds it."""
+        request, request_id = self._request(
+            model,
+            inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            request_id=None,
+            message_timeout=self._check(timeout),
+        )
+        return request_id, stream_request(request)
+
+    def _course(
+        self,
+        model: str,
+        *,
+        outputs: Sequence[str] | None,
+        version: str | None,
+        timeout: float | None,
+        priority: int,
+        state: State | None,
+    ) -> Course:
+        def encode(inputs: Mapping[str, Array]) -> tuple[bytes, str]:
+            return self._request(
+                model,
+                inputs,
+                outputs=outputs,
+                version=version,
+                priority=priority,
+                request_id=None,
+                message_timeout=self._check(timeout),
+            )
+
+        return Course(encode, state, self._retries)

@@ -81,6 +81,7 @@ class Methods:
 
     Attributes:
         predict: takes a serialized PredictRequest, gives a PredictResponse.
+        stream: takes an iterator of serialized StreamRequests, gives an iterator of StreamResponses.
         list_models: takes a ListModelsRequest, gives a ListModelsResponse.
         get_model: takes a GetModelRequest, gives a GetModelResponse.
         check: takes the name of a service as StringValue, gives grpc.health.v1's ServingStatus as Int32Value. These
@@ -90,15 +91,18 @@ class Methods:
     def __init__(self, channel: Any) -> None:
         """Bind the methods to a channel."""
         models, inference = model_service_pb2, inference_service_pb2
-        self.predict: Callable[..., Any] = channel.unary_unary(
+        self.predict: Any = channel.unary_unary(
             "/onnxserve.v1.InferenceService/Predict", None, inference.PredictResponse.FromString
+        )
+        self.stream: Callable[..., Any] = channel.stream_stream(
+            "/onnxserve.v1.InferenceService/Stream", None, inference.StreamResponse.FromString
         )
         self.list_models: Callable[..., Any] = channel.unary_unary(
             "/onnxserve.v1.ModelService/ListModels",
             models.ListModelsRequest.SerializeToString,
             models.ListModelsResponse.FromString,
         )
-        self.get_model: Callable[..., Any] = channel.unary_unary(
+        self.get_model: Any = channel.unary_unary(
             "/onnxserve.v1.ModelService/GetModel",
             models.GetModelRequest.SerializeToString,
             models.GetModelResponse.FromString,

@@ -1,14 +1,21 @@
 """The blocking client."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
 
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
+from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._channel import SERVING, health_request
+from onnxserve._coalescing import Batch, Member
+from onnxserve._joining import Key, Share
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
+from onnxserve._sequence import State
+from onnxserve._stream import DEFAULT_WINDOW, Feed, Unanswered
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -47,10 +54,111 @@ class Client(BaseClient):
             TypeError: an input that is not a numpy array, or of a type that has no counterpart on the wire.
             OnnxserveError: the call failed.
         """
-        request, request_id = self._request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+        key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
+        if key is None:
+            return self._predict(model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id)
+        member = self._enter(key, inputs, timeout)
+        if member is not None and (prediction := self._wait(member)) is not None:
+            return prediction
+        try:
+            if member is not None:
+                timeout, request_id = self._time_left(member), member.request_id
+            return self._predict(model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id)
+        finally:
+            self._coalescer.finish(key)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Iterable[Mapping[str, Array]],
+        *,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+        window: int = DEFAULT_WINDOW,
+        return_errors: bool = False,
+    ) -> Iterator[Prediction | OnnxserveError]:
+        """Run a model on one request after the other without waiting for each; give the answers in the same order.
+
+        All travel on one call. When it breaks, or its server stops, the requests that were not answered are sent
+        again on another one.
+
+        Args:
+            model: its name.
+            inputs: the inputs of each request, as for predict(). They are taken, on another thread, as there is room.
+            outputs: the names of the outputs wanted; None: all.
+            version: the version to run; None: the one that the server prefers, its newest.
+            timeout: seconds for each request, from its arrival at the server. None: no limit.
+            priority: from -10 to 10; of requests that wait, the higher go first.
+            window: most requests that may wait for their answers at a time.
+            return_errors: whether the error of a request stands in the place of its answer. Else it is raised, and ends
+                the stream.
+
+        Raises:
+            OnnxserveError: a request failed, or the call did and could not be replaced.
+            Exception: whatever `inputs` raises; the answers to what it gave before come first.
+        """
+        unanswered = Unanswered(window, self._retries)
+        requests = (
+            self._stream_request(model, each, outputs=outputs, version=version, timeout=timeout, priority=priority)
+            for each in inputs
         )
-        return Prediction(self._call(self._methods.predict, request, timeout, request_id))
+        return self._stream(Feed(requests, unanswered), unanswered, return_errors)
+
+    def _stream(self, feed: Feed, unanswered: Unanswered, return_errors: bool) -> Iterator[Prediction | OnnxserveError]:
+        try:
+            while True:
+                self._check(None)
+                call = self._methods.stream(feed.messages(), metadata=self._metadata)
+                try:
+                    for response in call:
+                        with feed.changed:
+                            outcome = unanswered.answer(response)
+                            feed.changed.notify_all()
+                        if isinstance(outcome, OnnxserveError) and not return_errors:
+                            raise outcome
+                        yield outcome
+                    unanswered.check_empty()
+                    break
+                except grpc.RpcError as error:
+                    with feed.changed:
+                        delay = unanswered.delay_after(error)
+                    if delay is None:
+                        raise from_rpc_error(error) from error
+                    threading.Event().wait(delay)
+                finally:
+                    call.cancel()
+            if feed.failure is not None:
+                raise feed.failure
+        finally:
+            feed.close()
+
+    def sequence(
+        self,
+        model: str,
+        *,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+        state: State | None = None,
+    ) -> ModelSequence:
+        """Return a sequence of steps through a stateful model, whose state the server keeps.
+
+        Args:
+            model: its name; its model.yaml says what its state is.
+            outputs: the names of the outputs wanted of each step; None: all but the state.
+            version: the version to run; None: the one that the server prefers, its newest.
+            timeout: seconds for each step, or for all steps of a generate(), from its arrival at the server. None: no
+                limit.
+            priority: from -10 to 10; of requests that wait, the higher go first.
+            state: what to start with; None: the model's initial state.
+        """
+        return ModelSequence(
+            lambda messages: self._methods.stream(messages, metadata=self._metadata),
+            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state),
+        )
 
     def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
         """Return every version of every model, by name, then version, oldest first."""
@@ -89,8 +197,91 @@ class Client(BaseClient):
             return grpc.insecure_channel(target, **kwargs)
         return grpc.secure_channel(target, credentials, **kwargs)
 
+    def _predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        version: str | None,
+        priority: int,
+        *,
+        timeout: float | None,
+        request_id: str | None,
+    ) -> Prediction:
+        request, request_id = self._request(
+            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+        )
+        return Prediction(self._call(self._methods.predict, request, timeout, request_id))
+
+    def _wait(self, member: "_Waiting") -> Prediction | None:
+        """Return the answer to a call that travels with others; None: it is to be sent alone."""
+        try:
+            if member.is_first and not member.wait(min(self._coalescer.patience, member.time_left)):
+                self._coalescer.hurry(member)
+            member.wait(member.time_left)
+        except BaseException:  # KeyboardInterrupt
+            self._coalescer.abandon(member)
+            raise
+        return self._take(member)
+
+    def _member(self, key: Key, share: Share, deadline: float, request_id: str) -> "_Waiting":
+        return _Waiting(key, share, deadline, request_id)
+
+    def _send(self, batch: Batch) -> None:
+        request_id = self._new_id()
+        try:
+            call: Any = self._methods.predict.future(
+                batch.message(request_id), timeout=batch.timeout, metadata=self._metadata
+            )
+        except Exception as error:  # the client has been closed
+            self._coalescer.failed(batch, error)
+        else:
+            batch.call = call
+            if batch.abandoned:  # before there was anything to cancel
+                call.cancel()
+            call.add_done_callback(functools.partial(self._returned, batch))
+
+    def _returned(self, batch: Batch, call: Any) -> None:
+        if call.code() is grpc.StatusCode.OK:
+            self._coalescer.answered(batch, call.result())
+        else:
+            error = from_rpc_error(call)
+            error.__cause__ = call
+            self._coalescer.failed(batch, error)
+
+    def _ask(self, model: str, version: str | None) -> None:
+        def told(call: Any) -> None:
+            info = model_info(call.result().model) if call.code() is grpc.StatusCode.OK else None
+            self._coalescer.learn(model, version, info)
+
+        request = model_service_pb2.GetModelRequest(model=model, version=version)
+        try:
+            call = self._methods.get_model.future(request, timeout=DEFAULT_TIMEOUT, metadata=self._metadata)
+        except Exception:  # the client has been closed
+            self._coalescer.learn(model, version, None)
+        else:
+            call.add_done_callback(told)
+
     def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
         try:
             return method(request, timeout=self._check(timeout), metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error, request_id) from error
+
+
+class _Waiting(Member):
+    """A call whose thread waits."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, key: Key, share: Share, deadline: float, request_id: str) -> None:
+        super().__init__(key, share, deadline, request_id)
+        self._told = threading.Lock()
+        self._told.acquire()
+
+    def wake(self) -> None:
+        self._told.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for an outcome, so long at most; return whether there is one."""
+        return self.outcome is not None or self._told.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))

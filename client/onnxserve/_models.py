@@ -21,6 +21,9 @@ class TensorSpec:
     """The size of each axis, outermost first; for a free axis its name, or None when it has none. () for a scalar."""
     labels: tuple[str, ...]
     """For an output whose last axis is a score per class: the name of each class. () when unknown."""
+    batch_axis: int | None = 0
+    """Where batching is enabled: the axis along which rows of several requests are put together; None for an input that
+    has none: requests share a run only where they have the same in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,4 +123,5 @@ def _tensor_spec(spec: tensor_pb2.TensorSpec) -> TensorSpec:
         dtype=NAMES.get(spec.data_type, str(spec.data_type)),  # a newer server may know more types
         shape=tuple(axis.size if axis.size >= 0 else axis.name or None for axis in spec.shape),
         labels=tuple(spec.labels),
+        batch_axis=spec.batch_axis if spec.batch_axis >= 0 else None,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from onnxserve.tensor import Array, decode
 from onnxserve.v1 import inference_service_pb2
@@ -63,6 +64,16 @@ class Prediction(Mapping[str, Array]):
             receipt.batch_requests,
             receipt.provider,
         )
+
+    def _part(self, first: int, last: int, request_id: str) -> Self:
+        """Return the rows from `first` up to `last` of every output, as views, under another name."""
+        part = object.__new__(type(self))
+        part._arrays = {name: array[first:last] for name, array in self._arrays.items()}
+        part.model = self.model
+        part.version = self.version
+        part.request_id = request_id
+        part.receipt = self.receipt
+        return part
 
     def __getitem__(self, name: str) -> Array:
         """Return the output `name`."""

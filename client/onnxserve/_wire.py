@@ -1,6 +1,6 @@
 """Requests to bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from onnxserve.v1 import inference_service_pb2, tensor_pb2
 
 # The keys of length-delimited fields: the field's number times 8, plus 2.
 _INPUTS = bytes([inference_service_pb2.PredictRequest.INPUTS_FIELD_NUMBER << 3 | 2])
+_PREDICT = bytes([inference_service_pb2.StreamRequest.PREDICT_FIELD_NUMBER << 3 | 2])
 _BYTE = np.dtype(np.uint8)
 _DATA = bytes([tensor_pb2.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 
@@ -21,6 +22,7 @@ def predict_request(
     version: str | None,
     priority: int,
     request_id: str,
+    timeout: float | None = None,
 ) -> bytes:
     """Return a serialized PredictRequest.
 
@@ -40,11 +42,74 @@ def predict_request(
     head = inference_service_pb2.PredictRequest(
         model=model, version=version, outputs=outputs, request_id=request_id, priority=priority
     )
+    if timeout is not None:
+        head.timeout.FromNanoseconds(round(timeout * 1e9))
     parts: list[bytes | memoryview] = [head.SerializeToString()]
     for name, array in inputs.items():
         header, data = _tensor(name, array)
         parts += (_INPUTS, _varint(len(header) + len(data)), header, data)
     return b"".join(parts)
+
+
+def joined_request(
+    model: str,
+    inputs: Iterable[tuple[str, tensor.DataType, Sequence[int], Sequence[bytes]]],
+    *,
+    outputs: Sequence[str] | None,
+    version: str | None,
+    priority: int,
+    request_id: str,
+) -> bytes:
+    """Return a serialized PredictRequest of tensors whose rows come in pieces.
+
+    Args:
+        model: as the others, a field of the message.
+        inputs: for each its name, type and shape, and its rows, of which each piece is what elements() gives.
+        outputs: see `model`.
+        version: see `model`.
+        priority: see `model`.
+        request_id: see `model`.
+    """
+    head = inference_service_pb2.PredictRequest(
+        model=model, version=version, outputs=outputs, request_id=request_id, priority=priority
+    )
+    parts = [head.SerializeToString()]
+    for name, number, shape, pieces in inputs:
+        size = sum(map(len, pieces))
+        header = tensor_pb2.Tensor(name=name, data_type=number, shape=shape).SerializeToString()
+        if number != tensor.STRING:  # their pieces are fields already
+            header += _DATA + _varint(size)
+        parts += (_INPUTS, _varint(len(header) + size), header, *pieces)
+    return b"".join(parts)
+
+
+def elements(array: tensor.Array) -> bytes | None:
+    """Return a copy of an array's elements as a piece for joined_request(); None if a server would refuse them.
+
+    Raises:
+        TypeError: an element type that the wire has not, or an object array with other elements than strings.
+    """
+    number = tensor.data_type_of(array)
+    if number == tensor.STRING:
+        strings = tensor.encode("", array).strings
+        if not all(map(_is_text, strings)):
+            return None
+        return tensor_pb2.Tensor(strings=strings).SerializeToString()
+    data = np.asarray(array).tobytes()
+    return None if number == tensor.BOOL and data.translate(None, b"\0\1") else data
+
+
+def _is_text(element: bytes) -> bool:
+    try:
+        element.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def stream_request(predict_request: bytes) -> bytes:
+    """Return a serialized StreamRequest that holds a serialized PredictRequest."""
+    return b"".join((_PREDICT, _varint(len(predict_request)), predict_request))
 
 
 def _tensor(name: str, array: tensor.Array) -> tuple[bytes, bytes | memoryview]:

@@ -1,5 +1,6 @@
 """What a call can raise: one exception a gRPC status code, with the details that the server gave."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -78,6 +79,10 @@ class ResourceExhausted(OnnxserveError):
     """RESOURCE_EXHAUSTED: the model's queue is full, or a message is over its size limit. See `retry_delay`."""
 
 
+class FailedPrecondition(OnnxserveError):
+    """FAILED_PRECONDITION: the state of a sequence is gone; start it anew, or from a snapshot."""
+
+
 class DeadlineExceeded(OnnxserveError):
     """DEADLINE_EXCEEDED: the timeout passed, or the server saw that it could not be met."""
 
@@ -110,10 +115,13 @@ class ModelRunFailed(Internal):
     """INTERNAL with the reason MODEL_RUN_FAILED: the model itself failed on these inputs."""
 
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
 _CLASSES: dict[grpc.StatusCode, type[OnnxserveError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
@@ -125,6 +133,16 @@ _CLASSES: dict[grpc.StatusCode, type[OnnxserveError]] = {
 _CLASSES_BY_REASON: dict[str, type[OnnxserveError]] = {"MODEL_RUN_FAILED": ModelRunFailed}
 
 
+def of_request(error: OnnxserveError, request_id: str) -> OnnxserveError:
+    """Return a copy of an error that is another request's."""
+    copied = copy.copy(error)
+    copied.request_id = request_id
+    if "request_id" in error.metadata:
+        copied.metadata = error.metadata | {"request_id": request_id}
+    copied.__cause__ = error.__cause__
+    return copied
+
+
 def from_rpc_error(error: grpc.RpcError, request_id: str = "") -> OnnxserveError:
     """Return the exception for what grpc or grpc.aio raised for a call.
 
@@ -133,13 +151,21 @@ def from_rpc_error(error: grpc.RpcError, request_id: str = "") -> OnnxserveError
         request_id: the request's name as it was sent; the server's answer is believed first.
     """
     code = error.code()
-    status = _rich_status(error)
+    return _from_details(code, error.details() or code.value[1], _rich_status(error), request_id)
+
+
+def from_status(status: status_pb2.Status, request_id: str) -> OnnxserveError:
+    """Return the exception for an error that came as a message, as on a stream."""
+    return _from_details(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status, request_id)
+
+
+def _from_details(code: grpc.StatusCode, message: str, status: status_pb2.Status, request_id: str) -> OnnxserveError:
     info = _detail(status, error_details_pb2.ErrorInfo)
     retry = _detail(status, error_details_pb2.RetryInfo)
     cls = _CLASSES_BY_REASON.get(info.reason) or _CLASSES.get(code, OnnxserveError)
     return cls(
         code,
-        error.details() or code.value[1],
+        message,
         reason=info.reason,
         metadata=info.metadata,
         violations=tuple(

@@ -18,6 +18,8 @@ from onnxserve_server.edge import health
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
 from onnxserve_server.edge.predict import Call, Predict
+from onnxserve_server.edge.stream import Stream, StreamCall, Window
+from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import discover
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 _INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 _PREDICT = f"/{_INFERENCE}/Predict"
+_STREAM = f"/{_INFERENCE}/Stream"
 _CHECK = f"/{health.SERVICE}/Check"
 
 # A finished run waits this long for the interpreter lock while another thread computes. CPython's default of 5 ms is
@@ -80,6 +83,7 @@ class App:
         self._health = health.Health()
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="onnxserve-grpc")
         self._server: grpc.Server
+        self._streams: Streams
         self._edge: Edge
 
     def start(self, stop: threading.Event | None = None) -> None:
@@ -104,8 +108,8 @@ class App:
                     return
                 logger.info("loading model %s/%s", found.name, found.version)
                 model = load(found, defaults, prober, self._clock, self._deadlines)
-                model.start()
                 self.engine.add(model)
+                model.start()
                 logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
         self._listen()
         names = {f"model/{model.spec.name}" for model in self.engine.models()}
@@ -132,10 +136,12 @@ class App:
         logger.info("draining: new calls are refused in %.1f s", self.settings.drain_delay)
         self._health.drain()
         threading.Event().wait(self.settings.drain_delay)
+        self._streams.stop()
         self._refuse()
         self._server.stop(self.settings.drain_timeout + _STOP_TIMEOUT)  # returns at once; stop() shortens it
         if not self._edge.wait_drained(self.settings.drain_timeout):
             logger.warning("calls were still in flight after %.1f s; they are ended", self.settings.drain_timeout)
+            self._streams.abort()
 
     def _refuse(self) -> None:
         """Answer new calls with UNAVAILABLE until nobody calls."""
@@ -189,7 +195,15 @@ class App:
         reflection.enable_server_reflection(
             (_INFERENCE, _MODELS, health.SERVICE, reflection.SERVICE_NAME), self._server
         )
-        self._edge = self._make_edge({_PREDICT: Predict(self.engine, self._clock), _CHECK: self._health.check})
+        window = Window(
+            requests=settings.stream_requests,
+            nbytes=settings.stream_bytes,
+            all_requests=settings.all_stream_requests,
+        )
+        self._streams = Streams(self.engine, self._clock, window)
+        self._edge = self._make_edge(
+            {_PREDICT: Predict(self.engine, self._clock), _CHECK: self._health.check}, {_STREAM: self._streams.open}
+        )
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             self.port = self._server.add_insecure_port(f"{address}:{settings.port}")
@@ -198,14 +212,16 @@ class App:
         self._server.start()
         self._edge.start()
 
-    def _make_edge(self, methods: dict[str, Callable[[Call, bytes], None]]) -> Edge:
+    def _make_edge(
+        self, methods: dict[str, Callable[[Call, bytes], None]], streams: dict[str, Callable[[StreamCall], Stream]]
+    ) -> Edge:
         """Return the edge that the settings ask for, or the plain one when the lane does not work with this grpcio."""
         if self.settings.edge == "lane":
             try:
                 from onnxserve_server.edge import lane
 
                 lane.self_test()
-                edge = lane.Lane(self._server, methods, self.engine.flush)
+                edge = lane.Lane(self._server, methods, streams, self.engine.flush)
             except Exception as error:
                 logger.warning(
                     "grpcio %s does not carry the lane (%s): serving on the plain edge, slower", grpc.__version__, error
@@ -214,4 +230,4 @@ class App:
                 self.edge_name = "lane"
                 return edge
         self.edge_name = "plain"
-        return PlainEdge(self._server, methods, self.engine.flush)
+        return PlainEdge(self._server, methods, streams, self.engine.flush)

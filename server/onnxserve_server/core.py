@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
 from onnxserve_server.errors import Cancelled, ServeError
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 """Tells the time in seconds; time.monotonic in production, a hand-moved one in tests."""
+
+_Size = TypeVar("_Size", int, int | str)
 
 
 class WireTensor(NamedTuple):
@@ -48,12 +50,32 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
-    """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless)."""
+    """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
+
+    `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
+    """
 
     name: str
     data_type: DataType
     shape: tuple[int | str, ...]
     labels: tuple[str, ...] = ()
+    batch_axis: int | None = 0
+
+    @property
+    def has_free_axes(self) -> bool:
+        """Whether an axis beside the batch axis is free."""
+        return any(isinstance(size, str) for size in self.row_of(self.shape))
+
+    def row_of(self, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
+        """Return a shape of this tensor without the batch axis; all of it if shared."""
+        axis = self.batch_axis
+        return shape if axis is None else shape[:axis] + shape[axis + 1 :]
+
+    def cut(self, array: Array, first: int, last: int) -> Array:
+        """Return the rows from `first` up to `last` of an array of this tensor, as a view; all of it if shared."""
+        if self.batch_axis is None:
+            return array
+        return array[(*[slice(None)] * self.batch_axis, slice(first, last))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +102,40 @@ class BatchPolicy:
     split: bool = True
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StatePair:
+    """An input that the server fills with an output of the sequence's step before.
+
+    `initial`: the value of every element at the first step, or one row of them, without its batch axis.
+    """
+
+    input: TensorSpec
+    output: TensorSpec
+    initial: float | Array = 0.0
+
+
+class Feedback(NamedTuple):
+    """An output that is an input of the next run of a request with several steps."""
+
+    output: TensorSpec
+    input: TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequencePolicy:
+    """How much state is kept: for `most` sequences at a time, each for `idle` seconds after its last step."""
+
+    most: int = 4096
+    idle: float = 300.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What a model takes and gives, how it is batched and what it runs on.
 
     `steady`: its run time depends on the number of rows alone, not on what is in them.
+    `state`: what makes it stateful; empty for most models.
+    `feedback`: what lets it run several steps for one request; empty for most models.
     """
 
     name: str
@@ -98,8 +149,16 @@ class ModelSpec:
     instances: int = 1
     threads: int = 1
     steady: bool = True
+    state: tuple[StatePair, ...] = ()
+    sequences: SequencePolicy = SequencePolicy()
+    feedback: tuple[Feedback, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
+
+    @property
+    def leading(self) -> bool:
+        """Whether the rows of every input and output lie along its first axis, as they mostly do."""
+        return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)
 
 
 class Receipt(NamedTuple):
@@ -122,6 +181,51 @@ class Result(NamedTuple):
     receipt: Receipt
 
 
+class Snapshot(NamedTuple):
+    """The state of a sequence as it came: nothing in it has been checked."""
+
+    model: str
+    tensors: Sequence[WireTensor]
+
+
+class Stop(NamedTuple):
+    """An output that ends the steps of a request: when all its elements are `value`, or not zero where that is None."""
+
+    output: str
+    value: float | None = None
+
+
+class Step(NamedTuple):
+    """What makes a request more than one run that stands alone.
+
+    Attributes:
+        sequence: the sequence's name; "" for none.
+        end: whether the sequence is over afterwards.
+        snapshot: whether the state is wanted with the answer.
+        state: what to start the sequence with.
+        handoff: whether the state is wanted when the server stops.
+        most: most runs, each on the outputs of the one before; None: one run.
+        stop: what ends them before.
+    """
+
+    sequence: str = ""
+    end: bool = False
+    snapshot: bool = False
+    state: Snapshot | None = None
+    handoff: bool = False
+    most: int | None = None
+    stop: Stop | None = None
+
+
+class StepResult(NamedTuple):
+    """A step's result, the state after it where that was asked for, its number, and whether it is the last."""
+
+    result: Result
+    state: Sequence[tuple[TensorSpec, Array]] | None
+    number: int
+    final: bool
+
+
 Done = Callable[[Result | ServeError], None]
 """What a job calls, once, when it ends. From any thread; it must not raise or block."""
 
@@ -134,7 +238,7 @@ class Job:
         outputs: the outputs wanted, in the caller's order.
         rows: rows of the batch axis; 1 for a model that is not batched.
         nbytes: bytes of its inputs.
-        key: jobs with equal keys may share a batch; it tells the shape of a row.
+        key: jobs with equal keys may share a batch; it tells the shape of a row and what is in shared inputs.
         rank: the queue's order, lowest first: the time of arrival, moved ahead by the job's priority.
         place: where the batcher has it (a bucket, a batch, nowhere); the batcher's alone.
     """

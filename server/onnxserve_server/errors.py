@@ -72,6 +72,19 @@ class QueueFull(ServeError):
         self.retry_after = retry_after
 
 
+class SequencesFull(ServeError):
+    """As many sequences of the model are live as may."""
+
+    reason = "SEQUENCES_FULL"
+    retry_after = 1.0
+
+
+class SequenceEvicted(ServeError):
+    """The sequence's state is gone: it was idle for too long."""
+
+    reason = "SEQUENCE_EVICTED"
+
+
 class DeadlineExceeded(ServeError):
     """The deadline passed before the result was there, or cannot be met."""
 

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         256 << 20, ge=1, description="most bytes that may wait for a model, where model.yaml does not say"
     )
     max_message_bytes: int = Field(64 << 20, ge=1024, le=2**31 - 1, description="largest message")
+    stream_requests: int = Field(128, ge=1, description="most requests of one stream in hand at a time")
+    stream_bytes: int = Field(
+        32 << 20, ge=1, description="most bytes of one stream's requests and answers in hand; one request may have more"
+    )
+    all_stream_requests: int = Field(8192, ge=1, description="most requests in hand of all streams together")
     inline_us: int = Field(
         3000, ge=0, description="runs of up to so many µs are run by the thread that decodes; 0: none"
     )

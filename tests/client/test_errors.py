@@ -22,7 +22,7 @@ CLASSES = {
     "ALREADY_EXISTS": errors.OnnxserveError,
     "PERMISSION_DENIED": errors.PermissionDenied,
     "RESOURCE_EXHAUSTED": errors.ResourceExhausted,
-    "FAILED_PRECONDITION": errors.OnnxserveError,
+    "FAILED_PRECONDITION": errors.FailedPrecondition,
     "ABORTED": errors.OnnxserveError,
     "OUT_OF_RANGE": errors.OnnxserveError,
     "UNIMPLEMENTED": errors.Unimplemented,

@@ -6,14 +6,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import zoo
+from arrays import random_array, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
 from onnxserve import InvalidArgument, ModelRunFailed, Prediction
 from onnxserve.errors import from_rpc_error
-from onnxserve.tensor import NAMES, STORAGE, STRING, DataType, decode
-from onnxserve.v1 import tensor_pb2
+from onnxserve.tensor import NAMES
 
 CALLERS = 64
 TYPES = sorted(NAMES)
@@ -63,24 +63,6 @@ def answers(calls):
 
 def error_of(call):
     return from_rpc_error(call.exception(timeout=30))
-
-
-def random_array(number, shape, rng):
-    """Any bits that the type can have, as an array that the client would take."""
-    if number == STRING:
-        words = np.array(["", "a", "été", "日本", "x" * 300, "\0"], dtype=object)
-        return rng.choice(words, shape)
-    if number == DataType.DATA_TYPE_BOOL:
-        return rng.integers(0, 2, shape).astype(bool)
-    storage = STORAGE[number]
-    size = int(np.prod(shape)) * storage.itemsize
-    return decode(tensor_pb2.Tensor(data_type=number, shape=shape, data=rng.bytes(size)))
-
-
-def same_bits(one, other):
-    if one.dtype == object:
-        return one.shape == other.shape and one.tolist() == other.tolist()
-    return (one.shape, one.dtype, one.tobytes()) == (other.shape, other.dtype, other.tobytes())
 
 
 def largest_batch(predictions):

@@ -10,6 +10,7 @@ import zoo
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime import probe as module
+from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.runtime.session import SessionOptions
 
@@ -64,6 +65,86 @@ def test_others_are_not_and_the_reason_is_told(prober, saved, model, reason):
     verdict = prober.probe(saved(model), OPTIONS)
     assert not verdict.batchable
     assert verdict.reason.startswith(reason)
+
+
+def told(**axes):
+    return SessionOptions(axes=BatchAxes(**axes))
+
+
+SECOND = {"state": 1, "stateN": 1}
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (zoo.layered(), told(batch_axis=SECOND, shared=["scale"])),
+        (zoo.columns(8), told(batch_axis={"x": 1, "y": 1})),
+        (zoo.suffixed(), told(shared=["suffix"])),
+        (zoo.lookup(), told(batch_axis={"id": 1, "y": 1}, shared=["table"])),
+        (zoo.weighted(), told(shared=["weight"])),
+        (zoo.opaque(), told(batch_axis={"x": 1, "y": 1})),
+    ],
+    ids=["layered", "columns", "suffixed", "lookup", "weighted", "opaque"],
+)
+def test_rows_along_another_axis_and_beside_shared_inputs_are_batched(prober, saved, model, options):
+    verdict = prober.probe(saved(model), options)
+    assert (verdict.batchable, verdict.reason) == (True, "")
+
+
+ALONG_1 = "`batch_axis: {state: 1}` if its rows lie along axis 1"
+SHARED = "`shared: [{}]` if it is the same for all rows"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "reason"),
+    [
+        (zoo.mixing(1), told(batch_axis={"x": 1, "y": 1}), "a row of its output y depends on the other rows"),
+        (
+            zoo.columns(1),
+            told(batch_axis={"x": 1}),
+            "the first axis of output y has the fixed size 2 (model.yaml may say "
+            "`batch_axis: {y: 1}` if its rows lie along axis 1)",
+        ),
+        (
+            zoo.layered(),
+            OPTIONS,
+            "the first axis of input state has the fixed size 2 (model.yaml may say "
+            f"{ALONG_1} or {SHARED.format('state')})",
+        ),
+        (
+            zoo.layered(),
+            told(batch_axis=SECOND),
+            f"input scale is a scalar: it has no batch axis (model.yaml may say {SHARED.format('scale')})",
+        ),
+        (
+            zoo.sequence(),
+            told(batch_axis={"x": 1}),
+            "the batch axes of its inputs have different names: 'batch', 'seq'",
+        ),
+        (
+            zoo.opaque(),
+            told(batch_axis={"x": 1}),
+            "with 3 rows its output y has the shape [2, 3] (model.yaml may say "
+            "`batch_axis: {y: 1}` if its rows lie along axis 1)",
+        ),
+        (zoo.sequence(), told(shared=["mask"]), "it runs with 1 row but not with 3: "),
+    ],
+    ids=["mixing", "output", "state", "scale", "names", "seen in the run", "not the same for all rows"],
+)
+def test_what_is_declared_is_tried_and_what_could_be_is_told(prober, saved, model, options, reason):
+    verdict = prober.probe(saved(model), options)
+    assert (verdict.batchable, verdict.reason[: len(reason)]) == (False, reason)
+
+
+def test_a_model_of_one_fixed_input_is_not_told_to_share_it(prober, saved):
+    assert prober.probe(saved(zoo.fixed()), OPTIONS).reason == "the first axis of input x has the fixed size 4"
+
+
+def test_an_axis_that_there_is_not_is_an_error_and_the_child_goes_on(prober, saved):
+    path = saved(zoo.layered())
+    with pytest.raises(ConfigurationError, match=r"^model\.yaml: batch_axis\.state: its axis 0 has the fixed size 2$"):
+        prober.probe(path, told(file="model.yaml", batch_axis={"state": 0}))
+    assert prober.probe(path, told(batch_axis=SECOND, shared=["scale"])).batchable
 
 
 def test_a_file_that_does_not_load_is_an_error_and_the_child_goes_on(prober, saved, tmp_path):

@@ -82,6 +82,12 @@ def test_a_configuration_that_says_nothing_is_the_default(tmp_path, text):
     assert read_config(tmp_path / "model.yaml", {}) == read_config(tmp_path / "absent.yaml", {})
 
 
+def test_inputs_and_outputs_may_be_named_by_numbers(tmp_path):
+    (tmp_path / "model.yaml").write_text("batch_axis: {0: 1}\nshared: [2]")
+    config = read_config(tmp_path / "model.yaml", {})
+    assert (config.batch_axis, config.shared) == ({"0": 1}, ["2"])
+
+
 def test_yaml_cannot_make_objects(tmp_path):
     (tmp_path / "model.yaml").write_text("instances: !!python/object/apply:os.getpid []")
     with pytest.raises(ConfigurationError, match="could not determine a constructor"):

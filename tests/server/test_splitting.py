@@ -1,6 +1,7 @@
 """A request of more rows than one run takes."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,12 @@ from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.model import ServedModel
 
+COLUMN = (TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
 ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
+
+
+def split_of(whole, max_rows):
+    return Split(whole, max_rows, COLUMN)
 
 
 def counted(make_job, rows, **fields):
@@ -28,16 +34,28 @@ def result(part, queue_us=1, batch_rows=1):
 
 
 def test_the_parts_hold_all_rows_once_and_none_more_than_fit(make_job):
-    parts = Split(counted(make_job, 11, priority=3, deadline=7.0), 4).parts
+    parts = split_of(counted(make_job, 11, priority=3, deadline=7.0), 4).parts
     assert [part.rows for part in parts] == [4, 4, 3]
     assert np.concatenate([part.inputs[0] for part in parts]).ravel().tolist() == list(range(11))
     assert sum(part.nbytes for part in parts) <= 44
     assert {(part.priority, part.deadline, part.rank) for part in parts} == {(3, 7.0, 97.0)}
 
 
+def test_rows_along_another_axis_are_cut_and_joined_along_it_and_what_is_shared_is_whole(make_job):
+    inputs = (replace(COLUMN[0], batch_axis=1), replace(COLUMN[0], name="s", shape=("k",), batch_axis=None))
+    x, s = np.arange(14, dtype=np.float32).reshape(2, 7), np.arange(3, dtype=np.float32)
+    whole = make_job(7, inputs=(x, s), outputs=(replace(ANSWER[0], batch_axis=1),))
+    parts = Split(whole, 3, inputs).parts
+    assert [part.inputs[0].tolist() for part in parts] == [x[:, :3].tolist(), x[:, 3:6].tolist(), x[:, 6:].tolist()]
+    assert all(part.inputs[1] is s for part in parts)
+    for part in reversed(parts):
+        part.end(Result("m", "1", [(whole.outputs[0], part.inputs[0])], Receipt(0, 0, 0, 1, 1, "cpu")))
+    np.testing.assert_array_equal(whole.outcome.outputs[0][1], x)
+
+
 def test_the_results_are_joined_in_order_whichever_comes_first(make_job):
     whole = counted(make_job, 11)
-    split = Split(whole, 4)
+    split = split_of(whole, 4)
     for part in (split.parts[2], split.parts[0]):
         part.end(result(part))
         assert not whole.outcomes
@@ -47,7 +65,7 @@ def test_the_results_are_joined_in_order_whichever_comes_first(make_job):
 
 def test_the_receipt_tells_the_longest_waits_the_sum_of_the_runs_and_the_largest_batch(make_job):
     whole = counted(make_job, 3)
-    split = Split(whole, 1)
+    split = split_of(whole, 1)
     for i, part in enumerate(split.parts):
         part.end(result(part, queue_us=10**i, batch_rows=[2, 9, 4][i]))
     assert whole.outcome.receipt == Receipt(100, 2, 9, 9, 1, "cpu")
@@ -55,7 +73,7 @@ def test_the_receipt_tells_the_longest_waits_the_sum_of_the_runs_and_the_largest
 
 def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):
     whole = counted(make_job, 4)
-    split = Split(whole, 1)
+    split = split_of(whole, 1)
     split.parts[0].end(result(split.parts[0]))
     split.parts[2].end(ModelRunFailed("no"))
     assert isinstance(whole.outcome, ModelRunFailed)
@@ -67,7 +85,7 @@ def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):
 def test_cancelling_the_whole_takes_every_part_out_of_queue_and_batch(make_job, clock):
     batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), clock, lambda _: None)
     whole = counted(make_job, 6)
-    split = Split(whole, 2)
+    split = split_of(whole, 2)
     for part in split.parts:
         batcher.submit(part)
     batch, stopped = batcher.take(Slot()), []
@@ -82,7 +100,7 @@ def test_cancelling_the_whole_takes_every_part_out_of_queue_and_batch(make_job, 
 def test_a_deadline_that_passes_ends_the_whole_once(make_job, clock):
     batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), clock, lambda _: None)
     whole = counted(make_job, 6, deadline=101.0)
-    for part in Split(whole, 2).parts:
+    for part in split_of(whole, 2).parts:
         batcher.submit(part)
     batcher.expire(101.0)
     assert isinstance(whole.outcome, DeadlineExceeded)
@@ -108,7 +126,7 @@ class Waiting:
         spec = ModelSpec(
             name="m",
             version="1",
-            inputs=(TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),),
+            inputs=COLUMN,
             outputs=ANSWER,
             batching=BatchPolicy(**{"enabled": True} | policy),
             requested_providers=("cpu",),

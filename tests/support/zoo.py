@@ -122,13 +122,15 @@ def one_row():
     return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("axes", [0], np.int64)])
 
 
-def mixing():
-    """Declares a free batch axis, but every row depends on the others: y = x - mean over rows."""
+def mixing(axis=0):
+    """Declares a free batch axis, [batch, 2] or [2, batch], but a row depends on the others: y = x - mean over rows."""
     nodes = [
         helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
         helper.make_node("Sub", ["x", "mean"], ["y"]),
     ]
-    return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("axes", [0], np.int64)])
+    shape = [2, 2]
+    shape[axis] = "batch"
+    return model(nodes, [tensor("x", shape)], [tensor("y", shape)], [constant("axes", [axis], np.int64)])
 
 
 def sequence():
@@ -191,6 +193,61 @@ def ragged():
     return model(nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", "k"])], numbers)
 
 
+def layered(metadata=None):
+    """stateN = x + scale state, y = its sum over layers: x, y [batch, 3], state, stateN [2, batch, 3], scale a scalar.
+
+    float32, and the same bits at every batch size.
+    """
+    nodes = [
+        helper.make_node("Mul", ["scale", "state"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "x"], ["stateN"]),
+        helper.make_node("ReduceSum", ["stateN", "axes"], ["y"], keepdims=0),
+    ]
+    inputs = [tensor("x", ["batch", 3]), tensor("state", [2, "batch", 3]), tensor("scale", [])]
+    outputs = [tensor("y", ["batch", 3]), tensor("stateN", [2, "batch", 3])]
+    return model(nodes, inputs, outputs, [constant("axes", [0], np.int64)], metadata)
+
+
+def columns(dtype):
+    """y = x for an ONNX element type, [2, batch]."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    return model(nodes, [tensor("x", [2, "batch"], dtype)], [tensor("y", [2, "batch"], dtype)])
+
+
+def opaque():
+    """y = x, float32 [2, batch], but what shape y has is seen only when it has been run."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Max", ["sizes", "zero"], ["shape"]),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    zero = constant("zero", 0, np.int64)
+    return model(nodes, [tensor("x", [2, "batch"])], [tensor("y", [None, None])], [zero])
+
+
+def suffixed():
+    """y = x + suffix, strings: x and y [batch, 2], suffix a scalar."""
+    nodes = [helper.make_node("StringConcat", ["x", "suffix"], ["y"])]
+    inputs = [tensor("x", ["batch", 2], TensorProto.STRING), tensor("suffix", [], TensorProto.STRING)]
+    return model(nodes, inputs, [tensor("y", ["batch", 2], TensorProto.STRING)])
+
+
+def lookup():
+    """y = table[id], id int64 [1, batch], table float32 [size]; an id that is not in the table makes the run fail."""
+    nodes = [helper.make_node("Gather", ["table", "id"], ["y"])]
+    return model(nodes, [tensor("id", [1, "batch"], INT64), tensor("table", ["size"])], [tensor("y", [1, "batch"])])
+
+
+def weighted():
+    """y = the sum of x times weight over the free axis k, float32: x [batch, k], weight [k]."""
+    nodes = [
+        helper.make_node("Mul", ["x", "weight"], ["product"]),
+        helper.make_node("ReduceSum", ["product", "axes"], ["y"], keepdims=0),
+    ]
+    inputs = [tensor("x", ["batch", "k"]), tensor("weight", ["k"])]
+    return model(nodes, inputs, [tensor("y", ["batch"])], [constant("axes", [1], np.int64)])
+
+
 def table(columns):
     """y = the sum of inputs c0, c1, ..., float32 [batch, 1] each, as exports of tables have them."""
     names = [f"c{i}" for i in range(columns)]
@@ -207,3 +264,41 @@ def write(root, models, configs=None):
     for name, text in (configs or {}).items():
         (root / name / "model.yaml").write_text(text)
     return root
+
+
+def recurrent(states=("s",)):
+    """y = 3 s', s' = s / 2 + x for each state, float32 [batch, 2]; x is the sum of what came, the older the less."""
+    nodes, inputs, outputs = [], [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])]
+    for name in states:
+        nodes += [
+            helper.make_node("Mul", [name, "half"], [f"{name}_halved"]),
+            helper.make_node("Add", [f"{name}_halved", "x"], [f"{name}_out"]),
+        ]
+        inputs.append(tensor(name, ["batch", 2]))
+        outputs.append(tensor(f"{name}_out", ["batch", 2]))
+    nodes.append(helper.make_node("Mul", [f"{states[0]}_out", "three"], ["y"]))
+    return model(nodes, inputs, outputs, [constant("half", 0.5), constant("three", 3)])
+
+
+def slow_counter():
+    """As slow(), and beside it a state: count_out = count + 1, float32 [batch, 1]."""
+    made = slow()
+    made.graph.node.append(helper.make_node("Add", ["count", "one_more"], ["count_out"]))
+    made.graph.input.append(tensor("count", ["batch", 1]))
+    made.graph.output.append(tensor("count_out", ["batch", 1]))
+    made.graph.initializer.append(constant("one_more", 1))
+    onnx.checker.check_model(made)
+    return made
+
+
+def countdown():
+    """next = n - 1, done = (n <= 1), and a state: total_out = total + n; float32 [batch, 1]. So generators work."""
+    nodes = [
+        helper.make_node("Sub", ["n", "one"], ["next"]),
+        helper.make_node("LessOrEqual", ["n", "one"], ["is_done"]),
+        helper.make_node("Cast", ["is_done"], ["done"], to=FLOAT),
+        helper.make_node("Add", ["total", "n"], ["total_out"]),
+    ]
+    inputs = [tensor("n", ["batch", 1]), tensor("total", ["batch", 1])]
+    outputs = [tensor(name, ["batch", 1]) for name in ("next", "done", "total_out")]
+    return model(nodes, inputs, outputs, [constant("one", 1)])

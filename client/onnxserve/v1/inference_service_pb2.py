@@ -23,22 +23,39 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from onnxserve.v1 import tensor_pb2 as onnxserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$onnxserve/v1/inference_service.proto\x12\x0connxserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19onnxserve/v1/tensor.proto\"\xb9\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.onnxserve.v1.Tensor\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x94\x01\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07outputs\x18\x04 \x03(\x0b\x32\x14.onnxserve.v1.Tensor\x12&\n\x07receipt\x18\x05 \x01(\x0b\x32\x15.onnxserve.v1.Receipt\"\x84\x01\n\x07Receipt\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x15\n\rbatch_wait_us\x18\x02 \x01(\x04\x12\x12\n\ncompute_us\x18\x03 \x01(\x04\x12\x12\n\nbatch_rows\x18\x04 \x01(\r\x12\x16\n\x0e\x62\x61tch_requests\x18\x05 \x01(\r\x12\x10\n\x08provider\x18\x06 \x01(\t2Z\n\x10InferenceService\x12\x46\n\x07Predict\x12\x1c.onnxserve.v1.PredictRequest\x1a\x1d.onnxserve.v1.PredictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$onnxserve/v1/inference_service.proto\x12\x0connxserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19onnxserve/v1/tensor.proto\"\xb9\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.onnxserve.v1.Tensor\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x94\x01\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07outputs\x18\x04 \x03(\x0b\x32\x14.onnxserve.v1.Tensor\x12&\n\x07receipt\x18\x05 \x01(\x0b\x32\x15.onnxserve.v1.Receipt\"\xc5\x01\n\rStreamRequest\x12/\n\x07predict\x18\x01 \x01(\x0b\x32\x1c.onnxserve.v1.PredictRequestH\x00\x12-\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1b.onnxserve.v1.CancelRequestH\x00\x12(\n\x08sequence\x18\x03 \x01(\x0b\x32\x16.onnxserve.v1.Sequence\x12\"\n\x05steps\x18\x04 \x01(\x0b\x32\x13.onnxserve.v1.StepsB\x06\n\x04kind\"6\n\x05Steps\x12\x0b\n\x03max\x18\x01 \x01(\r\x12 \n\x04stop\x18\x02 \x01(\x0b\x32\x12.onnxserve.v1.Stop\"4\n\x04Stop\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_value\"r\n\x08Sequence\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x08\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12*\n\x05state\x18\x04 \x01(\x0b\x32\x1b.onnxserve.v1.StateSnapshot\x12\x0f\n\x07handoff\x18\x05 \x01(\x08\"V\n\rStateSnapshot\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12%\n\x07tensors\x18\x03 \x03(\x0b\x32\x14.onnxserve.v1.Tensor\"G\n\x07Handoff\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0b\x32\x1b.onnxserve.v1.StateSnapshot\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xfa\x01\n\x0eStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.onnxserve.v1.PredictResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12(\n\x07handoff\x18\x04 \x01(\x0b\x32\x15.onnxserve.v1.HandoffH\x00\x12*\n\x05state\x18\x05 \x01(\x0b\x32\x1b.onnxserve.v1.StateSnapshot\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05\x66inal\x18\x07 \x01(\x08\x42\t\n\x07outcome\"\x84\x01\n\x07Receipt\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x15\n\rbatch_wait_us\x18\x02 \x01(\x04\x12\x12\n\ncompute_us\x18\x03 \x01(\x04\x12\x12\n\nbatch_rows\x18\x04 \x01(\r\x12\x16\n\x0e\x62\x61tch_requests\x18\x05 \x01(\r\x12\x10\n\x08provider\x18\x06 \x01(\t2\xa3\x01\n\x10InferenceService\x12\x46\n\x07Predict\x12\x1c.onnxserve.v1.PredictRequest\x1a\x1d.onnxserve.v1.PredictResponse\x12G\n\x06Stream\x12\x1b.onnxserve.v1.StreamRequest\x1a\x1c.onnxserve.v1.StreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onnxserve.v1.inference_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PREDICTREQUEST']._serialized_start=114
-  _globals['_PREDICTREQUEST']._serialized_end=299
-  _globals['_PREDICTRESPONSE']._serialized_start=302
-  _globals['_PREDICTRESPONSE']._serialized_end=450
-  _globals['_RECEIPT']._serialized_start=453
-  _globals['_RECEIPT']._serialized_end=585
-  _globals['_INFERENCESERVICE']._serialized_start=587
-  _globals['_INFERENCESERVICE']._serialized_end=677
+  _globals['_PREDICTREQUEST']._serialized_start=139
+  _globals['_PREDICTREQUEST']._serialized_end=324
+  _globals['_PREDICTRESPONSE']._serialized_start=327
+  _globals['_PREDICTRESPONSE']._serialized_end=475
+  _globals['_STREAMREQUEST']._serialized_start=478
+  _globals['_STREAMREQUEST']._serialized_end=675
+  _globals['_STEPS']._serialized_start=677
+  _globals['_STEPS']._serialized_end=731
+  _globals['_STOP']._serialized_start=733
+  _globals['_STOP']._serialized_end=785
+  _globals['_SEQUENCE']._serialized_start=787
+  _globals['_SEQUENCE']._serialized_end=901
+  _globals['_STATESNAPSHOT']._serialized_start=903
+  _globals['_STATESNAPSHOT']._serialized_end=989
+  _globals['_HANDOFF']._serialized_start=991
+  _globals['_HANDOFF']._serialized_end=1062
+  _globals['_CANCELREQUEST']._serialized_start=1064
+  _globals['_CANCELREQUEST']._serialized_end=1099
+  _globals['_STREAMRESPONSE']._serialized_start=1102
+  _globals['_STREAMRESPONSE']._serialized_end=1352
+  _globals['_RECEIPT']._serialized_start=1355
+  _globals['_RECEIPT']._serialized_end=1487
+  _globals['_INFERENCESERVICE']._serialized_start=1490
+  _globals['_INFERENCESERVICE']._serialized_end=1653
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class InferenceServiceStub:
                 request_serializer=onnxserve_dot_v1_dot_inference__service__pb2.PredictRequest.SerializeToString,
                 response_deserializer=onnxserve_dot_v1_dot_inference__service__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.Stream = channel.stream_stream(
+                '/onnxserve.v1.InferenceService/Stream',
+                request_serializer=onnxserve_dot_v1_dot_inference__service__pb2.StreamRequest.SerializeToString,
+                response_deserializer=onnxserve_dot_v1_dot_inference__service__pb2.StreamResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -58,6 +63,20 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stream(self, request_iterator, context):
+        """Many requests on one call. None waits for the answer of the one before, and each is answered once, in the order
+        in which they were sent. A request that fails is answered with its error; it ends nothing but itself.
+
+        A caller that sends faster than it is answered, or does not read its answers, is held back by HTTP/2's flow
+        control: the server has a bounded number of requests of a stream in hand and reads no further until it has sent an
+        answer. When the caller has closed its side and everything is answered, the call ends with OK. A server that is
+        about to stop reads no more, answers what it has read, and ends the call with UNAVAILABLE: what was not answered
+        was not run, and may be sent to another server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +84,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=onnxserve_dot_v1_dot_inference__service__pb2.PredictRequest.FromString,
                     response_serializer=onnxserve_dot_v1_dot_inference__service__pb2.PredictResponse.SerializeToString,
+            ),
+            'Stream': grpc.stream_stream_rpc_method_handler(
+                    servicer.Stream,
+                    request_deserializer=onnxserve_dot_v1_dot_inference__service__pb2.StreamRequest.FromString,
+                    response_serializer=onnxserve_dot_v1_dot_inference__service__pb2.StreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +119,33 @@ class InferenceService:
             '/onnxserve.v1.InferenceService/Predict',
             onnxserve_dot_v1_dot_inference__service__pb2.PredictRequest.SerializeToString,
             onnxserve_dot_v1_dot_inference__service__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/onnxserve.v1.InferenceService/Stream',
+            onnxserve_dot_v1_dot_inference__service__pb2.StreamRequest.SerializeToString,
+            onnxserve_dot_v1_dot_inference__service__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

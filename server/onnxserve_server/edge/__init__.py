@@ -3,7 +3,10 @@
 lane.py      the fast edge: hot methods of a public grpc.server, driven from a completion queue of their own
 plain.py     the same methods as ordinary handlers of that server
 predict.py   what both do with a Predict call
+stream.py    what both do with a Stream call
+streams.py   all streams together: their bound, and their end
 codec.py     messages to and from the engine's nouns
+answers.py   the messages of a stream's answers
 status.py    the engine's errors to gRPC statuses
 models.py    ModelService
 health.py    grpc.health.v1

@@ -17,7 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc._cython import cygrpc
@@ -38,24 +38,58 @@ Handler = Callable[["UnaryCall", bytes], None]
 """Takes a call and its message. It must not raise or block."""
 
 
+class StreamEvents(Protocol):
+    """What is told of a stream, on the lane's thread. None of it may raise or block."""
+
+    def on_message(self, message: bytes) -> None:
+        """Take the message that was asked for by read()."""
+        ...
+
+    def on_half_close(self) -> None:
+        """The caller sends no more; the read that was asked for brings nothing."""
+        ...
+
+    def on_sent(self) -> None:
+        """The message that was given to send() is out, or lost."""
+        ...
+
+    def on_gone(self) -> None:
+        """The caller left."""
+        ...
+
+
+StreamHandler = Callable[["StreamCall"], StreamEvents]
+"""Takes a new stream and returns what is to be told of it. It must not raise or block."""
+
+
 class LaneError(Exception):
     """The lane does not work with this grpcio; the text says what failed."""
 
 
 class Lane:
-    """Serves unary methods of a public server.
+    """Serves unary and bidirectional methods of a public server.
 
     Make it before the server starts, start() it right after, stop() it after the server was told to stop.
 
     Args:
         server: a server made by grpc.server.
-        methods: full method names, such as "/package.Service/Method", each with its handler.
+        methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
+        streams: the same of bidirectional methods.
         flush: called on the lane's thread when handlers have run and no further event waits, or many have been handled.
     """
 
-    def __init__(self, server: grpc.Server, methods: Mapping[str, Handler], flush: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        server: grpc.Server,
+        methods: Mapping[str, Handler],
+        streams: Mapping[str, StreamHandler],
+        flush: Callable[[], None],
+    ) -> None:
         self._core = server._cy_server
-        self._methods = [_Method(name, handler) for name, handler in methods.items()]
+        self._methods = [
+            *(_Method(name, UnaryCall, handler) for name, handler in methods.items()),
+            *(_Method(name, StreamCall, handler) for name, handler in streams.items()),
+        ]
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
         for method in self._methods:
@@ -132,7 +166,7 @@ class Lane:
         self._armed -= 1
         if event.success:
             self._live += 1
-            UnaryCall(event, tag.handler, self)  # before arming, which fails once the server is told to stop
+            tag.make(event, tag.handler, self)  # before arming, which fails once the server is told to stop
             with contextlib.suppress(ValueError):
                 self._arm(tag)
         else:  # the server is stopping: the core gives back what was armed
@@ -146,10 +180,11 @@ class Lane:
 class _Method:
     """The tag under which calls of a method arrive."""
 
-    __slots__ = ("handler", "name")
+    __slots__ = ("handler", "make", "name")
 
-    def __init__(self, name: str, handler: Handler) -> None:
+    def __init__(self, name: str, make: Callable[[Any, Any, Lane], object], handler: object) -> None:
         self.name = name
+        self.make = make
         self.handler = handler
 
 
@@ -186,12 +221,11 @@ class UnaryCall:
 
     def fail(self, status: Status) -> None:
         """Answer with an error."""
+        code, details, metadata = _wire_status(status)
         self._call.start_server_batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
-                cygrpc.SendStatusFromServerOperation(
-                    tuple(status.trailing_metadata), status.code.value[0], status.details.encode(), _NO_FLAGS
-                ),
+                cygrpc.SendStatusFromServerOperation(metadata, code, details, _NO_FLAGS),
             ),
             self._on_answered,
         )
@@ -218,8 +252,77 @@ class UnaryCall:
         return self._closed
 
 
+class StreamCall:
+    """One bidirectional call. Implements edge.stream.StreamCall.
+
+    Like a unary one it is over when the core has closed it and its status is out.
+    """
+
+    __slots__ = ("_call", "_closed", "_ended", "_events", "_lane", "deadline")
+
+    def __init__(self, event: Any, handler: StreamHandler, lane: Lane) -> None:
+        self._lane = lane
+        self._call = event.call
+        self._closed = False
+        self._ended = False
+        deadline: float = event.call_details.deadline
+        self.deadline = deadline if deadline < _NO_DEADLINE else math.inf
+        self._call.start_server_batch((cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),), _nothing)
+        self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
+        self._events = handler(self)
+
+    def read(self) -> None:
+        """Ask for the next message."""
+        self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
+
+    def send(self, message: bytes) -> None:
+        """Send a message; the next one when the events have on_sent()."""
+        self._call.start_server_batch((cygrpc.SendMessageOperation(message, _NO_FLAGS),), self._on_sent)
+
+    def end(self, status: Status | None) -> None:
+        """End the call."""
+        code, details, metadata = (_OK, b"", None) if status is None else _wire_status(status)
+        self._call.start_server_batch(
+            (cygrpc.SendStatusFromServerOperation(metadata, code, details, _NO_FLAGS),), self._on_ended
+        )
+
+    # Each returns whether the call is over.
+
+    def _on_message(self, event: Any) -> bool:
+        message = event.batch_operations[0].message()
+        if message is None:
+            self._events.on_half_close()
+        else:
+            self._lane.count_message()
+            self._events.on_message(message)
+        return False
+
+    def _on_sent(self, _: Any) -> bool:
+        self._events.on_sent()
+        return False
+
+    def _on_closed(self, event: Any) -> bool:
+        self._closed = True
+        if event.batch_operations[0].cancelled():
+            self._events.on_gone()
+        return self._ended
+
+    def _on_ended(self, _: Any) -> bool:
+        self._ended = True
+        return self._closed
+
+
+def _nothing(_: Any) -> bool:
+    return False
+
+
+def _wire_status(status: Status) -> tuple[Any, bytes, tuple[tuple[str, str | bytes], ...]]:
+    return status.code.value[0], status.details.encode(), tuple(status.trailing_metadata)
+
+
 def self_test() -> None:
-    """Make real calls through a lane of its own: an answer, an error with metadata, and one that its caller cancels.
+    """Make real calls through a lane of its own: an answer, an error with metadata, a stream that echoes, and a call
+    that its caller cancels.
 
     Raises:
         LaneError: something did not work as it must.
@@ -233,16 +336,17 @@ def self_test() -> None:
 
 
 class _SelfTest:
-    """A server with one method, which answers, fails or waits for its caller to leave, as the message says."""
+    """A server with a method that answers, fails or waits for its caller to leave, as the message says, and an echo."""
 
     _METHOD = "/onnxserve.SelfTest/Try"
+    _STREAM = "/onnxserve.SelfTest/Echo"
 
     def __init__(self) -> None:
         self._waiting = threading.Event()
         self._cancelled = threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self._server = grpc.server(self._pool)
-        self._lane = Lane(self._server, {self._METHOD: self._handle}, flush=lambda: None)
+        self._lane = Lane(self._server, {self._METHOD: self._handle}, {self._STREAM: _Echo}, flush=lambda: None)
 
     def run(self) -> None:
         port = self._server.add_insecure_port("127.0.0.1:0")
@@ -254,6 +358,7 @@ class _SelfTest:
                 self._try_answer(method)
                 self._try_error(method)
                 self._try_cancellation(method)
+                self._try_stream(channel.stream_stream(self._STREAM))
         finally:
             stopped = self._server.stop(0)
             ended = self._lane.stop() and stopped.wait(_SELF_TEST_TIMEOUT)
@@ -290,6 +395,30 @@ class _SelfTest:
         _require(self._waiting.wait(_SELF_TEST_TIMEOUT), "a call did not arrive")
         waiting.cancel()
         _require(self._cancelled.wait(_SELF_TEST_TIMEOUT), "a cancellation did not arrive")
+
+    def _try_stream(self, stream: Any) -> None:
+        answers = list(stream(iter((b"one", b"two")), timeout=_SELF_TEST_TIMEOUT))
+        _require(answers == [b"one", b"two"], "the answers of a stream came back changed")
+
+
+class _Echo:
+    """Sends each message back."""
+
+    def __init__(self, call: StreamCall) -> None:
+        self._call = call
+        call.read()
+
+    def on_message(self, message: bytes) -> None:
+        self._call.send(message)
+
+    def on_sent(self) -> None:
+        self._call.read()
+
+    def on_half_close(self) -> None:
+        self._call.end(None)
+
+    def on_gone(self) -> None:
+        pass
 
 
 def _require(held: bool, otherwise: str) -> None:

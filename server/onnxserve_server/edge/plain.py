@@ -1,18 +1,24 @@
 """The plain edge: hot methods as ordinary handlers of the public grpc.server. Each call holds one of its threads."""
 
+import contextlib
 import math
+import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import time
 
 import grpc
 
 from onnxserve_server.edge.status import Status
+from onnxserve_server.edge.stream import Stream
 
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
 
 Handler = Callable[["PlainCall", bytes], None]
 """Takes a call and its message. It must not raise or block."""
+
+StreamHandler = Callable[["PlainStreamCall"], Stream]
+"""Takes a new stream and returns what is to be told of it. It must not raise or block."""
 
 
 class PlainEdge:
@@ -20,20 +26,31 @@ class PlainEdge:
 
     Args:
         server: a server made by grpc.server; its thread pool bounds the calls that run at a time.
-        methods: full method names, such as "/package.Service/Method", each with its handler.
+        methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
+        streams: the same of bidirectional methods; each call has a second thread, which reads.
         flush: called, on the thread of each call, after its handler.
     """
 
-    def __init__(self, server: grpc.Server, methods: Mapping[str, Handler], flush: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        server: grpc.Server,
+        methods: Mapping[str, Handler],
+        streams: Mapping[str, StreamHandler],
+        flush: Callable[[], None],
+    ) -> None:
         self._flush = flush
         self._live = 0
         self._idle = threading.Condition()
+        handlers = {
+            **{name: grpc.unary_unary_rpc_method_handler(self._served_by(made)) for name, made in methods.items()},
+            **{name: grpc.stream_stream_rpc_method_handler(self._streamed_by(made)) for name, made in streams.items()},
+        }
         services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
-        for name, handler in methods.items():
+        for name, handler in handlers.items():
             _, service, method = name.split("/")
-            services.setdefault(service, {})[method] = grpc.unary_unary_rpc_method_handler(self._served_by(handler))
-        for service, handlers in services.items():
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+            services.setdefault(service, {})[method] = handler
+        for service, of_service in services.items():
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, of_service),))
 
     @property
     def live_calls(self) -> int:
@@ -54,27 +71,40 @@ class PlainEdge:
 
     def _served_by(self, handler: Handler) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def serve(message: bytes, context: grpc.ServicerContext) -> bytes:
-            with self._idle:
-                self._live += 1
-            try:
+            with self._counted():
                 call = PlainCall(context)
                 handler(call, message)
                 self._flush()
                 return call.wait()
-            finally:
-                with self._idle:
-                    self._live -= 1
-                    self._idle.notify_all()
 
         return serve
+
+    def _streamed_by(
+        self, handler: StreamHandler
+    ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
+        def serve(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            with self._counted():
+                yield from PlainStreamCall(context, messages, handler, self._flush).answers()
+
+        return serve
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._idle:
+            self._live += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._live -= 1
+                self._idle.notify_all()
 
 
 class PlainCall:
     """One call: its thread waits until another answers. Implements edge.predict.Call."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
-        remaining = context.time_remaining()
-        self.deadline = math.inf if remaining is None or remaining > _NO_DEADLINE else time() + remaining
+        self.deadline = _deadline(context)
         self._context = context
         self._answer: bytes | Status = b""
         self._answered = threading.Event()
@@ -109,13 +139,83 @@ class PlainCall:
         self._answered.wait()
         if isinstance(self._answer, bytes):
             return self._answer
-        code, details, trailing_metadata = self._answer
-        self._context.set_code(code)
-        self._context.set_details(details)
-        self._context.set_trailing_metadata(tuple(trailing_metadata))
+        _set_status(self._context, self._answer)
         return b""
 
     def _on_closed(self) -> None:
         self._gone = True
         if not self._answered.is_set() and self._on_cancel is not None:
             self._on_cancel()
+
+
+class PlainStreamCall:
+    """One bidirectional call: a thread of its own reads, the call's thread sends. Implements edge.stream.StreamCall."""
+
+    def __init__(
+        self,
+        context: grpc.ServicerContext,
+        messages: Iterator[bytes],
+        handler: StreamHandler,
+        flush: Callable[[], None],
+    ) -> None:
+        self.deadline = _deadline(context)
+        self._context = context
+        self._messages = messages
+        self._flush = flush
+        self._may_read = threading.Semaphore(0)
+        self._over = False
+        self._out: queue.SimpleQueue[bytes | Status | None] = queue.SimpleQueue()
+        self._events = handler(self)
+        threading.Thread(target=self._read, name="onnxserve-plain-reader", daemon=True).start()
+        if not context.add_callback(self._events.on_gone):
+            self._events.on_gone()
+
+    def read(self) -> None:
+        """Ask for the next message."""
+        self._may_read.release()
+
+    def send(self, message: bytes) -> None:
+        """Send a message; the next one when the handler has on_sent()."""
+        self._out.put(message)
+
+    def end(self, status: Status | None) -> None:
+        """End the call; None: with OK."""
+        self._out.put(status)
+
+    def answers(self) -> Iterator[bytes]:
+        """Give what is to be sent, until the call is to end."""
+        try:
+            while isinstance(item := self._out.get(), bytes):
+                yield item  # comes back when it is sent
+                self._events.on_sent()
+            if item is not None:
+                _set_status(self._context, item)
+        finally:  # when the caller leaves grpc drops this generator where it stands
+            self._over = True
+            self._may_read.release()
+            self._events.on_gone()
+            self._events.on_sent()
+
+    def _read(self) -> None:
+        while True:
+            self._may_read.acquire()
+            if self._over:
+                return
+            try:
+                message = next(self._messages)
+            except Exception:  # the end of the messages, or of the call: grpc raises a bare Exception then
+                self._events.on_half_close()
+                return
+            self._events.on_message(message)
+            self._flush()
+
+
+def _deadline(context: grpc.ServicerContext) -> float:
+    remaining = context.time_remaining()
+    return math.inf if remaining is None or remaining > _NO_DEADLINE else time() + remaining
+
+
+def _set_status(context: grpc.ServicerContext, status: Status) -> None:
+    context.set_code(status.code)
+    context.set_details(status.details)
+    context.set_trailing_metadata(tuple(status.trailing_metadata))

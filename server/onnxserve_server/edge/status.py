@@ -15,6 +15,8 @@ from onnxserve_server.errors import (
     ModelNotFound,
     ModelRunFailed,
     QueueFull,
+    SequenceEvicted,
+    SequencesFull,
     ServeError,
 )
 
@@ -25,6 +27,8 @@ CODES: dict[type[ServeError], grpc.StatusCode] = {
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
     Draining: grpc.StatusCode.UNAVAILABLE,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    SequencesFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    SequenceEvicted: grpc.StatusCode.FAILED_PRECONDITION,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Cancelled: grpc.StatusCode.CANCELLED,
     ModelRunFailed: grpc.StatusCode.INTERNAL,
@@ -46,9 +50,8 @@ class Status(NamedTuple):
     trailing_metadata: Sequence[tuple[str, str | bytes]]
 
 
-def status_of(error: ServeError, request_id: str = "") -> Status:
-    """Return the status of an error, with ErrorInfo and whatever else helps a caller or its program."""
-    code = CODES[type(error)]
+def google_status(error: ServeError, request_id: str = "") -> status_pb2.Status:
+    """Return an error as google.rpc.Status, with ErrorInfo and whatever else helps a caller or its program."""
     text = _shortened(error.message, _LONGEST_MESSAGE)
     metadata = error.metadata | ({"request_id": request_id} if request_id else {})
     details: list[message.Message] = [
@@ -75,15 +78,25 @@ def status_of(error: ServeError, request_id: str = "") -> Status:
                 resource_type="model", resource_name=_shortened(error.resource, _LONGEST_TEXT), description=text
             )
         )
-    trailing: list[tuple[str, str | bytes]] = []
     if error.retry_after is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(max(1, round(error.retry_after * 1e3)))
+        delay.FromMilliseconds(_milliseconds(error.retry_after))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-        trailing.append(("grpc-retry-pushback-ms", str(delay.ToMilliseconds())))
-    status = status_pb2.Status(code=code.value[0], message=text, details=[_packed(detail) for detail in details])
-    trailing.append(("grpc-status-details-bin", status.SerializeToString()))
-    return Status(code, text, trailing)
+    code = CODES[type(error)].value[0]
+    return status_pb2.Status(code=code, message=text, details=[_packed(detail) for detail in details])
+
+
+def status_of(error: ServeError, request_id: str = "") -> Status:
+    """Return what a call ends with that fails with an error."""
+    status = google_status(error, request_id)
+    trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
+    if error.retry_after is not None:
+        trailing.append(("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after))))
+    return Status(CODES[type(error)], status.message, trailing)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1e3))
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -4,7 +4,8 @@ Every fault of a request is found and named, with the path of its field; nothing
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,20 @@ _PRIORITIES = range(-10, 11)
 _STRING_OVERHEAD = 50  # bytes that a Python str takes beside its characters
 
 
+class Kept(NamedTuple):
+    """What the server adds to a request from what it keeps.
+
+    Attributes:
+        inputs: arrays by the position of the model's input. The caller must not send these.
+        answered: the outputs that a caller gets who names none.
+        outputs: those that the server wants for itself; they come last in the result.
+    """
+
+    inputs: Mapping[int, Array]
+    answered: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
 class Admission:
     """Admits requests for one model. Thread-safe: it holds nothing but what the model says."""
 
@@ -24,12 +39,16 @@ class Admission:
         self._spec = spec
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
-        # Shapes that are fixed but for the batch axis need no comparing: all jobs share one bucket.
-        self._one_shape = all(isinstance(size, int) for tensor in spec.inputs for size in tensor.shape[1:])
-        self._shared_axes = _shared_axes(spec)
+        self._leading = spec.leading
+        self._batch_axes = _batch_axes(spec)
+        # Shapes that are fixed but for the batch axis need no comparing, nor do jobs that run alone: all share a key.
+        self._one_key = not self._batch_axes or not any(
+            tensor.has_free_axes or tensor.batch_axis is None for tensor in spec.inputs
+        )
+        self._like_axes = _like_axes(spec)
 
-    def admit(self, request: Request, arrived: float, done: Done) -> Job:
-        """Return the request as a job.
+    def admit(self, request: Request, arrived: float, done: Done, kept: Kept | None = None) -> Job:
+        """Return the request as a job, with what is `kept` for it.
 
         Raises:
             InvalidRequest: it does not fit the model; all that is wrong with it is listed.
@@ -39,13 +58,18 @@ class Admission:
         if request.priority not in _PRIORITIES:
             told = f"{request.priority} is not from {_PRIORITIES[0]} to {_PRIORITIES[-1]}"
             faults.append(Violation("priority", told))
-        arrays = self._arrays(request.inputs, faults)
+        if kept is not None:
+            outputs = (*(outputs if request.outputs else kept.answered), *kept.outputs)
+        arrays = self._arrays(request.inputs, faults, {} if kept is None else kept.inputs)
         rows, nbytes = 1, sum(map(_size, request.inputs))
         if not faults:
-            if spec.batching.enabled:
-                rows = arrays[0].shape[0]
+            if self._batch_axes:
+                first, axis = self._batch_axes[0]
+                rows = arrays[first].shape[axis]
             if not rows:  # it is run as one row of zeros, see gather(), whose size no byte of the message has paid for
-                nbytes = sum(math.prod(array.shape[1:]) * array.itemsize for array in arrays)
+                nbytes += sum(
+                    math.prod(spec.inputs[i].row_of(arrays[i].shape)) * arrays[i].itemsize for i, _ in self._batch_axes
+                )
             self._check_together(arrays, rows, nbytes, request.inputs, faults)
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
@@ -54,7 +78,7 @@ class Admission:
             outputs=outputs,
             rows=rows,
             nbytes=nbytes,
-            key=None if self._one_shape else tuple(array.shape[1:] for array in arrays),
+            key=None if self._one_key else self._key(arrays),
             arrived=arrived,
             deadline=request.deadline,
             priority=request.priority,
@@ -62,14 +86,25 @@ class Admission:
             done=done,
         )
 
-    def _arrays(self, tensors: Sequence[WireTensor], faults: list[Violation]) -> tuple[Array, ...]:
-        """Return the request's tensors as arrays, in the model's order."""
+    def _key(self, arrays: tuple[Array, ...]) -> object:
+        """Return what jobs must have in common to share a run: the shapes of rows, and what is in shared inputs."""
+        if self._leading:
+            return tuple([array.shape[1:] for array in arrays])
+        return tuple([_in_common(tensor, array) for tensor, array in zip(self._spec.inputs, arrays, strict=True)])
+
+    def _arrays(
+        self, tensors: Sequence[WireTensor], faults: list[Violation], kept: Mapping[int, Array]
+    ) -> tuple[Array, ...]:
+        """Return the request's tensors, and the kept ones, as arrays, in the model's order."""
         inputs = self._inputs
-        arrays: dict[int, Array | None] = {}
+        arrays: dict[int, Array | None] = {**kept}
         for position, tensor in enumerate(tensors):
             known = inputs.get(tensor.name)
             if known is None:
                 told = f"the model has no input {tensor.name!r}; it has {_names(self._spec.inputs)}"
+                faults.append(Violation(f"inputs[{position}].name", told))
+            elif known.index in kept:
+                told = f"input {tensor.name!r} is the sequence's state, which the server keeps; leave it out"
                 faults.append(Violation(f"inputs[{position}].name", told))
             elif known.index in arrays:
                 faults.append(Violation(f"inputs[{position}].name", f"input {tensor.name!r} is given twice"))
@@ -103,18 +138,19 @@ class Admission:
         """Check what no input tells alone: rows that agree, axes of one name that agree, and the size of it all."""
         spec, policy = self._spec, self._spec.batching
         if len(arrays) > 1:
-            if policy.enabled and any(array.shape[0] != rows for array in arrays):
-                wrong = next(i for i, array in enumerate(arrays) if array.shape[0] != rows)
-                told = ", ".join(f"{arrays[i].shape[0]} in {tensor.name!r}" for i, tensor in enumerate(spec.inputs))
+            counts = [arrays[i].shape[axis] for i, axis in self._batch_axes]
+            if counts.count(rows) < len(counts):
+                wrong = next(i for i, axis in self._batch_axes if arrays[i].shape[axis] != rows)
+                told = ", ".join(f"{arrays[i].shape[axis]} in {spec.inputs[i].name!r}" for i, axis in self._batch_axes)
                 faults.append(Violation(self._path(wrong, tensors), f"all inputs must have as many rows: {told}"))
-            for name, places in self._shared_axes:
+            for name, places in self._like_axes:
                 if len({arrays[i].shape[axis] for i, axis in places}) > 1:
                     told = ", ".join(f"{arrays[i].shape[axis]} in {spec.inputs[i].name!r}" for i, axis in places)
                     path = self._path(places[-1][0], tensors)
                     faults.append(Violation(path, f"axis {name!r} must have one size: {told}"))
         if rows > policy.max_rows and not policy.split:
             told = f"{rows} rows are more than the {policy.max_rows} of one run, and the model is set not to split them"
-            faults.append(Violation(self._path(0, tensors), told))
+            faults.append(Violation(self._path(self._batch_axes[0][0], tensors), told))
         if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
             told = (
                 f"{rows} rows ({nbytes} bytes) are more than the model's queue can ever hold: "
@@ -125,7 +161,8 @@ class Admission:
     def _path(self, index: int, tensors: Sequence[WireTensor]) -> str:
         """Return the path of the shape of a model's input in a request, which may list inputs in any order."""
         name = self._spec.inputs[index].name
-        return f"inputs[{next(i for i, tensor in enumerate(tensors) if tensor.name == name)}].shape"
+        position = next((i for i, tensor in enumerate(tensors) if tensor.name == name), None)
+        return "inputs" if position is None else f"inputs[{position}].shape"  # a kept input is not in the request
 
 
 class _Input:
@@ -157,21 +194,35 @@ class _Input:
             and not tensor.strings
         ):
             return np.frombuffer(tensor.data, self._storage).reshape(shape)
-        return _array(tensor, self.spec, f"inputs[{position}]", faults)
+        return read_tensor(tensor, self.spec, f"inputs[{position}]", faults)
 
 
-def _shared_axes(spec: ModelSpec) -> list[tuple[str, list[tuple[int, int]]]]:
+def _batch_axes(spec: ModelSpec) -> list[tuple[int, int]]:
+    """Return the axes that rows lie along: (input, axis), ...; none in a model that is not batched."""
+    if not spec.batching.enabled:
+        return []
+    return [(i, tensor.batch_axis) for i, tensor in enumerate(spec.inputs) if tensor.batch_axis is not None]
+
+
+def _like_axes(spec: ModelSpec) -> list[tuple[str, list[tuple[int, int]]]]:
     """Return the named free axes, but for the batch axis, that occur more than once: name, [(input, axis), ...]."""
-    first = 1 if spec.batching.enabled else 0
+    batch = _batch_axes(spec)
     places: dict[str, list[tuple[int, int]]] = {}
     for i, tensor in enumerate(spec.inputs):
         for axis, size in enumerate(tensor.shape):
-            if isinstance(size, str) and size and axis >= first:
+            if isinstance(size, str) and size and (i, axis) not in batch:
                 places.setdefault(size, []).append((i, axis))
     return [(name, where) for name, where in places.items() if len(where) > 1]
 
 
-def _array(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Violation]) -> Array | None:
+def _in_common(tensor: TensorSpec, array: Array) -> object:
+    """Return what this input of two jobs must have in common: the shape of a row, or all of it where it is shared."""
+    if tensor.batch_axis is not None:
+        return tensor.row_of(array.shape)
+    return array.shape, tuple(array.flat) if array.dtype == object else array.tobytes()
+
+
+def read_tensor(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Violation]) -> Array | None:
     """Return one tensor as an array that fits its spec, or None and a fault more."""
     shape = tensor.shape
     if tensor.data_type != spec.data_type:

@@ -2,19 +2,16 @@
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from onnxserve_server.core import Clock, Done, Job, ModelSpec, Request
 from onnxserve_server.engine.admission import Admission
+from onnxserve_server.engine.entry import Entry
+from onnxserve_server.engine.sequences import SequenceSet
 from onnxserve_server.engine.splitting import Split
+from onnxserve_server.engine.states import States
 from onnxserve_server.errors import Draining, InvalidRequest, ModelNotFound, ServeError, Violation
 from onnxserve_server.scheduling.model import ServedModel
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    model: ServedModel
-    admission: Admission
 
 
 class Engine:
@@ -25,17 +22,19 @@ class Engine:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         # By name and version; (name, "") is the newest. Replaced, never changed, so that readers need no lock.
-        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._entries: dict[tuple[str, str], Entry] = {}
         self._unflushed: deque[ServedModel] = deque()
-        self._draining = False
+        self._thread = threading.local()
+        self.draining = False
         self.refused = 0
 
     def add(self, model: ServedModel) -> None:
         """Serve a model. Of several versions of one name, the one added last is what requests without a version get."""
-        entry = _Entry(model, Admission(model.spec))
+        model.settle_by(self.settle)
+        entry = Entry(model, Admission(model.spec), States(model.spec))
         with self._lock:
             self._entries = {
                 **self._entries,
@@ -45,7 +44,7 @@ class Engine:
 
     def drain(self) -> None:
         """Refuse new requests from now on; those that were taken are finished."""
-        self._draining = True
+        self.draining = True
 
     def submit(self, request: Request, done: Done) -> Job:
         """Admit and queue a request. `done` is called once with the outcome, perhaps before this returns.
@@ -57,31 +56,56 @@ class Engine:
             InvalidRequest: the request does not fit the model.
             QueueFull, DeadlineExceeded, Draining: the queue does not take it; see Batcher.submit.
         """
-        arrived = self._clock()
-        if self._draining:
+        arrived = self.clock()
+        if self.draining:
             self.refused += 1
             raise Draining("the server is about to stop")
-        entry = self._entry(request.model, request.version)
+        entry = self.entry(request.model, request.version)
         job = entry.admission.admit(request, arrived, done)
+        self.queue(entry, job)
+        return job
+
+    def sequences(self) -> SequenceSet:
+        """Return an empty set of sequences, for one stream."""
+        return SequenceSet(self)
+
+    def queue(self, entry: Entry, job: Job) -> None:
+        """Queue an admitted job, also while draining; raises as submit() does."""
         max_rows = entry.model.spec.batching.max_rows
         if job.rows <= max_rows:
             self._queue(entry.model, job)
         else:
             self._queue_parts(entry.model, job, max_rows)
-        return job
 
     def flush(self) -> None:
-        """Have run what has been submitted. Models whose runs are short are run here, by the calling thread."""
-        while self._unflushed:
-            try:
-                model = self._unflushed.popleft()
-            except IndexError:  # another thread was faster
-                return
-            model.flush()
+        """Have run what has been submitted. Models whose runs are short are run here, by the calling thread.
+
+        A job that ends may have another one submitted, and this be called, on a thread that flushes or scatters: it is
+        flushed with what else that thread has ended by then.
+        """
+        self.settle(_nothing)
+
+    def settle(self, work: Callable[[], None]) -> None:
+        """Do work that ends jobs, then flush."""
+        thread = self._thread
+        if getattr(thread, "is_settling", False):
+            work()
+            return
+        thread.is_settling = True
+        try:
+            work()
+            while self._unflushed:
+                try:
+                    model = self._unflushed.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                model.flush()
+        finally:
+            thread.is_settling = False
 
     def spec(self, name: str, version: str = "") -> ModelSpec:
         """Return what is known of a model; raises ModelNotFound."""
-        return self._entry(name, version).model.spec
+        return self.entry(name, version).model.spec
 
     def models(self) -> list[ServedModel]:
         """Return every version of every model, by name, oldest version first."""
@@ -93,7 +117,7 @@ class Engine:
 
     def _queue_parts(self, model: ServedModel, job: Job, max_rows: int) -> None:
         """Queue the parts of a large job, all or none."""
-        split = Split(job, max_rows)
+        split = Split(job, max_rows, model.spec.inputs)
         try:
             for part in split.parts:
                 self._queue(model, part)
@@ -103,7 +127,8 @@ class Engine:
             if refused:
                 raise
 
-    def _entry(self, name: str, version: str) -> _Entry:
+    def entry(self, name: str, version: str = "") -> Entry:
+        """Return what is kept of a model; raises ModelNotFound, or InvalidRequest where it has no name."""
         entry = self._entries.get((name, version))
         if entry is not None:
             return entry
@@ -118,6 +143,10 @@ class Engine:
         raise ModelNotFound(f"there is no model {name!r}; there are: {names}", name)
 
 
-def _by_name_and_age(item: tuple[tuple[str, str], _Entry]) -> tuple[str, int, str]:
+def _by_name_and_age(item: tuple[tuple[str, str], Entry]) -> tuple[str, int, str]:
     name, version = item[0]
     return name, int(version) if version.isdecimal() else 0, version
+
+
+def _nothing() -> None:
+    pass

@@ -1,21 +1,23 @@
 """A request of more rows than one run takes: several jobs behind one answer."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnxserve_server.core import Done, Job, Receipt, Result
+from onnxserve_server.core import Done, Job, Receipt, Result, TensorSpec
 from onnxserve_server.errors import ModelRunFailed, ServeError
 
 
 class Split:
     """Cuts a job into parts of at most `max_rows` rows and joins their results in order.
 
-    The first part that fails ends the whole, and the other parts with it.
+    The first part that fails ends the whole, and the other parts with it. `inputs` are the model's.
     """
 
-    def __init__(self, whole: Job, max_rows: int) -> None:
+    def __init__(self, whole: Job, max_rows: int, inputs: Sequence[TensorSpec]) -> None:
         self._whole = whole
+        self._inputs = inputs
         self._lock = threading.Lock()
         starts = range(0, whole.rows, max_rows)
         self._missing = len(starts)
@@ -31,7 +33,9 @@ class Split:
     def _part(self, i: int, start: int, stop: int) -> Job:
         whole = self._whole
         return Job(
-            inputs=tuple(array[start:stop] for array in whole.inputs),
+            inputs=tuple(
+                tensor.cut(array, start, stop) for tensor, array in zip(self._inputs, whole.inputs, strict=True)
+            ),
             outputs=whole.outputs,
             rows=stop - start,
             nbytes=whole.nbytes * (stop - start) // whole.rows,
@@ -66,7 +70,7 @@ class Split:
     def _joined(self) -> Result:
         results = [result for result in self._results if result is not None]
         outputs = [
-            (output, np.concatenate([result.outputs[i][1] for result in results]))
+            (output, np.concatenate([result.outputs[i][1] for result in results], output.batch_axis))
             for i, output in enumerate(self._whole.outputs)
         ]
         receipts = [result.receipt for result in results]

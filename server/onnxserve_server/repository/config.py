@@ -28,6 +28,34 @@ class BatchingConfig(BaseModel):
     oversize: Literal["split", "refuse"] = Field("split", description="what becomes of a request of more than max_rows")
 
 
+class StateConfig(BaseModel):
+    """An input that is an output of the sequence's step before."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: str
+    output: str
+    initial: float | str = Field(0.0, description="zeros, a number, or an .npy file beside model.yaml: one row")
+
+    @field_validator("initial", mode="before")
+    @classmethod
+    def _take_zeros(cls, value: object) -> object:
+        if value == "zeros":
+            return 0.0
+        if not isinstance(value, (int, float)) and not str(value).endswith(".npy"):
+            raise ValueError("it must be zeros, a number, or the name of an .npy file")
+        return value
+
+
+class SequencesConfig(BaseModel):
+    """How much state of a stateful model is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max: int = Field(4096, ge=1, description="most live sequences")
+    idle_ms: int = Field(300_000, ge=1, description="how long a sequence is kept after its last step, ms")
+
+
 class ModelConfig(BaseModel):
     """One model's configuration, from its model.yaml."""
 
@@ -44,6 +72,21 @@ class ModelConfig(BaseModel):
     session_config: dict[str, str] = Field(
         default_factory=dict, description="ONNX Runtime session configuration entries"
     )
+    batch_axis: Annotated[
+        dict[str, int] | None, Field(description="the axis of the rows, by input or output; left out: the first")
+    ] = None
+    shared: Annotated[
+        list[str] | None, Field(description="inputs without rows; requests that share a run have the same in them")
+    ] = None
+    state: Annotated[
+        Literal["auto"] | list[StateConfig] | None,
+        Field(description="inputs that are outputs of the sequence's step before; auto: as their names say"),
+    ] = None
+    sequences: SequencesConfig = SequencesConfig()
+    feedback: Annotated[
+        dict[str, str] | None,
+        Field(description="outputs that are inputs of the next run of a request with several steps: output: input"),
+    ] = None
     labels: dict[str, list[str]] = Field(default_factory=dict, description="class names, by output")
     versions: Literal["latest", "all"] | Annotated[list[str], Field(min_length=1)] = Field(
         "latest", description="which versions serve"
@@ -62,6 +105,27 @@ class ModelConfig(BaseModel):
         if value not in ("latest", "all"):
             raise ValueError("it must be latest, all, or a list of version numbers")
         return value
+
+    @field_validator("state", mode="before")
+    @classmethod
+    def _take_pairs(cls, value: object) -> object:
+        if value not in (None, "auto") and not (isinstance(value, list) and all(isinstance(i, dict) for i in value)):
+            raise ValueError("it must be auto, or a list of pairs such as `{input: state, output: stateN}`")
+        return value
+
+    @field_validator("batch_axis", mode="before")
+    @classmethod
+    def _take_any_tensor(cls, value: object) -> object:
+        if value is not None and not isinstance(value, dict):
+            raise ValueError("it must be an axis for each input or output, such as `state: 1`")
+        return value and {str(name): axis for name, axis in value.items()}
+
+    @field_validator("shared", mode="before")
+    @classmethod
+    def _take_any_inputs(cls, value: object) -> object:
+        if value is not None and not isinstance(value, list):
+            raise ValueError("it must be a list of inputs, such as `[scale]`")
+        return value and [str(name) for name in value]
 
     @field_validator("labels", mode="before")
     @classmethod

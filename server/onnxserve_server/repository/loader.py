@@ -8,8 +8,10 @@ from pathlib import Path
 
 from onnxserve_server.core import BatchPolicy, Clock, ModelSpec, TensorSpec
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import FILE_NAME, BatchingConfig, ModelConfig
+from onnxserve_server.repository.config import FILE_NAME, BatchingConfig
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.repository.state import feedback_of, policy_of, state_of
+from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.probe import Prober, Verdict, batch_axis, warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
@@ -34,7 +36,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
     Raises:
         ConfigurationError: it cannot be loaded as configured.
     """
-    options = _session_options(found.config, defaults)
+    options = _session_options(found, defaults)
     verdict = prober.probe(found.path, options)
     session = Session(found.path, options)
     if found.config.batching.enabled and not (declared := batch_axis(session.inputs, session.outputs)).batchable:
@@ -61,8 +63,9 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
     return ServedModel(spec, session, clock, deadlines, defaults.longest_inline)
 
 
-def _session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
+def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
     """Return how a model is loaded: as its model.yaml says, else as the server's settings say."""
+    config = found.config
     return SessionOptions(
         providers=config.providers or defaults.providers,
         allow_cpu_fallback=defaults.allow_cpu_fallback
@@ -71,6 +74,7 @@ def _session_options(config: ModelConfig, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
+        axes=BatchAxes(file=str(_config_file(found)), batch_axis=config.batch_axis, shared=config.shared),
     )
 
 
@@ -104,6 +108,9 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
         instances=found.config.instances,
         threads=options.threads,
         steady=session.steady,
+        state=state_of(found, session),
+        sequences=policy_of(found.config.sequences),
+        feedback=feedback_of(found, session),
         metadata=metadata,
         description=session.description,
     )

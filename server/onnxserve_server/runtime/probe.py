@@ -24,6 +24,7 @@ import numpy as np
 from onnxserve.tensor import STORAGE, STRING, Array, DataType
 from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.session import RunFailed, Session, SessionOptions
 
 _ROWS = 3
@@ -114,7 +115,7 @@ def examine(session: Session) -> Verdict:
     failure = ""
     for feeds in _feeds(session.inputs, _ROWS, rng):
         try:
-            alone = [_run(session, {name: array[i : i + 1] for name, array in feeds.items()}) for i in range(_ROWS)]
+            alone = [_run(session, _row(session, feeds, i)) for i in range(_ROWS)]
         except RunFailed as error:
             failure = str(error)
             continue
@@ -122,7 +123,7 @@ def examine(session: Session) -> Verdict:
             together = _run(session, feeds)
         except RunFailed as error:
             return Verdict(False, f"it runs with 1 row but not with {_ROWS}: {error}")
-        return _compare(together, alone)
+        return _compare(session.outputs, together, alone)
     return Verdict(False, f"the probe found no input that it runs on: {failure}")
 
 
@@ -134,35 +135,68 @@ def warm_up(session: Session, most_rows: int) -> None:
             row = max(1, sum(array.nbytes for array in feeds.values()))
             most_rows = min(most_rows, _WARM_UP_BYTES // row)
             if most_rows > 1:
-                _run(session, {name: np.repeat(array, most_rows, axis=0) for name, array in feeds.items()})
+                _run(session, {spec.name: _repeated(spec, feeds[spec.name], most_rows) for spec in session.inputs})
         except RunFailed:
             continue
         return
 
 
 def batch_axis(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Verdict:
-    """Say whether the first axis of every input and output is declared free, and by one name."""
+    """Say whether the batch axis of every output and of every input that has one is free, the inputs' by one name."""
     if not inputs:
         return Verdict(False, "it has no inputs")
-    names = set()
-    for kind, specs in (("input", inputs), ("output", outputs)):
+    with_rows = [spec for spec in inputs if spec.batch_axis is not None]
+    names = {size for spec in with_rows if isinstance(size := _batch_size(spec), str)}
+    for kind, specs in (("input", with_rows), ("output", outputs)):
         for spec in specs:
-            if not spec.shape:
-                return Verdict(False, f"{kind} {spec.name} is a scalar: it has no batch axis")
-            if isinstance(spec.shape[0], int):
-                return Verdict(False, f"the first axis of {kind} {spec.name} has the fixed size {spec.shape[0]}")
-            if kind == "input":
-                names.add(spec.shape[0])
+            size = _batch_size(spec)
+            if size is None:
+                told = f"{kind} {spec.name} is a scalar: it has no batch axis"
+            elif isinstance(size, int):
+                told = f"the first axis of {kind} {spec.name} has the fixed size {size}"
+            else:
+                continue
+            return Verdict(False, told + _cure(kind, spec, names))
     if len(names) > 1:
         return Verdict(
-            False, f"the first axes of its inputs have different names: {', '.join(sorted(map(repr, names)))}"
+            False, f"the batch axes of its inputs have different names: {', '.join(sorted(map(repr, names)))}"
         )
     return Verdict(True)
 
 
+def _batch_size(spec: TensorSpec) -> int | str | None:
+    """Return the size or name of the batch axis; None for a scalar."""
+    return spec.shape[spec.batch_axis or 0] if spec.shape else None
+
+
+def _cure(kind: str, spec: TensorSpec, names: set[str]) -> str:
+    """Return, in brackets, what model.yaml could say of a tensor without a free first axis; "" for nothing.
+
+    `names` are those of the batch axes of the model's inputs; without any there would be nothing to batch.
+    """
+    cures = []
+    if (axis := next((axis for axis, size in enumerate(spec.shape) if size in names), None)) is not None:
+        cures.append(_along(spec.name, axis))
+    if kind == "input" and names:
+        cures.append(f"`shared: [{spec.name}]` if it is the same for all rows")
+    return f" (model.yaml may say {' or '.join(cures)})" if cures else ""
+
+
+def _along(name: str, axis: int) -> str:
+    return f"`batch_axis: {{{name}: {axis}}}` if its rows lie along axis {axis}"
+
+
+def _row(session: Session, feeds: dict[str, Array], i: int) -> dict[str, Array]:
+    return {spec.name: spec.cut(feeds[spec.name], i, i + 1) for spec in session.inputs}
+
+
+def _repeated(spec: TensorSpec, array: Array, times: int) -> Array:
+    return array if spec.batch_axis is None else np.repeat(array, times, spec.batch_axis)
+
+
 def _feeds(inputs: tuple[TensorSpec, ...], rows: int, rng: np.random.Generator) -> Iterator[dict[str, Array]]:
     """Give inputs to try, the most telling first: several sizes of the free axes, small integers before zeros."""
-    has_free_axes = any(isinstance(size, str) for spec in inputs for size in spec.shape[1:])
+    has_free_axes = any(spec.has_free_axes for spec in inputs)
     for size, ones in product(_FREE_SIZES if has_free_axes else (1,), (True, False)):
         if ones or any(_is_integer(spec) for spec in inputs):
             yield {spec.name: _sample(spec, rows, size, ones, rng) for spec in inputs}
@@ -173,8 +207,10 @@ def _is_integer(spec: TensorSpec) -> bool:
 
 
 def _sample(spec: TensorSpec, rows: int, free: int, ones: bool, rng: np.random.Generator) -> Array:
-    sizes = (rows, *[free] * len(spec.shape))
-    shape = tuple(size if isinstance(size, int) else sizes[axis] for axis, size in enumerate(spec.shape))
+    shape = tuple(
+        size if isinstance(size, int) else rows if axis == spec.batch_axis else free
+        for axis, size in enumerate(spec.shape)
+    )
     if spec.data_type == STRING:
         return rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
     dtype = STORAGE[spec.data_type]
@@ -197,13 +233,17 @@ def _run(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
     return dict(zip(names, session.run(feeds, names), strict=True))
 
 
-def _compare(together: Mapping[str, Array], alone: list[dict[str, Array]]) -> Verdict:
-    for name, rows in together.items():
-        if rows.shape[:1] != (_ROWS,):
-            return Verdict(False, f"with {_ROWS} rows its output {name} has the shape {list(rows.shape)}")
+def _compare(outputs: tuple[TensorSpec, ...], together: Mapping[str, Array], alone: list[dict[str, Array]]) -> Verdict:
+    for spec in outputs:
+        rows, axis = together[spec.name], spec.batch_axis or 0
+        if rows.shape[axis : axis + 1] != (_ROWS,):
+            told = f"with {_ROWS} rows its output {spec.name} has the shape {list(rows.shape)}"
+            if _ROWS in rows.shape:
+                told += f" (model.yaml may say {_along(spec.name, rows.shape.index(_ROWS))})"
+            return Verdict(False, told)
         for i, solo in enumerate(alone):
-            if not _same(rows[i : i + 1], solo[name]):
-                return Verdict(False, f"a row of its output {name} depends on the other rows of its batch")
+            if not _same(spec.cut(rows, i, i + 1), solo[spec.name]):
+                return Verdict(False, f"a row of its output {spec.name} depends on the other rows of its batch")
     return Verdict(True)
 
 
@@ -231,8 +271,9 @@ def _how(status: int) -> str:
 
 def _answer(line: str) -> dict[str, Any]:
     asked = json.loads(line)
+    options = asked["options"] | {"axes": BatchAxes(**asked["options"]["axes"])}
     try:
-        verdict = examine(Session(Path(asked["path"]), SessionOptions(**asked["options"])))
+        verdict = examine(Session(Path(asked["path"]), SessionOptions(**options)))
     except ConfigurationError as error:
         return {"error": str(error)}
     return asdict(verdict)

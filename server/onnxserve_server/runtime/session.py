@@ -12,6 +12,7 @@ import onnxruntime
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.runtime.axes import BatchAxes, placed
 
 # What ONNX Runtime calls the element types.
 _TYPES = {
@@ -59,6 +60,7 @@ class SessionOptions:
         threads: threads of one run, at least 1.
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
+        axes: where the model's rows lie, as far as model.yaml says.
     """
 
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
@@ -66,6 +68,7 @@ class SessionOptions:
     threads: int = 1
     graph_optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
+    axes: BatchAxes = field(default_factory=BatchAxes)
 
 
 class RunFailed(Exception):
@@ -90,8 +93,8 @@ class Session:
     """A loaded model. run() may be called from several threads at a time.
 
     Raises:
-        ConfigurationError: the file cannot be loaded, has an input or output that is no tensor, or a provider that was
-            asked for is not there and the CPU may not stand in for it.
+        ConfigurationError: the file cannot be loaded, has an input or output that is no tensor or not the axes it is
+            said to have, or a provider that was asked for is not there and the CPU may not stand in for it.
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
@@ -109,11 +112,12 @@ class Session:
             raise ConfigurationError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         _check_granted(path, options, self.providers)
-        self.inputs = tuple(_spec(path, argument) for argument in self._session.get_inputs())
-        self.outputs = tuple(_spec(path, argument) for argument in self._session.get_outputs())
-        self.steady = self._is_steady()
         meta = self._session.get_modelmeta()
         self.metadata: dict[str, str] = dict(meta.custom_metadata_map)
+        inputs = tuple(_spec(path, argument) for argument in self._session.get_inputs())
+        outputs = tuple(_spec(path, argument) for argument in self._session.get_outputs())
+        self.inputs, self.outputs = placed(path, options.axes, inputs, outputs, self.metadata)
+        self.steady = self._is_steady()
         self.description: str = meta.description
         self.provider_options: dict[str, str] = {
             f"{provider}.{name}": value
@@ -127,8 +131,7 @@ class Session:
         """Whether the time of a run depends on the number of rows alone: fixed row shapes, and no control flow."""
         assignments = self._session.get_provider_graph_assignment_info()
         ops = {node.op_type for assignment in assignments for node in assignment.get_nodes()}
-        free_axes = any(isinstance(size, str) for spec in self.inputs for size in spec.shape[1:])
-        return not free_axes and not ops & _CONTROL_FLOW
+        return not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.

@@ -7,6 +7,7 @@ such a run.
 """
 
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from onnxserve_server.core import Slot
@@ -17,10 +18,19 @@ _LONG_RUN = 0.001  # seconds; from here on a hand-over to the scattering thread 
 _MOST_INLINE = 4  # batches that a thread runs in a borrowed slot before the executor takes over
 
 
+Settle = Callable[[Callable[[], None]], None]
+"""Does work that ends jobs, and flushes what is submitted when they end."""
+
+
 class Executor:
-    """Runs batches, one at a time, on a thread of its own. Several may share a batcher and a runner."""
+    """Runs batches, one at a time, on a thread of its own. Several may share a batcher and a runner.
+
+    Attributes:
+        settle: how results are scattered; to be set before start().
+    """
 
     def __init__(self, runner: BatchRunner, batcher: Batcher, name: str) -> None:
+        self.settle: Settle = _do
         self._runner = runner
         self._batcher = batcher
         self._slot = Slot()
@@ -47,11 +57,11 @@ class Executor:
             if run.seconds >= _LONG_RUN:
                 self._finished.put(run)
             else:
-                run.scatter()
+                self.settle(run.scatter)
 
     def _scatter(self) -> None:
         while (run := self._finished.get()) is not None:
-            run.scatter()
+            self.settle(run.scatter)
 
 
 def run_waiting(runner: BatchRunner, batcher: Batcher, longest_inline: float) -> None:
@@ -64,3 +74,7 @@ def run_waiting(runner: BatchRunner, batcher: Batcher, longest_inline: float) ->
             run.scatter()
         done += 1
         batch = batcher.next(batch, longest_inline if done < _MOST_INLINE else 0.0)
+
+
+def _do(work: Callable[[], None]) -> None:
+    work()

@@ -5,8 +5,9 @@ import math
 from onnxserve_server.core import Clock, Job, ModelSpec
 from onnxserve_server.scheduling.batcher import Batcher, Load
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
-from onnxserve_server.scheduling.executor import Executor, run_waiting
+from onnxserve_server.scheduling.executor import Executor, Settle, run_waiting
 from onnxserve_server.scheduling.running import BatchRunner, Model
+from onnxserve_server.scheduling.sequences import SequenceBooks
 
 
 class ServedModel:
@@ -31,11 +32,18 @@ class ServedModel:
         self._runner = BatchRunner(spec, session, self._batcher, clock)
         label = f"{spec.name}/{spec.version}"
         self._executors = [Executor(self._runner, self._batcher, label) for _ in range(spec.instances)]
+        self.sequences = SequenceBooks(spec.sequences, clock, deadlines)
         self._unflushed = False
+
+    def settle_by(self, settle: Settle) -> None:
+        """Scatter results by `settle`; call it before start()."""
+        for executor in self._executors:
+            executor.settle = settle
 
     def start(self) -> None:
         """Start the executors."""
         self._deadlines.subscribe(self._batcher.expire)
+        self._deadlines.subscribe(self.sequences.expire)
         for executor in self._executors:
             executor.start()
 
@@ -45,6 +53,7 @@ class ServedModel:
         for executor in self._executors:
             executor.join()
         self._deadlines.unsubscribe(self._batcher.expire)
+        self._deadlines.unsubscribe(self.sequences.expire)
         self._batcher.expire(math.inf)  # jobs that came out of the queue too late to be run
 
     def submit(self, job: Job) -> bool:

@@ -31,6 +31,7 @@ class BatchRunner:
         self._session = session
         self._batcher = batcher
         self._clock = clock
+        self._leading = spec.leading
 
     def run(self, batch: Batch) -> "FinishedRun | None":
         """Run a batch. When it fails, halve it until those who cannot be run are alone: the others get their answer."""
@@ -55,7 +56,7 @@ class BatchRunner:
             self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
-        return FinishedRun(batch, columns, started, seconds, self._spec)
+        return FinishedRun(batch, columns, started, seconds, self._spec, leading=self._leading)
 
     def _run_apart(self, batch: Batch) -> None:
         for part in self._batcher.halve(batch):
@@ -73,30 +74,33 @@ class BatchRunner:
 
 
 class FinishedRun:
-    """A batch whose run is over."""
+    """A batch whose run is over. `leading` is the spec's, worked out once."""
 
-    __slots__ = ("_batch", "_columns", "_spec", "_started", "seconds")
+    __slots__ = ("_batch", "_columns", "_leading", "_spec", "_started", "seconds")
 
     def __init__(
-        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec
+        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec, *, leading: bool
     ) -> None:
         self._batch = batch
         self._columns = columns
         self._started = started
         self.seconds = seconds
         self._spec = spec
+        self._leading = leading
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns = self._batch, self._columns
+        batch, columns, leading = self._batch, self._columns, self._leading
         alone = len(batch.jobs) == 1
         first = 0
         for job in batch.jobs:
             last = first + job.rows
             if alone and job.rows == batch.rows > 0:
                 outputs = [(output, columns[output.name]) for output in job.outputs]
-            else:
+            elif leading:
                 outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
+            else:
+                outputs = [(output, output.cut(columns[output.name], first, last)) for output in job.outputs]
             job.end(Result(self._spec.name, self._spec.version, outputs, self._receipt(job)))
             first = last
 
@@ -124,19 +128,29 @@ def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:
 def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
     """Put the rows of all jobs together, input by input, in one copy; a lone job's arrays are used as they are.
 
-    A batch without any row gets one of zeros: many kernels cannot run on none, and the shape of the answer is needed.
+    Of shared inputs, which are equal, the first job's is taken. A batch without any row gets one of zeros: many kernels
+    cannot run on none, and the shape of the answer is needed.
     """
     jobs = batch.jobs
     if not batch.rows:
-        return {
-            tensor.name: np.zeros((1, *array.shape[1:]), array.dtype)
-            if array.dtype != object
-            else np.full((1, *array.shape[1:]), "", object)
-            for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)
-        }
+        return {tensor.name: _one_row(tensor, array) for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
     if len(jobs) == 1:
         return {tensor.name: array for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
-    return {tensor.name: np.concatenate([job.inputs[i] for job in jobs]) for i, tensor in enumerate(spec.inputs)}
+    return {
+        tensor.name: jobs[0].inputs[i]
+        if tensor.batch_axis is None
+        else np.concatenate([job.inputs[i] for job in jobs], tensor.batch_axis)
+        for i, tensor in enumerate(spec.inputs)
+    }
+
+
+def _one_row(tensor: TensorSpec, empty: Array) -> Array:
+    """Return zeros, or empty strings, for an input without rows; a shared one as it is."""
+    axis = tensor.batch_axis
+    if axis is None:
+        return empty
+    shape = (*empty.shape[:axis], 1, *empty.shape[axis + 1 :])
+    return np.full(shape, "", object) if empty.dtype == object else np.zeros(shape, empty.dtype)
 
 
 def check_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch, batched: bool) -> dict[str, Array]:
@@ -148,7 +162,8 @@ def check_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch
     rows = max(batch.rows, 1)
     columns = {}
     for output, array in zip(wanted, arrays, strict=True):
-        if batched and array.shape[:1] != (rows,):
+        axis, shape = output.batch_axis or 0, array.shape
+        if batched and (len(shape) <= axis or shape[axis] != rows):
             raise RunFailed(f"output {output.name} has the shape {list(array.shape)} for a batch of {rows} rows")
         columns[output.name] = array
     return columns

@@ -1,0 +1,156 @@
+"""Requests put together into one, and its answer taken apart: no waiting and no sending here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
+from typing import NamedTuple
+
+import numpy as np
+
+from onnxserve._models import ModelInfo, TensorSpec
+from onnxserve._prediction import Prediction
+from onnxserve._wire import elements, joined_request
+from onnxserve.tensor import NAMES, Array, DataType, data_type_of
+from onnxserve.v1 import inference_service_pb2
+
+# Joining spares what each request costs beside its bytes; copying large ones costs more than there is to spare.
+_MOST_BYTES = 1 << 20
+_PRIORITIES = range(-10, 11)
+
+
+class Key(NamedTuple):
+    """What requests must have in common to be joined."""
+
+    model: str
+    version: str | None
+    outputs: tuple[str, ...] | None
+    priority: int
+    inputs: tuple[tuple[str, DataType, tuple[int, ...]], ...]
+    """Name, element type and shape of a row of each input, in the request's order."""
+
+
+class Share(NamedTuple):
+    """What one request adds to a joined one."""
+
+    spec: "Spec"
+    """What it was checked against."""
+    rows: int
+    nbytes: int
+    data: list[bytes]
+    """What elements() gives of each input."""
+
+
+def key_of(
+    model: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None, version: str | None, priority: int
+) -> Key | None:
+    """Return the key of a request; None for one that is never joined: it is unusual, or clearly wrong."""
+    if type(model) is not str or type(priority) is not int or not (version is None or type(version) is str):
+        return None  # a key of True or 1.0 would equal that of 1, but not all of them are right
+    if outputs is not None:
+        if not isinstance(outputs, list | tuple) or not all(isinstance(name, str) for name in outputs):
+            return None
+        outputs = tuple(outputs)
+    tensors = []
+    try:
+        for name, array in inputs.items():
+            row = array.shape[1:]
+            if not array.ndim or not isinstance(array, np.ndarray) or array.dtype.byteorder == ">":
+                return None
+            tensors.append((name, data_type_of(array), row))
+    except (AttributeError, TypeError):  # no mapping, no array, none of the wire's types
+        return None
+    return Key(model, version, outputs, priority, tuple(tensors))
+
+
+def join(key: Key, shares: Sequence[Share], request_id: str) -> bytes:
+    """Return the serialized PredictRequest that asks for the rows of all shares, one after the other."""
+    count = sum(share.rows for share in shares)
+    columns = zip(*(share.data for share in shares), strict=True)
+    return joined_request(
+        key.model,
+        [(name, number, (count, *row), data) for (name, number, row), data in zip(key.inputs, columns, strict=True)],
+        outputs=key.outputs,
+        version=key.version,
+        priority=key.priority,
+        request_id=request_id,
+    )
+
+
+def split(response: inference_service_pb2.PredictResponse, members: Iterable[tuple[int, str]]) -> list[Prediction]:
+    """Return the answer to a joined request as one for each member, given by its number of rows and its request_id.
+
+    Raises:
+        ValueError: the answer has not a row for each row of the request, or contradicts itself.
+        ImportError: see Prediction.
+    """
+    whole = Prediction(response)
+    parts, last = [], 0
+    for count, request_id in members:
+        first, last = last, last + count
+        parts.append(whole._part(first, last, request_id))
+    if any(array.shape[:1] != (last,) for array in whole.values()):
+        raise ValueError(f"the answer to {last} rows has not as many")
+    return parts
+
+
+class Spec:
+    """What a model's description says of joining requests for it.
+
+    Attributes:
+        batches: whether requests may be joined at all.
+        version: the version that was described.
+        learned: when, in seconds of time.monotonic().
+    """
+
+    def __init__(self, info: ModelInfo, max_bytes: int) -> None:
+        """Read the description; at most `max_bytes` go into one request."""
+        self.batches = info.batching.enabled and all(each.batch_axis == 0 for each in (*info.inputs, *info.outputs))
+        self.version = info.version
+        self.learned = monotonic()
+        self._max_rows = min(info.batching.max_rows, info.batching.max_queue_rows)
+        self._max_bytes = min(info.batching.max_queue_bytes, max_bytes, _MOST_BYTES)
+        self._inputs = {each.name: each for each in info.inputs}
+        self._outputs = {each.name for each in info.outputs}
+
+    def takes(self, key: Key) -> bool:
+        """Return whether requests of a key may be joined: they are right, as far as the key tells."""
+        outputs = key.outputs or ()
+        sizes: dict[str, int] = {}  # of the free axes that have names
+        return (
+            self.batches
+            and key.priority in _PRIORITIES
+            and len({*outputs} & self._outputs) == len(outputs)
+            and {name for name, _, _ in key.inputs} == self._inputs.keys()
+            and all(_takes(self._inputs[name], number, row, sizes) for name, number, row in key.inputs)
+        )
+
+    def share_of(self, inputs: Mapping[str, Array]) -> Share | None:
+        """Return a copy of what is sent of a request's inputs; None for one that is never joined.
+
+        Such is what a server would refuse, and a request that is too large for two to be joined.
+
+        Raises:
+            TypeError: an object array with other elements than strings.
+        """
+        arrays = inputs.values()
+        rows = {*map(len, arrays)}
+        data = [piece for array in arrays if (piece := elements(array)) is not None]
+        if len(rows) != 1 or len(data) != len(arrays):
+            return None
+        share = Share(self, rows.pop(), sum(map(len, data)), data)
+        return share if self.has_room(2 * share.rows, 2 * share.nbytes) else None
+
+    def has_room(self, rows: int, nbytes: int) -> bool:
+        """Return whether a joined request may be so large."""
+        return rows <= self._max_rows and nbytes <= self._max_bytes
+
+
+def _takes(spec: TensorSpec, number: DataType, row: tuple[int, ...], sizes: dict[str, int]) -> bool:
+    axes = spec.shape[1:]
+    return (
+        NAMES[number] == spec.dtype
+        and len(row) == len(axes)
+        and all(
+            size == (sizes.setdefault(axis, size) if isinstance(axis, str) else size if axis is None else axis)
+            for size, axis in zip(row, axes, strict=True)
+        )
+    )

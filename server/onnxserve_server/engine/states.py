@@ -1,0 +1,159 @@
+"""What goes from one run of a model into the next: the state of a sequence, and the feedback of its steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from onnxserve.tensor import STORAGE, Array
+from onnxserve_server.core import ModelSpec, Request, Result, Snapshot, StatePair, Step, TensorSpec
+from onnxserve_server.engine.admission import Kept, read_tensor
+from onnxserve_server.errors import InvalidRequest, ModelRunFailed, Violation
+
+State = tuple[Array, ...]
+"""One array for each state pair of the model, in its order."""
+
+
+class After(NamedTuple):
+    """What a run gives: the answer, the state after it, the next run's feedback inputs, and whether to stop."""
+
+    result: Result
+    state: State
+    fed: Mapping[int, Array]
+    stops: bool
+
+
+class States:
+    """Makes and checks the states of one model."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._pairs = spec.state
+        self._positions = {tensor.name: i for i, tensor in enumerate(spec.inputs)}
+        # The input that tells how many rows a step has: the first that the caller sends and that has a batch axis.
+        kept = {pair.input.name for pair in self._pairs}
+        self._counted = next(
+            (tensor for tensor in spec.inputs if tensor.name not in kept and tensor.batch_axis is not None), None
+        )
+        self._outputs = tuple(pair.output for pair in self._pairs)
+        self._answered = tuple(output for output in spec.outputs if output not in self._outputs)
+
+    def kept(self, state: State, fed: Mapping[int, Array], step: Step) -> Kept:
+        """Return what the server itself adds to a run: the state, what is fed back, and the outputs for the next run.
+
+        Raises:
+            InvalidRequest: the step wants several runs of a model that does not declare feedback, or the stop output is
+                none of the model's.
+        """
+        inputs = {self._positions[pair.input.name]: array for pair, array in zip(self._pairs, state, strict=True)}
+        outputs = self._outputs
+        if step.most is not None:
+            outputs += self._for_steps(step)
+        return Kept({**inputs, **fed}, self._answered, outputs)
+
+    def _for_steps(self, step: Step) -> tuple[TensorSpec, ...]:
+        if not self._spec.feedback:
+            told = f"model {self._spec.name!r} declares no feedback, so a run has nothing to go on from"
+            raise InvalidRequest([Violation("steps", told)])
+        fed = tuple(feedback.output for feedback in self._spec.feedback)
+        if step.stop is None:
+            return fed
+        for output in self._spec.outputs:
+            if output.name == step.stop.output:
+                return (*fed, output)
+        raise InvalidRequest([Violation("steps.stop.output", f"the model has no output {step.stop.output!r}")])
+
+    def initial(self, request: Request) -> State:
+        """Return the state before a first step, of as many rows as the step has."""
+        rows = self._rows(request)
+        return tuple(_initial(pair, rows) for pair in self._pairs)
+
+    def read(self, snapshot: Snapshot) -> State:
+        """Return a state that a caller brings.
+
+        Raises:
+            InvalidRequest: it is of another model, or does not fit this one.
+        """
+        faults: list[Violation] = []
+        if snapshot.model != self._spec.name:
+            told = f"the state is of model {snapshot.model!r}, not {self._spec.name!r}"
+            faults.append(Violation("sequence.state.model", told))
+        arrays: dict[str, Array | None] = {}
+        wanted = {pair.input.name: pair.input for pair in self._pairs}
+        for i, tensor in enumerate(snapshot.tensors):
+            path = f"sequence.state.tensors[{i}]"
+            if tensor.name in wanted and tensor.name not in arrays:
+                arrays[tensor.name] = read_tensor(tensor, wanted[tensor.name], path, faults)
+            else:
+                told = f"{tensor.name!r} is no state of the model, or given twice; it has {', '.join(wanted)}"
+                faults.append(Violation(f"{path}.name", told))
+        if missing := [name for name in wanted if name not in arrays]:
+            faults.append(Violation("sequence.state.tensors", f"{', '.join(missing)} missing"))
+        if faults:
+            raise InvalidRequest(faults, model=self._spec.name, version=self._spec.version)
+        return tuple(array for pair in self._pairs if (array := arrays[pair.input.name]) is not None)
+
+    def after(self, result: Result, before: State, step: Step) -> After:
+        """Take a run's outputs apart.
+
+        What goes on is copied: a view would keep the outputs of the whole batch.
+
+        Raises:
+            ModelRunFailed: an output does not fit the input that it is to be.
+        """
+        feedback = self._spec.feedback if step.most is not None else ()
+        stop = step.stop if step.most is not None else None
+        answered = len(result.outputs) - len(self._pairs) - len(feedback) - (stop is not None)
+        arrays = iter([array for _, array in result.outputs[answered:]])
+        state = tuple(next(arrays).copy() for _ in self._pairs)
+        for pair, old, new in zip(self._pairs, before, state, strict=True):
+            if not _fits(pair.input, old, new):
+                told = f"the state {pair.output.name} has the shape {list(new.shape)}, which does not fit its input"
+                raise ModelRunFailed(told, model=self._spec.name, version=self._spec.version)
+        fed = {self._positions[each.input.name]: next(arrays).copy() for each in feedback}
+        stops = stop is not None and _says(next(arrays), stop.value)
+        return After(result._replace(outputs=result.outputs[:answered]), state, fed, stops)
+
+    def without_fed(self, request: Request) -> Request:
+        """Return a request without the inputs that are fed back."""
+        fed = {each.input.name for each in self._spec.feedback}
+        return request._replace(inputs=[tensor for tensor in request.inputs if tensor.name not in fed])
+
+    def described(self, state: State) -> Sequence[tuple[TensorSpec, Array]]:
+        """Return a state with the inputs that it is for."""
+        return [(pair.input, array) for pair, array in zip(self._pairs, state, strict=True)]
+
+    def _rows(self, request: Request) -> int:
+        counted = self._counted
+        if counted is None or counted.batch_axis is None:
+            return 1
+        for tensor in request.inputs:
+            if tensor.name == counted.name and len(tensor.shape) > counted.batch_axis:
+                return max(1, tensor.shape[counted.batch_axis])
+        return 1  # the input is missing, which admission will tell
+
+
+def _says(array: Array, value: float | None) -> bool:
+    return bool((array != 0).all() if value is None else (array == value).all())
+
+
+def _fits(spec: TensorSpec, old: Array, new: Array) -> bool:
+    """Whether a new state can stand where an old one did: as many rows, and sizes that the input takes."""
+    return new.ndim == old.ndim and all(
+        new.shape[axis] == (old.shape[axis] if axis == spec.batch_axis else size)
+        for axis, size in enumerate(spec.shape)
+        if axis == spec.batch_axis or isinstance(size, int)
+    )
+
+
+def _initial(pair: StatePair, rows: int) -> Array:
+    spec = pair.input
+    dtype = STORAGE[spec.data_type]
+    if isinstance(pair.initial, np.ndarray):
+        row = pair.initial if spec.batch_axis is None else np.expand_dims(pair.initial, spec.batch_axis)
+        return row if spec.batch_axis is None else np.repeat(row, rows, axis=spec.batch_axis)
+    # A free axis beside the batch axis is one that grows, such as the length of a cache: it begins with nothing.
+    shape = [size if isinstance(size, int) else 0 for size in spec.shape]
+    if spec.batch_axis is not None:
+        shape[spec.batch_axis] = rows
+    return np.full(shape, pair.initial, dtype)

@@ -1,0 +1,150 @@
+"""Which inputs of a model are the outputs of the step before: what model.yaml or the file's metadata says, checked."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from onnxserve.tensor import NAMES, STORAGE, STRING, Array
+from onnxserve_server.core import Feedback, SequencePolicy, StatePair, TensorSpec
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.config import FILE_NAME, ModelConfig, SequencesConfig, explain
+from onnxserve_server.repository.discovery import Found
+from onnxserve_server.runtime.session import Session
+
+# How exports name a state and what becomes of it, for `state: auto`: input, output.
+_NAMES = (
+    (r"([hc]|h_|c_)0", r"\1n"),
+    (r"(.+)_0", r"\1_n"),
+    (r"(.+)", r"\1N"),
+    (r"(.+)", r"\1_out"),
+    (r"(.+)", r"\1_next"),
+    (r"(.+)", r"next_\1"),
+    (r"(.+)", r"new_\1"),
+    (r"(.+)_in", r"\1_out"),
+    (r"past_key_values(.*)", r"present\1"),
+    (r"past(.*)", r"present\1"),
+)
+
+
+def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
+    """Return the model's state pairs; () for a model without state.
+
+    Raises:
+        ConfigurationError: a name is unknown, or an output cannot be the input it is for.
+    """
+    config, place = found.config.state, f"{found.path.parent.parent / FILE_NAME}: state"
+    if config is None and "state" in session.metadata:
+        place = f"{found.path}: metadata state"
+        config = _read(session.metadata["state"], place, "state").state
+    if config is None:
+        return ()
+    if config == "auto":
+        return _recognised(session, place)
+    pairs = []
+    for i, pair in enumerate(config):
+        input_ = _named(pair.input, session.inputs, f"{place}[{i}].input", "input")
+        output = _named(pair.output, session.outputs, f"{place}[{i}].output", "output")
+        if problem := _mismatch(input_, output):
+            raise ConfigurationError(f"{place}[{i}]: {problem}")
+        initial = _initial(pair.initial, input_, found.path.parent.parent, f"{place}[{i}].initial")
+        pairs.append(StatePair(input=input_, output=output, initial=initial))
+    for kind in ("input", "output"):
+        names = [getattr(pair, kind).name for pair in pairs]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"{place}: an {kind} is named twice")
+    return tuple(pairs)
+
+
+def feedback_of(found: Found, session: Session) -> tuple[Feedback, ...]:
+    """Return which outputs are inputs of the next step; () for most models.
+
+    Raises:
+        ConfigurationError: a name is unknown, or an output cannot be the input it is for.
+    """
+    config, place = found.config.feedback, f"{found.path.parent.parent / FILE_NAME}: feedback"
+    if config is None and "feedback" in session.metadata:
+        place = f"{found.path}: metadata feedback"
+        config = _read(session.metadata["feedback"], place, "feedback").feedback
+    pairs = []
+    for output_name, input_name in (config or {}).items():
+        output = _named(output_name, session.outputs, f"{place}.{output_name}", "output")
+        input_ = _named(input_name, session.inputs, f"{place}.{output_name}", "input")
+        if problem := _mismatch(input_, output):
+            raise ConfigurationError(f"{place}.{output_name}: {problem}")
+        pairs.append(Feedback(output, input_))
+    return tuple(pairs)
+
+
+def policy_of(config: SequencesConfig) -> SequencePolicy:
+    """Return how much state is kept."""
+    return SequencePolicy(most=config.max, idle=config.idle_ms / 1e3)
+
+
+def _read(text: str, place: str, key: str) -> ModelConfig:
+    """Return a configuration of one key, which the file's metadata has as JSON."""
+    try:
+        return ModelConfig.model_validate({key: json.loads(text)})
+    except ValidationError as error:
+        raise ConfigurationError(f"{place}: {explain(error)}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{place}: it is no JSON: {error}") from error
+
+
+def _recognised(session: Session, place: str) -> tuple[StatePair, ...]:
+    outputs = {output.name: output for output in session.outputs}
+    pairs = []
+    for input_ in session.inputs:
+        for pattern, name in _NAMES:
+            match = re.fullmatch(pattern, input_.name)
+            output = outputs.get(match.expand(name)) if match else None
+            if output is not None and not _mismatch(input_, output):
+                pairs.append(StatePair(input=input_, output=output))
+                break
+    if not pairs:
+        told = ", ".join(spec.name for spec in session.inputs + session.outputs)
+        raise ConfigurationError(f"{place}: no two of {told} look like a state and what becomes of it; name them")
+    return tuple(pairs)
+
+
+def _named(name: str, specs: tuple[TensorSpec, ...], place: str, kind: str) -> TensorSpec:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    known = ", ".join(spec.name for spec in specs)
+    raise ConfigurationError(f"{place}: the model has no {kind} {name!r}; it has {known}")
+
+
+def _mismatch(input_: TensorSpec, output: TensorSpec) -> str:
+    """Return why an output cannot be the next step's input; "" when it can."""
+    if input_.data_type == STRING or input_.data_type != output.data_type:
+        types = f"{NAMES[output.data_type]} and {NAMES[input_.data_type]}"
+        return f"output {output.name} and input {input_.name} are {types}; a state has one type, and is no text"
+    fits = len(input_.shape) == len(output.shape) and all(
+        isinstance(size, str) or isinstance(other, str) or size == other
+        for size, other in zip(input_.shape, output.shape, strict=True)
+    )
+    if not fits or input_.batch_axis != output.batch_axis:
+        return f"output {output.name} {list(output.shape)} cannot be input {input_.name} {list(input_.shape)}"
+    return ""
+
+
+def _initial(told: float | str, spec: TensorSpec, folder: Path, place: str) -> float | Array:
+    if not isinstance(told, str):
+        return told
+    try:
+        array: Array = np.load(folder / told, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigurationError(f"{place}: {folder / told}: {error}") from error
+    row = spec.row_of(spec.shape)
+    fits = array.ndim == len(row) and all(
+        isinstance(size, str) or size == other for size, other in zip(row, array.shape, strict=True)
+    )
+    if array.dtype != STORAGE[spec.data_type] or not fits:
+        raise ConfigurationError(
+            f"{place}: {told} is {array.dtype}{list(array.shape)}; a row of {spec.name} is "
+            f"{NAMES[spec.data_type]}{list(row)}"
+        )
+    return array

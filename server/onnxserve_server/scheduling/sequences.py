@@ -1,0 +1,76 @@
+"""How many sequences of a model are live, and which have been idle for too long."""
+
+import math
+import threading
+from typing import Protocol
+
+from onnxserve_server.core import Clock, SequencePolicy
+from onnxserve_server.errors import SequencesFull
+from onnxserve_server.scheduling.deadlines import DeadlineWatch
+
+
+class Live(Protocol):
+    """A live sequence.
+
+    Attributes:
+        idle_since: when its last step was over; None while one runs or waits.
+    """
+
+    idle_since: float | None
+
+    def evict(self) -> bool:
+        """Forget the state, unless a step runs or waits; tell whether it is forgotten."""
+        ...
+
+
+class SequenceBooks:
+    """The live sequences of one model."""
+
+    def __init__(self, policy: SequencePolicy, clock: Clock, deadlines: DeadlineWatch) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._deadlines = deadlines
+        self._lock = threading.Lock()
+        self._live: dict[Live, None] = {}
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        """Return the number of live sequences."""
+        return len(self._live)
+
+    def open(self, sequence: Live) -> None:
+        """Note a new sequence.
+
+        Raises:
+            SequencesFull: there are as many as may be.
+        """
+        with self._lock:
+            if len(self._live) >= self._policy.most:
+                raise SequencesFull(f"{self._policy.most} sequences of the model are live, which is as many as may be")
+            self._live[sequence] = None
+
+    def free(self, sequence: Live) -> None:
+        """Note that a sequence is over; more than once does no harm."""
+        with self._lock:
+            self._live.pop(sequence, None)
+
+    def rest(self, sequence: Live) -> None:
+        """Note that a sequence has nothing to do from now on."""
+        sequence.idle_since = now = self._clock()
+        self._deadlines.watch(now + self._policy.idle)
+
+    def expire(self, now: float) -> float:
+        """Evict what has been idle for too long; return when the next one will have been, inf for none."""
+        following = math.inf
+        with self._lock:
+            live = list(self._live)
+        for sequence in live:
+            since = sequence.idle_since
+            if since is None:
+                continue
+            if since + self._policy.idle > now:
+                following = min(following, since + self._policy.idle)
+            elif sequence.evict():
+                self.free(sequence)
+                self.evicted += 1
+        return following
