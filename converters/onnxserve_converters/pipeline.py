@@ -13,7 +13,7 @@ import onnxruntime
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph
-from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.inputs import Cases, read_samples
 from onnxserve_converters.proof import Reference, observed_axes, run_reference
 from onnxserve_converters.request import Request, beyond_defaults
@@ -69,7 +69,12 @@ def run(request: Request, work: Path, tell: Callable[[str], None]) -> dict[str, 
 
     tell("prove")
     trial = Trial(references=references, tolerances=request.tolerances, cases=cases, right=right)
-    shrunk = shrink(request, final, trial.run(final), trial=trial, calibration=calibration, tell=tell)
+    try:
+        proved = trial.run(final)
+    except NotProved as error:  # what was done to the model on the way may be why
+        why = "".join(f"; {note}" for note in model.notes)
+        raise NotProved(f"{error}{why}", error.report | {"notes": model.notes}) from error
+    shrunk = shrink(request, final, proved, trial=trial, calibration=calibration, tell=tell)
     last = shrunk.last
     report = {
         "source": _describe_source(request, kind),

@@ -75,6 +75,7 @@ ROWS = (
         takes=("x=float32[batch,2]",),
         gives={"probability": ("batch", 1)},
         described=True,
+        options=("--trust-code",),
     ),
     Row(
         name="xor-live",

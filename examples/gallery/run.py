@@ -69,9 +69,9 @@ def main() -> None:
     served = ask_all([row for row in rows if row.name in reports], told.to, faults) if reports else {}
     console.print(table(rows, reports, served))
     for name, why in skipped.items():
-        console.print(f"{name} was skipped: {why}", markup=False, highlight=False)
+        console.print(f"{name} was skipped: {why}", markup=False, highlight=False, soft_wrap=True)
     for name, fault in faults.items():
-        console.print(f"{name} is off: {fault}", style="red", markup=False, highlight=False)
+        console.print(f"{name} is off: {fault}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(bool(faults))
 
 

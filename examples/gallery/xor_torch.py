@@ -3,7 +3,7 @@
 From the repository's root:
 
     python examples/gallery/xor_torch.py
-    onnxserve convert build/gallery/xor.pt2 --input 'x=float32[batch,2]' --output probability \\
+    onnxserve convert build/gallery/xor.pt2 --trust-code --input 'x=float32[batch,2]' --output probability \\
         --to models/xor
 """
 

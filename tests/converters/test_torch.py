@@ -3,7 +3,6 @@
 import argparse
 import pickle
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import cloudpickle
@@ -12,13 +11,13 @@ import onnx
 import pytest
 import torch
 import torch_nets as nets
+from converting import request as ask
 from safetensors.torch import save_file
 from torch.export import Dim
 
 from onnxserve_converters import conversion
 from onnxserve_converters.errors import BadRequest, ExportFailed, NotProved
 from onnxserve_converters.inputs import BATCH_SIZES, Cases, parse_input
-from onnxserve_converters.request import Request
 from onnxserve_converters.sources.base import TRUST
 from onnxserve_converters.sources.recognition import open_source
 
@@ -27,10 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 IMAGE = "image=float32[batch,1,8,8]"
 UNREADABLE = "it (is empty|begins as a zip archive, and is a broken one|cannot be read as|is none of the files)"
 TOKENS = ("tokens=float32[batch,time,8]", "padding=bool[batch,time]")
-
-
-def ask(source, *inputs, **options):
-    return Request(source=Path(source), inputs=tuple(map(parse_input, inputs)), **options)
 
 
 def weights(net, folder, *inputs, **options):
@@ -55,7 +50,7 @@ def program(net, folder, *inputs, arguments, keywords=None, dynamic_shapes=None)
     """The request for a program that torch.export saved."""
     made = torch.export.export(net, arguments, keywords, dynamic_shapes=dynamic_shapes)
     torch.export.save(made, folder / "program.pt2")
-    return ask(folder / "program.pt2", *inputs)
+    return ask(folder / "program.pt2", *inputs, trust_code=True)
 
 
 def options(batch):
@@ -93,7 +88,7 @@ def colliding(folder):
     net = nets.seeded(nets.Colliding)
     inputs = ("weight=float32[batch,4]", "linear=float32[batch,4]")
     names = ("matmul", "linear.weight", "add", "x")
-    return net, weights(net, folder, *inputs, outputs=names), {
+    return net, weights(net, folder, *inputs, outputs=names, opset=18), {
         name: ["batch", 4] for name in ("weight", "linear", *names)
     }  # fmt: skip
 
@@ -157,7 +152,7 @@ def converted(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("torch")
     net, asked, axes = request.param(folder)
     made = conversion.run(asked, folder / "models" / "net")
-    return SimpleNamespace(net=net, root=folder / "models", report=made.report, path=made.path, axes=axes)
+    return SimpleNamespace(net=net, root=folder / "models", report=made.report, path=made.path, axes=axes, asked=asked)
 
 
 def test_it_is_proved_at_every_size(converted):
@@ -174,6 +169,10 @@ def test_the_true_axes_are_declared(converted):
         for value in (*graph.input, *graph.output)
     }
     assert declared == converted.axes
+
+
+def test_the_operator_set_is_the_one_that_was_asked_for(converted):
+    assert converted.report["model"]["opset"]["ai.onnx"] == (converted.asked.opset or 20)
 
 
 def test_it_serves_at_sizes_that_it_was_not_exported_with(converted, serving):
@@ -204,6 +203,8 @@ def test_a_length_that_the_export_froze_is_refused(tmp_path):
     error = refused(weights(nets.Frozen(), tmp_path, "x=float32[batch,time,4]"), tmp_path, NotProved)
     assert error.exit_code == 1
     assert "frozen by the export? batch, time should be free" in str(error)
+    assert "torch.onnx.export(dynamo=False) wrote the graph, after a failure of" in str(error)
+    assert len(error.report["notes"]) == 1
 
 
 def test_a_weight_that_the_export_changed_is_refused_and_the_report_tells_where(tmp_path):
@@ -366,7 +367,13 @@ def test_a_file_that_cannot_be_read_is_refused(net, tmp_path, name, damage):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage is None else damage)
     with pytest.raises(BadRequest, match=rf"^{path}: {UNREADABLE}"):
-        loaded(ask(path, IMAGE, class_path="torch_nets:Convolution"))
+        loaded(ask(path, IMAGE, class_path="torch_nets:Convolution", trust_code=name == "program.pt2"))
+
+
+def test_a_program_is_loaded_only_on_trust(net, tmp_path):
+    program(net, tmp_path, arguments=(torch.zeros(2, 1, 8, 8),))
+    with pytest.raises(BadRequest, match="--trust-code"):
+        loaded(ask(tmp_path / "program.pt2"))
 
 
 def spoil(path, part):
@@ -430,7 +437,7 @@ def test_inputs_that_contradict_a_program_are_refused(net, tmp_path, inputs, mes
 
 def test_what_is_said_of_one_input_of_a_program_holds_for_the_axes_of_the_others(tmp_path):
     _, asked, _ = program_that_tells_its_axes(tmp_path)
-    model = loaded(ask(asked.source, "padding=bool[rows,9]"))
+    model = loaded(ask(asked.source, "padding=bool[rows,9]", trust_code=True))
     assert list(map(str, model.inputs)) == ["tokens=float32[rows,9,8]", "padding=bool[rows,9]"]
 
 
@@ -450,7 +457,9 @@ def test_a_program_that_takes_a_number_is_refused(tmp_path):
 def test_outputs_are_named_by_the_way_to_them_and_none_is_left_out(tmp_path):
     model = loaded(live(nets.Nested(), tmp_path, "x=float32[batch]"))
     outputs = model.run({"x": np.zeros(2, np.float32)})
-    assert {name: float(array[0]) for name, array in outputs.items()} == {"a": 1, "b_0": 2, "b_1_0": 3, "b_0_3": 4}
+    assert {name: float(array[0]) for name, array in outputs.items()} == {
+        "a": 1, "b_0": 2, "b_1_0": 3, "b_0_3": 4, "pair_left": 5,
+    }  # fmt: skip
 
 
 def test_an_output_is_a_copy_and_an_input_stays_as_it_was(tmp_path):

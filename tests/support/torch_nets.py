@@ -1,5 +1,7 @@
 """Small PyTorch networks, each with one property that a converter must cope with."""
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -70,11 +72,17 @@ class Options(nn.Module):
         }
 
 
+@dataclasses.dataclass
+class Pair:
+    left: torch.Tensor
+    right: torch.Tensor | None
+
+
 class Nested(nn.Module):
-    """x to tensors in a dict, a tuple and a list, with a None and a name that comes twice."""
+    """x to tensors in a dict, a tuple, a list and a dataclass, with None here and there and a name that comes twice."""
 
     def forward(self, x):
-        return {"a": x + 1, "none": None, "b": (x + 2, [x + 3, None]), "b_0": x + 4}
+        return {"a": x + 1, "none": None, "b": (x + 2, [x + 3, None]), "b_0": x + 4, "pair": Pair(x + 5, None)}
 
 
 class Number(nn.Module):

@@ -32,6 +32,11 @@ class Architecture:
         return self.version is not None and self.version.startswith(("1.", "2."))
 
     @property
+    def is_legacy(self) -> bool:
+        """Whether it names classes without their modules, as all of Keras 2 and HDF5 files of Keras 3 do."""
+        return self.of_keras_2 or "module" not in self.config
+
+    @property
     def holds_code(self) -> bool:
         """Whether a function stands in it as code, as that of a Lambda layer does."""
         return any(

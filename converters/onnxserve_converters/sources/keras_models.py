@@ -22,7 +22,7 @@ SAVED_MODEL = "save it with model.export(FOLDER) and convert that folder, which 
 """What helps where Keras' torch backend cannot be used."""
 
 _MISSING = re.compile(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'")  # Keras 3.15's words
-_NOISE = re.compile(r".*Exception encountered: |\.? Full object config: .*|\x1b\[\d+m|\s*\n.*", re.DOTALL)
+_NOISE = re.compile(r".*Exception encountered: |\.? Full object config: .*|\x1b\[\d+m", re.DOTALL)
 _AVERAGES = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D)
 _RESIZES = (keras.layers.Resizing, keras.layers.UpSampling2D)
 
@@ -45,7 +45,7 @@ def from_architecture(request: Request, architecture: Architecture) -> tuple[Any
     except BadRequest:
         raise
     except Exception as error:  # layers raise whatever they like
-        raise BadRequest(f"{request.source}: {_explained(error)}") from error
+        raise BadRequest(f"{request.source}: {_explained(architecture, error)}") from error
     _refuse_other_results(request, model)
     if not architecture.of_keras_2:
         return model, []
@@ -85,7 +85,8 @@ def load_weights(model: Any, path: Path) -> None:
         try:
             model.load_weights(link)
         except Exception as error:  # ValueError, KeyError and more
-            raise BadRequest(f"{path}: its weights do not fit the model: {_telling(error)}") from error
+            hint = "; a class with arguments has to return them from get_config()" if suffix == ".keras" else ""
+            raise BadRequest(f"{path}: its weights do not fit the model: {_telling(error)}{hint}") from error
 
 
 def forget_states(model: Any) -> list[str]:
@@ -97,7 +98,7 @@ def forget_states(model: Any) -> list[str]:
 
 
 def _custom_objects(request: Request) -> dict[str, Any]:
-    """Return, by name, the caller's own classes and functions: a live model's, or what the request names and its module."""
+    """Return, by name, the classes of a live model, or all that the module of the class in the request defines."""
     if request.live:
         file = request.source.with_suffix(OBJECTS)
         return dict(pickle.loads(file.read_bytes())) if file.exists() else {}  # noqa: S301 - from our own parent
@@ -116,9 +117,9 @@ def _custom_objects(request: Request) -> dict[str, Any]:
 
 def _deserialized(architecture: Architecture, objects: Mapping[str, Any]) -> Any:
     config = repair(architecture.config) if architecture.of_keras_2 else architecture.config
-    if "module" in config:
+    if not architecture.is_legacy:
         return keras.saving.deserialize_keras_object({key: config[key] for key in config if key != "compile_config"})
-    kind = config["class_name"]  # as HDF5 files have it
+    kind = config["class_name"]
     model_class = objects.get(kind, keras.Sequential if kind == "Sequential" else keras.Model)
     return model_class.from_config(config["config"], custom_objects=dict(objects))
 
@@ -139,7 +140,7 @@ def _refuse_other_results(request: Request, model: Any) -> None:
 
 
 def _averages_padding(layer: Any) -> bool:
-    """Whether the torch backend would take padding into a layer's averages: it does where the sides have unequal padding.
+    """Whether the torch backend would take padding into a layer's averages, as it does where the sides differ in it.
 
     It pads with copies of the edge, so windows of two come out right nevertheless.
     """
@@ -174,22 +175,22 @@ def _hard_sigmoid(x: Any) -> Any:
     return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
-def _explained(error: Exception) -> str:
-    """Return what is wrong with an architecture, and what helps."""
-    text = str(error)
-    if missing := _MISSING.search(text):
-        return (
-            f"its class {missing[1]} is not one of Keras {keras.__version__}; if it is your own, name it with "
-            f"--class package.module:{missing[1]}"
-        )
+def _explained(architecture: Architecture, error: Exception) -> str:
+    """Return why Keras cannot read an architecture, and what helps."""
     cure = ""
-    if "requires TensorFlow" in text:  # layers that work on strings
+    if architecture.is_legacy and not architecture.of_keras_2:
+        cure = "; an .h5 file has no place for functions and operators between tensors: save it as a .keras file"
+    elif "requires TensorFlow" in str(error):  # layers that work on strings
         cure = f"; {SAVED_MODEL}"
-    elif "too many positional arguments" in text:  # layers that are called with several tensors
-        cure = "; an .h5 file of Keras 3 cannot hold it: save it as a .keras file"
+    if missing := _MISSING.search(str(error)):
+        name = missing[1]
+        return (
+            f"its class {name} is not one of Keras {keras.__version__}; if it is your own, name it with --class "
+            f"package.module:{name}{cure}"
+        )
     return f"Keras {keras.__version__} cannot read it: {_telling(error)}{cure}"
 
 
 def _telling(error: Exception) -> str:
     """Return the innermost reason of an error of Keras, without the configurations that it quotes."""
-    return f"{type(error).__name__}: {_NOISE.sub('', str(error)).strip()[:400]}"
+    return f"{type(error).__name__}: {' '.join(_NOISE.sub('', str(error)).split())[:400]}"

@@ -165,7 +165,10 @@ def _build(model: Any, inputs: Sequence[InputSpec], example: Case) -> Arrangemen
             failures.append(one_line(error))
             continue
         return arrange
-    raise BadRequest(f"--input: the model cannot be called with {' '.join(map(str, inputs))}: {failures[0]}")
+    raise BadRequest(
+        f"the model cannot be called with {', '.join(map(str, inputs))}: {failures[0]}; describe all its inputs with "
+        "--input, by the names that its call() has for them"
+    )
 
 
 def _arrangements(model: Any, names: Sequence[str]) -> Iterator[Arrangement]:

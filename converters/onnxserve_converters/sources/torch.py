@@ -34,8 +34,6 @@ def load(request: Request, kind: str) -> "TorchModel":
     base.need("torch", "onnxscript")
     torch.set_num_threads(min(_THREADS, len(os.sched_getaffinity(0))))
     torch.backends.mha.set_fastpath_enabled(False)  # it zeroes what is padded, and no exporter writes it
-    for spec in request.inputs:
-        check_dtype(spec)
     match kind:
         case "torchscript":
             return _of_script(request)
@@ -57,6 +55,9 @@ class TorchModel:
         exporters: names of EXPORTERS, tried in this order until one writes a file.
         cure: what to do where none does, for the message.
         notes: on what was loaded.
+
+    Raises:
+        BadRequest: an input has a dtype that cannot be compared.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class TorchModel:
     ) -> None:
         self._runs, self._exported, self._call = runs, exported, call
         self._exporters, self._cure = exporters, cure
+        for spec in call.inputs:
+            check_dtype(spec)
         self.inputs = call.inputs
         self.reference = f"PyTorch {torch.__version__}"
         self.versions = {name: metadata.version(name) for name in ("torch", "onnxscript")}
@@ -120,6 +123,8 @@ def _of_script(request: Request) -> TorchModel:
 
 
 def _of_program(request: Request) -> TorchModel:
+    if not request.trust_code:  # of the sample inputs in it, which are pickled, and of its guards (torch 2.13)
+        raise BadRequest(f"{request.source}: it is a program of torch.export: {base.TRUST}")
     program = read_program(request.source)
     call = ProgramCall(program, request.inputs)
     if not call.frees_more:

@@ -19,7 +19,6 @@ from onnxserve_converters.sources.torch_values import named_tensors
 OPSET = 20
 """The default of both exporters in torch 2.13, and the newest that the older one writes."""
 
-
 DYNAMO, LEGACY = "torch.onnx.export(dynamo=True)", "torch.onnx.export(dynamo=False)"
 
 

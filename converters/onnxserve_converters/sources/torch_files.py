@@ -14,7 +14,7 @@ from onnxserve_converters.errors import BadRequest, one_line
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
 
-Held = TypeVar("Held")
+_Held = TypeVar("_Held")
 
 _NESTED = ("state_dict", "model_state_dict")
 _REFUSED_CLASS = re.compile(r"GLOBAL (\S+)")
@@ -84,7 +84,7 @@ def read_module(request: Request) -> tuple[nn.Module, list[str]]:
     return module.eval(), notes
 
 
-def _read(path: Path, what: str, read: Callable[[], Held]) -> Held:
+def _read(path: Path, what: str, read: Callable[[], _Held]) -> _Held:
     try:
         return read()
     except Exception as error:  # torch and its zip reader raise a dozen kinds
@@ -102,15 +102,15 @@ def _read_pickled(path: Path, trust_code: bool) -> Any:
     base.search_here()
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust_code)
-    except (AttributeError, ImportError) as error:
-        raise BadRequest(
-            f"{path}: the code that it needs cannot be imported: {one_line(error)}; convert where it can be, or save "
-            "the model's state_dict() and name its class with --class package.module:Class"
-        ) from error
     except Exception as error:  # UnpicklingError, and a dozen kinds for what is no such file
         if refused := _REFUSED_CLASS.search(str(error)):
             raise BadRequest(
                 f"{path}: it holds an object of {refused[1]} and not weights only; {base.TRUST}"
+            ) from error
+        if trust_code and isinstance(error, AttributeError | ImportError):
+            raise BadRequest(
+                f"{path}: the code that it needs cannot be imported: {one_line(error)}; convert where it can, or save "
+                "the model's state_dict() and name its class with --class package.module:Class"
             ) from error
         raise BadRequest(f"{path}: it cannot be read as a file of PyTorch: {one_line(error)}") from error
 
