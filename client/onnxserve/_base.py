@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from onnxserve._channel import Methods, Options, channel_options, target_uri
-from onnxserve._coalescing import Batch, Coalescer, Member
+from onnxserve._coalescing import LEAST_TIMEOUT, Batch, Coalescer, Member
 from onnxserve._joining import Key, Share, key_of
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Course, State
@@ -68,9 +68,12 @@ class BaseClient(abc.ABC):
             retries: how often a call that ended with UNAVAILABLE is tried again, at most 4; 0: never. They end with
                 the call's timeout.
             load_balancing: the gRPC policy that chooses among the target's addresses.
-            coalesce: whether concurrent calls of predict() may travel together: those that wait while two requests
-                for a model are out are sent as one, where the model is batched, and the answer is split again. Each
-                keeps its own timeout, cancellation and errors. False: each is a request of its own.
+            coalesce: whether concurrent calls of predict() may travel together. While two requests for a model are out,
+                further calls with rows of the same shape wait for one of them, 2 ms at most, and go as one request,
+                where the model is batched; its answer is split again. Each keeps its own timeout, cancellation and
+                error: when a joined request fails, each call is sent alone. A lone caller never waits. The server's
+                log names joined requests, not their calls; a call that is given a request_id goes alone. False: all
+                go alone.
             options: further gRPC channel options; they win over those that follow from the other arguments.
         """
         self._channel = self._open(
@@ -122,8 +125,9 @@ class BaseClient(abc.ABC):
 
     def _enter(self, key: Key, inputs: Mapping[str, Array], timeout: float | None) -> Any:
         """Return a call as a member, of _member()'s kind, that waits for others; None: it goes at once, counted."""
-        coalescer = self._coalescer
-        share = coalescer.offer(key, inputs)
+        coalescer, share = self._coalescer, None
+        if timeout is None or timeout >= LEAST_TIMEOUT:
+            share = coalescer.offer(key, inputs)
         if share is None:
             coalescer.start(key)
             return None

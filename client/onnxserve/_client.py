@@ -48,7 +48,8 @@ class Client(BaseClient):
             timeout: seconds for everything, retries included; the server does not begin what it cannot finish by
                 then. None: no limit.
             priority: from -10 to 10; of requests that wait, the higher go first.
-            request_id: the request's name in errors and in the server's log; None: a new one.
+            request_id: the request's name in errors and in the server's log; None: a new one, and the call may travel
+                with others (see `coalesce`).
 
         Raises:
             TypeError: an input that is not a numpy array, or of a type that has no counterpart on the wire.

@@ -37,6 +37,9 @@ A server nearby has answered a small model's request by then; beside a longer ru
 connection hangs, what waits behind it goes on.
 """
 
+LEAST_TIMEOUT = 50 * PATIENCE
+"""What a call's timeout must be for it to wait at all, in seconds: waiting is to cost no more than a fiftieth of it."""
+
 _MOST_OUT = 2  # one that is being answered, and one that lies ready
 _REST = 1.0  # seconds without joining after a joined request was refused
 _LONG_REST = 10.0  # the same where the model is not batched, or the server does not describe it
@@ -141,7 +144,7 @@ class Batch:
     @property
     def timeout(self) -> float | None:
         """Seconds until the last deadline, above 0; None: a member has none."""
-        left = max(member.time_left for member in self.members)
+        left = max(member.deadline for member in self.members) - monotonic()
         return None if left == math.inf else max(0.001, left)
 
     def message(self, request_id: str) -> bytes:

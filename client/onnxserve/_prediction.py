@@ -24,7 +24,7 @@ class Receipt:
     batch_rows: int
     """Rows in the batch, this request's included. A model that is not batched counts 1."""
     batch_requests: int
-    """Requests in the batch, this one included."""
+    """Requests in the batch, this one included. Calls that travelled together are one."""
     provider: str
     """The first execution provider of the session, such as "CPUExecutionProvider"."""
 
@@ -32,7 +32,8 @@ class Receipt:
 class Prediction(Mapping[str, Array]):
     """The outputs of one request: a mapping of output name to array, in the order asked for.
 
-    Arrays of numbers are read-only views of the answer's bytes: `copy()` one to write to it. Strings are object
+    Arrays of numbers are read-only views of the answer's bytes, which calls that travelled together share: `copy()` one
+    to write to it, or to keep it alone. Strings are object
     arrays of str; bfloat16 and float8 are arrays of the package ml_dtypes.
 
     Attributes:

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from waiting import until
 
 import onnxserve
-from onnxserve import errors
+from onnxserve import _base, errors
 from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Spec
 from onnxserve._models import model_info
@@ -453,6 +453,15 @@ def test_timeouts_of_all_lengths_travel_together_for_as_long_as_the_longest(serv
         together = [start_waiting(calls, row(n), timeout=t)[0] for n, t in enumerate((30.0, None, 40.0))]
     assert values(together) == doubled(*map(row, range(3)))
     assert timeouts[-1] is None or timeouts[-1] > 1e6
+
+
+def test_a_call_with_little_time_does_not_wait(server, calls, monkeypatch):
+    monkeypatch.setattr(_base, "LEAST_TIMEOUT", 50.0)
+    calls = calls()
+    with busy(server, calls):
+        short = calls.start(row(1), timeout=49.0)
+        until(lambda: len(server.requests) == 3)
+    assert values([short]) == doubled(row(1))
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
