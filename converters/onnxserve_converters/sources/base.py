@@ -43,7 +43,7 @@ class Model(Protocol):
         ...
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
-        """Write the model as ONNX: inputs named as `inputs` says, or by graph.stand_in(), outputs in the order of run().
+        """Write the model as ONNX: inputs named as `inputs`, or graph.stand_in(), says, outputs in the order of run().
 
         Names of outputs, and the declared sizes of all axes, may be the exporter's own: they are set afterwards. No
         output may have the name of an inner value.
