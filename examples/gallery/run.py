@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from catalogue import HERE, ROWS, Row
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from training import Arrays, read_answers
@@ -37,6 +38,7 @@ Report = dict[str, Any]
 """What a conversion writes to report.json."""
 
 CALL_S = 30.0
+TABLE_COLUMNS = 110
 
 
 class Off(Exception):
@@ -63,6 +65,7 @@ def main() -> None:
     wanted = [row for row in ROWS if row.name in (told.names or names)]
 
     console = Console()
+    console.width = max(console.width, TABLE_COLUMNS)  # where there is no terminal it would be 80
     skipped = {row.name: why for row in wanted if (why := missing(row))}
     rows = [row for row in wanted if row.name not in skipped]
     reports, faults = prepare(rows, told.to, console)
@@ -226,11 +229,16 @@ def difference(got: Arrays, wanted: Arrays) -> float:
 
 def table(rows: Sequence[Row], reports: dict[str, Report], served: dict[str, Served]) -> Table:
     """Return the parity table. Errors are shares of an output's largest magnitude."""
-    made = Table(title="Parity with the framework", caption="errors are shares of an output's largest magnitude")
+    made = Table(
+        title="Parity with the framework",
+        caption="Errors are shares of an output's largest magnitude.",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for heading in ("model", "framework", "converted from"):
         made.add_column(heading, no_wrap=True)
-    for heading in ("cases", "error of the proof", "error when served", "rows batched", "kB", "seconds"):
-        made.add_column(heading, justify="right")
+    for heading in ("cases", "error\nproved", "error\nserved", "rows\nbatched", "kB", "seconds"):
+        made.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         cells = [row.name, row.framework, row.source]
         if row.name in reports:

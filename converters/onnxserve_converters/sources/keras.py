@@ -20,7 +20,6 @@ def load(request: Request, kind: str) -> Model:
     Raises:
         BadRequest: it cannot be loaded as asked, or its inputs are not described as it takes them.
     """
-    base.need("keras", "keras", "torch", "onnxscript", "h5py")
     architecture, weights = _parts(request, kind)
     if architecture is not None and architecture.holds_code and not (request.trust_code or request.live):
         raise BadRequest(f"{request.source}: it has a Lambda layer: {base.TRUST}")
