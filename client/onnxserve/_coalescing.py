@@ -1,8 +1,9 @@
 """Concurrent predict() calls of one client that travel as one request: who waits, how long, and who goes together.
 
-While two requests of a kind are out, further ones of that kind wait. When one of the two has returned, or PATIENCE is
-over, all that wait are sent, joined as far as the model allows, and the answer is split again. A lone caller never
-waits. Nothing here sends or sleeps: each client does that in its own way.
+While four calls of a kind are out, further ones of that kind wait. When no more than one of the requests that carry
+them is still out, or PATIENCE is over, all that wait are sent, joined as far as the model allows, and the answer is
+split again. So a few callers never wait, and many have two requests out between them. Nothing here sends or sleeps:
+each client does that in its own way.
 """
 
 import abc
@@ -40,7 +41,8 @@ connection hangs, what waits behind it goes on.
 LEAST_TIMEOUT = 50 * PATIENCE
 """What a call's timeout must be for it to wait at all, in seconds: waiting is to cost no more than a fiftieth of it."""
 
-_MOST_OUT = 2  # one that is being answered, and one that lies ready
+_FEW = 4  # calls that are cheaper sent than waited for: to wake a waiting thread costs about as much as to send
+_MOST_REQUESTS = 2  # one that is being answered, and one that lies ready
 _REST = 1.0  # seconds without joining after a joined request was refused
 _LONG_REST = 10.0  # the same where the model is not batched, or the server does not describe it
 _MOST_SPECS = 1000
@@ -157,14 +159,20 @@ class Batch:
 
 
 class _Lane:
-    """The calls of one key: how many requests are out, and what waits, which is nothing while fewer than two are."""
+    """The calls of one key. Something waits only while something is out."""
 
-    __slots__ = ("checked", "out", "waiting")
+    __slots__ = ("calls", "checked", "requests", "waiting")
 
     def __init__(self) -> None:
-        self.out = 0
+        self.calls = 0  # that are out
+        self.requests = 0  # that carry them
         self.waiting: list[Member] = []
         self.checked: tuple[Spec, bool] | None = None  # what the key was last checked against, and what came of it
+
+    def add(self, calls: int) -> None:
+        """Count a request of so many calls as being out."""
+        self.calls += calls
+        self.requests += 1
 
 
 class Coalescer:
@@ -198,7 +206,7 @@ class Coalescer:
             TypeError: see Spec.share_of().
         """
         lane = self._lanes.get(key)
-        if lane is None or lane.out < _MOST_OUT:
+        if lane is None or lane.calls < _FEW:
             return None
         spec = self._spec(key, lane)
         return None if spec is None else spec.share_of(inputs)
@@ -206,26 +214,29 @@ class Coalescer:
     def start(self, key: Key) -> None:
         """Note that a call is out, until it calls finish()."""
         with self._lock:
-            self._lane(key).out += 1
+            self._lane(key).add(1)
 
     def wait(self, member: Member) -> bool:
         """Let a call wait and return True; or False: others have returned, it is to go at once and counts as out."""
         with self._lock:
             lane = self._lane(member.key)
-            if lane.out < _MOST_OUT:
-                lane.out += 1
+            if lane.calls < _FEW:
+                lane.add(1)
                 return False
             member.is_first = not lane.waiting
             lane.waiting.append(member)
             return True
 
-    def finish(self, key: Key) -> None:
-        """Note that a call which counted as being out has ended, and send what waits."""
+    def finish(self, key: Key, calls: int = 1) -> None:
+        """Note that a request of so many calls is out no more, and send what waits if there are few others."""
         with self._lock:
             lane = self._lanes[key]
-            lane.out -= 1
-            batches = self._batches(key, lane)
-            if not lane.out:
+            lane.calls -= calls
+            lane.requests -= 1
+            batches = []
+            if lane.requests < _MOST_REQUESTS or lane.calls < _FEW:
+                batches = self._batches(key, lane)
+            if not lane.requests:
                 del self._lanes[key]
         self._start(batches)
 
@@ -326,7 +337,7 @@ class Coalescer:
         for batch in batches:
             if len(batch.members) == 1:
                 batch.members[0].batch, batch.members[0].outcome = None, Verdict.ALONE
-        lane.out += len(batches)
+            lane.add(len(batch.members))
         return batches
 
     def _start(self, batches: list[Batch]) -> None:
@@ -345,8 +356,9 @@ class Coalescer:
                 member.batch = None  # else they would hold each other, and their arrays, until a collection
                 if member.outcome is None:
                     member.outcome = outcome
-                    lane.out += outcome is Verdict.ALONE
                     told.append(member)
+                    if outcome is Verdict.ALONE:
+                        lane.add(1)
         for member in told:
             member.wake()
-        self.finish(batch.key)
+        self.finish(batch.key, len(batch.members))
