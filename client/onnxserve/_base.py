@@ -68,12 +68,12 @@ class BaseClient(abc.ABC):
             retries: how often a call that ended with UNAVAILABLE is tried again, at most 4; 0: never. They end with
                 the call's timeout.
             load_balancing: the gRPC policy that chooses among the target's addresses.
-            coalesce: whether concurrent calls of predict() may travel together. While two requests for a model are out,
-                further calls with rows of the same shape wait for one of them, 2 ms at most, and go as one request,
-                where the model is batched; its answer is split again. Each keeps its own timeout, cancellation and
-                error: when a joined request fails, each call is sent alone. A lone caller never waits. The server's
-                log names joined requests, not their calls; a call that is given a request_id goes alone. False: all
-                go alone.
+            coalesce: whether concurrent calls of predict() may travel together. While four for a model are out, further
+                ones with rows of the same shape wait for them, 2 ms at most, and go as one request, where the model is
+                batched; its answer is split again. Each keeps its own timeout, cancellation and error: when a joined
+                request fails, each call is sent alone. So a lone caller never waits, nor a call with a timeout below
+                0.1 s. The server's log names joined requests, not their calls; a call that is given a request_id goes
+                alone. False: all go alone.
             options: further gRPC channel options; they win over those that follow from the other arguments.
         """
         self._channel = self._open(

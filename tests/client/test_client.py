@@ -304,7 +304,7 @@ def test_every_exception_is_exported():
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, onnxserve.OnnxserveError)
     }
-    assert len(exceptions) == 12
+    assert len(exceptions) == 13
     assert exceptions <= {*onnxserve.__all__}
     assert all(hasattr(onnxserve, name) for name in onnxserve.__all__)
 

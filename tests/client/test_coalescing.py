@@ -59,6 +59,7 @@ class Server:
         self.open = threading.Event()
         self.open.set()
         self.requests, self.messages, self.asked = [], [], []
+        self.before = 0
         self._contexts = []
         self.refuse = lambda rows, context: None
         self.version = "1"
@@ -85,14 +86,19 @@ class Server:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "what is a model?")
         return model_service_pb2.GetModelResponse(model=self.model).SerializeToString()
 
-    def left(self, number):
-        """Whether the caller of a request, counted from 1, has left."""
-        return not self._contexts[number - 1].is_active()
+    def left(self, index):
+        """Whether the caller of a request has left."""
+        return not self._contexts[index].is_active()
+
+    @property
+    def further(self):
+        """The requests that came after those of busy()."""
+        return self.requests[self.before :]
 
     @property
     def rows(self):
-        """How many rows each request had."""
-        return [request.inputs[0].shape[0] for request in self.requests]
+        """How many rows each of those had."""
+        return [request.inputs[0].shape[0] for request in self.further]
 
 
 @pytest.fixture
@@ -195,12 +201,12 @@ def waiting(calls):
 
 
 @contextlib.contextmanager
-def busy(server, calls, *xs):
-    """Keep two calls out until the block ends; what is started in the block waits."""
+def busy(server, calls, x=None):
+    """Keep four calls out until the block ends; what is started in the block, and like them, waits."""
     server.open.clear()
-    before = len(server.requests)
-    first = [calls.start(x) for x in xs or (row(-1), row(-2))]
-    until(lambda: len(server.requests) == before + 2)
+    server.before = len(server.requests) + 4
+    first = [calls.start(row(-number) if x is None else x) for number in range(4)]
+    until(lambda: len(server.requests) == server.before)
     yield first
     server.open.set()
 
@@ -231,8 +237,8 @@ def test_calls_that_wait_travel_as_one_and_each_gets_its_own_rows(server, calls)
     with busy(server, calls) as first:
         together = start_waiting(calls, *xs)
     assert values(together) == doubled(*xs)
-    assert values(first) == doubled(row(-1), row(-2))
-    assert sorted(server.rows) == [1, 1, 6]
+    assert values(first) == doubled(row(0), row(-1), row(-2), row(-3))
+    assert server.rows == [6]
     answers = [call.result() for call in together]
     assert {answer.receipt.batch_rows for answer in answers} == {6}
     assert {(answer.model, answer.version) for answer in answers} == {("m", "1")}
@@ -274,9 +280,9 @@ def test_without_coalescing_each_call_is_a_request(server, calls):
     calls = calls(coalesce=False)
     with busy(server, calls):
         more = [calls.start(row(number)) for number in range(10)]
-        until(lambda: len(server.requests) == 12)
+        until(lambda: len(server.further) == 10)
     assert values(more) == doubled(*map(row, range(10)))
-    assert server.rows == [1] * 12
+    assert server.rows == [1] * 10
 
 
 @pytest.mark.parametrize(
@@ -293,7 +299,7 @@ def test_calls_that_ask_for_something_else_do_not_wait(server, calls, x, options
     calls = calls()
     with busy(server, calls):
         other = calls.start(x, **options)
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
     assert values([other]) == doubled(x)
 
 
@@ -302,7 +308,7 @@ def test_a_call_with_a_request_id_of_its_callers_is_sent_under_it_at_once(server
     with busy(server, calls):
         together = start_waiting(calls, row(1), row(2))
         named = calls.start(row(3), request_id="mine")
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
     assert named.result(FOR_EVER).request_id == "mine"
     assert values(together) == doubled(row(1), row(2))
     assert [request.request_id for request in server.requests].count("mine") == 1
@@ -327,7 +333,7 @@ def test_no_more_rows_are_joined_than_a_run_takes_and_all_that_waits_is_sent(ser
     with busy(server, calls):
         together = start_waiting(calls, *xs)
     assert values(together) == doubled(*xs)
-    assert sorted(server.rows) == [1, 1, 4, 6, 7]
+    assert sorted(server.rows) == [4, 6, 7]
 
 
 @pytest.mark.parametrize("limits", [{"max_rows": 8}, {"max_queue_rows": 8}, {"max_queue_bytes": 100}])
@@ -336,7 +342,7 @@ def test_a_request_that_is_too_large_for_two_waits_for_nobody(server, calls, lim
     calls = calls()
     with busy(server, calls):
         large = calls.start(np.ones((7, 2), np.float32))
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
     assert values([large]) == doubled(np.ones((7, 2)))
 
 
@@ -344,9 +350,9 @@ def test_a_joined_request_stays_within_the_clients_own_limit(server, calls):
     server.model = description([spec("x", "batch", "n")], [spec("y", "batch", "n")])
     calls = calls(max_message_bytes=8000)
     xs = [np.full((1, 400), number, np.float32) for number in range(4)]
-    with busy(server, calls, *xs[:2]) as first:
+    with busy(server, calls, xs[0]):
         together = start_waiting(calls, *xs, *xs)
-    assert values(first + together) == doubled(*xs[:2], *xs, *xs)
+    assert values(together) == doubled(*xs, *xs)
     assert max(map(len, server.messages)) < 4000 + 200
 
 
@@ -355,7 +361,7 @@ def test_a_model_that_is_not_batched_is_called_one_by_one(server, calls):
     calls = calls(known=False)
     with busy(server, calls):
         more = [calls.start(row(number)) for number in range(6)]
-        until(lambda: len(server.requests) == 8)
+        until(lambda: len(server.further) == 6)
     assert values(more) == doubled(*map(row, range(6)))
     assert len(server.asked) == 1
 
@@ -365,7 +371,7 @@ def test_a_server_that_does_not_describe_its_model_is_called_one_by_one(server, 
     calls = calls(known=False)
     with busy(server, calls):
         more = [calls.start(row(number)) for number in range(6)]
-        until(lambda: len(server.requests) == 8)
+        until(lambda: len(server.further) == 6)
     assert values(more) == doubled(*map(row, range(6)))
     assert len(server.asked) == 1
 
@@ -375,12 +381,12 @@ def test_the_model_is_asked_for_once_and_only_when_there_is_something_to_join(se
     with busy(server, calls):
         assert server.asked == []
         third = calls.start(row(3))
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
         until(lambda: isinstance(calls.client._coalescer._specs["m", None], Spec))
         together = start_waiting(calls, row(4), row(5))
     assert values([third, *together]) == doubled(row(3), row(4), row(5))
     assert len(server.asked) == 1
-    assert sorted(server.rows) == [1, 1, 1, 2]
+    assert sorted(server.rows) == [1, 2]
 
 
 def test_another_version_of_the_model_is_asked_for_anew(server, calls):
@@ -392,7 +398,6 @@ def test_another_version_of_the_model_is_asked_for_anew(server, calls):
     assert values(together) == doubled(row(1), row(2))
     assert {call.result().version for call in together} == {"2"}
     until(lambda: not isinstance(calls.client._coalescer._specs["m", None], Spec))
-    server.requests.clear()
     with busy(server, calls):
         calls.start(row(3))
         until(lambda: server.asked)
@@ -419,11 +424,11 @@ def test_a_timeout_that_passes_while_a_joined_request_is_out_is_its_own(server, 
         (short,) = start_waiting(calls, row(1), timeout=1.5)
         together = start_waiting(calls, row(2), row(3))
         hurry(calls)
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
         with pytest.raises(errors.DeadlineExceeded, match="Deadline Exceeded"):
             short.result(FOR_EVER)
     assert values(together) == doubled(row(2), row(3))
-    assert sorted(server.rows) == [1, 1, 3]
+    assert server.rows == [3]
 
 
 def hurry(calls):
@@ -460,7 +465,7 @@ def test_a_call_with_little_time_does_not_wait(server, calls, monkeypatch):
     calls = calls()
     with busy(server, calls):
         short = calls.start(row(1), timeout=49.0)
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
     assert values([short]) == doubled(row(1))
 
 
@@ -482,13 +487,13 @@ def test_an_array_that_holds_no_text_fails_alone(server, calls, x):
     server.model = description([spec("x", "batch", 2, dtype=STRING)], [spec("y", "batch", 2, dtype=STRING)])
     calls = calls()
     good = np.array([["a", "été"]])
-    with busy(server, calls, good, good):
+    with busy(server, calls, good):
         together = start_waiting(calls, good, np.array([[b"b", b"c"]]))
         bad = calls.start(x)
         with pytest.raises((TypeError, UnicodeEncodeError)):
             bad.result(FOR_EVER)
     assert values(together) == [[["aa", "étéété"]], [["bb", "cc"]]]
-    assert sorted(server.rows) == [1, 1, 2]
+    assert server.rows == [2]
 
 
 @pytest.mark.parametrize(
@@ -508,8 +513,8 @@ def test_a_request_that_a_server_might_refuse_goes_alone(server, calls, dtype, x
     server.model = description([spec("x", "batch", 2, dtype=dtype)], [spec("y", "batch", 2, dtype=dtype)])
     calls = calls()
     server.open.clear()
-    out = [calls.start(x) for _ in range(5)]
-    until(lambda: len(server.requests) == 5)
+    out = [calls.start(x) for _ in range(8)]
+    until(lambda: len(server.requests) == 8)
     server.open.set()
     for call in out:
         call.exception(FOR_EVER)  # this server knows no bounds, but it cannot read text that is none
@@ -548,7 +553,7 @@ def test_an_error_that_concerns_all_is_raised_for_each_under_its_own_name(server
     assert len({*names}) == 3
     assert [each.metadata["request_id"] for each in raised] == names
     assert not {*names} & {request.request_id for request in server.requests}
-    assert len(server.requests) == 3
+    assert len(server.further) == 1
 
 
 @pytest.mark.parametrize(
@@ -579,7 +584,7 @@ def test_after_any_other_error_each_is_sent_alone_and_gets_its_own_outcome(serve
     error = bad.exception(FOR_EVER)
     assert (type(error), error.message) == (errors.Internal, "not you")
     assert error.request_id in {request.request_id for request in server.requests}
-    assert sorted(server.rows) == [1, 1, 1, 1, 1, 3]
+    assert sorted(server.rows) == [1, 1, 1, 3]
 
 
 def test_after_a_joined_request_was_refused_there_is_a_rest(server, calls):
@@ -588,10 +593,9 @@ def test_after_a_joined_request_was_refused_there_is_a_rest(server, calls):
     with busy(server, calls):
         together = start_waiting(calls, row(1), row(2))
     assert values(together) == doubled(row(1), row(2))
-    server.requests.clear()
     with busy(server, calls):
         more = [calls.start(row(number)) for number in range(4)]
-        until(lambda: len(server.requests) == 6)
+        until(lambda: len(server.further) == 4)
     assert values(more) == doubled(*map(row, range(4)))
 
 
@@ -620,7 +624,7 @@ def test_a_server_that_goes_away_is_unavailable_to_all(server, calls):
         server.stop()
         raised = [call.exception(FOR_EVER) for call in first + together]
     assert {type(each) for each in raised} == {errors.Unavailable}
-    assert len({each.request_id for each in raised}) == 5
+    assert len({each.request_id for each in raised}) == 7
 
 
 def test_closing_the_client_ends_what_waits(server, calls):
@@ -628,7 +632,7 @@ def test_closing_the_client_ends_what_waits(server, calls):
     with busy(server, calls) as first:
         together = start_waiting(calls, row(1), row(2))
         hurry(calls)
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
         together += start_waiting(calls, row(3), row(4), row(5))
         if isinstance(calls, Tasks):
             calls.run(calls.client.close())
@@ -656,17 +660,17 @@ def test_a_task_that_is_cancelled_while_it_waits_leaves_the_others(server, tasks
     with busy(server, tasks):
         leaving, *together = start_waiting(tasks, row(1), row(2), row(3))
         leaving.cancel()
-        until(lambda: len(server.requests) == 3)  # it was the first: nobody else would have sent them in time
+        until(lambda: len(server.further) == 1)  # it was the first: nobody else would have sent them in time
     assert leaving.cancelled()
     assert values(together) == doubled(row(2), row(3))
-    assert sorted(server.rows) == [1, 1, 2]
+    assert server.rows == [2]
 
 
 def test_a_task_that_is_cancelled_while_a_joined_request_is_out_leaves_the_others(server, tasks):
     with busy(server, tasks):
         leaving, *together = start_waiting(tasks, row(1), row(2), row(3))
         hurry(tasks)
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
         leaving.cancel()
     assert leaving.cancelled()
     assert values(together) == doubled(row(2), row(3))
@@ -676,10 +680,10 @@ def test_a_joined_request_that_all_have_left_is_given_up(server, tasks):
     with busy(server, tasks):
         together = start_waiting(tasks, row(1), row(2), row(3))
         hurry(tasks)
-        until(lambda: len(server.requests) == 3)
+        until(lambda: len(server.further) == 1)
         for call in together:
             call.cancel()
-        until(lambda: server.left(3))
+        until(lambda: server.left(-1))
 
 
 def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_others(server, threads):
@@ -693,7 +697,7 @@ def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_others(server, t
             threads.client.predict("m", {"x": row(3)})
         interrupting.result(FOR_EVER)
     assert values(together) == doubled(row(1), row(2))
-    assert sorted(server.rows) == [1, 1, 2]
+    assert server.rows == [2]
 
 
 def test_nothing_is_left_behind_that_only_a_collection_would_free(server, threads):

@@ -155,16 +155,16 @@ def noted():
     """A model that tells on every part where it was made, and says wrong things of inner shapes."""
     then = inner("then", [plus("x", 1, "a")], "a")
     made = model(branches(then, inner("else", [plus("x", 2, "b")], "b")), ["y"], [ONE, TWO, zoo.constant("zero", 0)])
-    made.doc_string = made.graph.doc_string = "/home/someone/secret.py"
+    made.doc_string = made.graph.doc_string = "/srv/someone/secret.py"
     made.graph.value_info.append(zoo.tensor("sum", [3, 3]))
-    made.metadata_props.add(key="stack_trace", value="/home/someone/secret.py")
+    made.metadata_props.add(key="stack_trace", value="/srv/someone/secret.py")
     for inside in graph.graphs(made.graph):
         for part in (inside, *inside.node, *inside.output, *inside.initializer):
-            part.metadata_props.add(key="stack_trace", value="/home/someone/secret.py")
-            part.doc_string = "/home/someone/secret.py"
+            part.metadata_props.add(key="stack_trace", value="/srv/someone/secret.py")
+            part.doc_string = "/srv/someone/secret.py"
     function = helper.make_function("own", "F", ["u"], ["v"], [helper.make_node("Relu", ["u"], ["v"])], [])
-    function.doc_string = function.node[0].doc_string = "/home/someone/secret.py"
-    function.metadata_props.add(key="stack_trace", value="/home/someone/secret.py")
+    function.doc_string = function.node[0].doc_string = "/srv/someone/secret.py"
+    function.metadata_props.add(key="stack_trace", value="/srv/someone/secret.py")
     made.functions.append(function)
     return made
 

@@ -132,6 +132,7 @@ class Stream:
         self._sending = False
         self._half_closed = False
         self._stopping = False
+        self._dropped = False
         self._gone: ServeError | None = None
         self._ended = False
 
@@ -140,7 +141,8 @@ class Stream:
         with self._lock:
             self._reading = False
             if self._ended or (self._stopping and not self._sequences.must_stay):
-                return  # it is not answered, so the caller knows that it was not run
+                self._dropped = True  # the call will not end well: so the caller knows that it was not run
+                return
         try:
             wire = inference.StreamRequest.FromString(message)
         except DecodeError as error:
@@ -296,7 +298,7 @@ class Stream:
                 self._entries.clear()
             elif self._entries:
                 return
-            elif self._half_closed:
+            elif self._half_closed and not self._dropped:
                 self._ended = True
             elif self._stopping and not self._sequences.must_stay:
                 self._ended, status = True, status_of(Draining("the server is about to stop"))
@@ -318,7 +320,8 @@ class Stream:
         if self._gone is not None:
             return None, 0
         if not self._entries:
-            stops = self._stopping and not self._half_closed and not self._sequences.must_stay
+            ends_well = self._half_closed and not self._dropped
+            stops = self._stopping and not ends_well and not self._sequences.must_stay
             return (self._next_handoff() if stops else None), 0
         entry = self._entries[0]
         if not entry.answers:
