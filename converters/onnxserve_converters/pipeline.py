@@ -121,13 +121,18 @@ def _calibration(request: Request, model: Model, cases: Cases) -> Cases:
 def _labels(request: Request, model: Model, references: list[Reference]) -> dict[str, list[str]]:
     """Return the class names by output, the caller's before the source's own, and check their number."""
     outputs = references[0].outputs
-    asked = {name or next(iter(outputs)): told for name, told in request.labels.items()}
+    with_classes = [name for name, array in outputs.items() if array.ndim > 1]
+    asked = {name or next(iter(with_classes or outputs)): told for name, told in request.labels.items()}
     labels = {**{name: told for name, told in model.labels.items() if name in outputs}, **asked}
     for name, told in labels.items():
         if name not in outputs:
             raise BadRequest(f"--labels {name}: the model has no such output; it has {', '.join(outputs)}")
-        classes = outputs[name].shape[-1] if outputs[name].ndim > 1 else None
-        if classes is not None and classes != len(told):
+        if name not in with_classes:
+            raise BadRequest(
+                f"--labels {name}: the output has no axis of classes; {', '.join(with_classes) or 'none'} has"
+            )
+        classes = outputs[name].shape[-1]
+        if classes != len(told):
             raise BadRequest(f"--labels {name}: {len(told)} names for {classes} classes")
     return labels
 

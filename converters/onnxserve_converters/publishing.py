@@ -14,6 +14,7 @@ from pathlib import Path
 
 from onnxserve_converters.errors import BadRequest
 
+_VERSION = re.compile(r"0|[1-9][0-9]{0,17}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _AT_FDCWD = -100  # Linux, fcntl.h
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # Linux, stdio.h
@@ -50,6 +51,10 @@ def parse_target(text: str | Path) -> Target:
     path = Path(text)
     version = None
     if path.name.isdecimal() and path.parent.name:
+        if not _VERSION.fullmatch(path.name):
+            raise BadRequest(
+                f"--to {text}: a version is a number of at most 18 digits, without zeros before it"
+            )
         version, path = int(path.name), path.parent
     if not _NAME.fullmatch(path.name):
         raise BadRequest(

@@ -29,7 +29,7 @@ def outspoken():
     model.doc_string = "doubles"
     helper.set_model_props(model, {"author": "somebody", "labels": json.dumps({"y": ["a", "b", "c"], "z": []})})
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "?"
-    model.graph.node[0].doc_string = "/home/somebody/model.py, line 7"
+    model.graph.node[0].doc_string = "/srv/somebody/model.py, line 7"
     return model
 
 

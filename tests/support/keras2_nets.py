@@ -89,6 +89,19 @@ def uneven():
     return keras.Model(x, layers.AveragePooling2D(3, 2, padding="same", name="average")(x))
 
 
+class Doubling(layers.Layer):
+    """x to 2 x."""
+
+    def call(self, x):
+        return x * 2
+
+
+def own():
+    """A layer of the caller's."""
+    x = layers.Input((4,), name="x")
+    return keras.Model(x, Doubling(name="doubled")(layers.Dense(2)(x)))
+
+
 def operators():
     """Operators between tensors, which Keras 2 writes as layers of TensorFlow."""
     x = layers.Input((4,), name="x")
@@ -124,6 +137,7 @@ def main(folder):
     keep("image", image(), "scores", x=floats(5, 8, 8, 3))
     keep("base", base(), "scores", x=floats(5, 4))
     keep("uneven", uneven(), "average", x=floats(5, 8, 8, 3))
+    keep("own", own(), "doubled", x=floats(5, 4))
     keep("operators", operators(), "scores", x=floats(5, 4))
     operators().save(folder / "operators.keras")
 

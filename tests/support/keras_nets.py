@@ -106,13 +106,12 @@ def image():
 def recurrent():
     x = keras.Input((None, 4), name="x")
     both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x)
-    bare = layers.LSTM(3, use_bias=False, return_sequences=True)(x)
+    dropping = {"dropout": 0.2, "recurrent_dropout": 0.2, "use_bias": False}
     return keras.Model(
         x,
         {
-            "lstm": layers.LSTM(5, return_sequences=True, dropout=0.2, recurrent_dropout=0.2)(x),
-            "gru": layers.GRU(5, go_backwards=True)(x),
-            "bare": layers.GRU(3, use_bias=False)(bare),
+            "lstm": layers.LSTM(5, return_sequences=True, **dropping)(x),
+            "gru": layers.GRU(5, go_backwards=True, use_bias=False)(x),
             "steps": layers.TimeDistributed(layers.Dense(2))(both),
         },
     )
@@ -126,8 +125,7 @@ def scanned():
         {
             "simple": layers.SimpleRNN(3, return_sequences=True)(x),
             "relu": layers.LSTM(3, activation="relu")(x),
-            "before": layers.GRU(3, reset_after=False, go_backwards=True)(x),
-            "stacked": layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)])(x),
+            "stacked": layers.RNN([layers.LSTMCell(3), layers.GRUCell(2, reset_after=False)])(x),
             "masked": layers.Bidirectional(layers.LSTM(3, return_sequences=True))(words),
             "zeroed": layers.GRU(3, return_sequences=True, zero_output_for_mask=True)(words),
         },

@@ -112,6 +112,10 @@ def _read_pickled(path: Path, trust_code: bool) -> Any:
                 f"{path}: the code that it needs cannot be imported: {one_line(error)}; convert where it can, or save "
                 "the model's state_dict() and name its class with --class package.module:Class"
             ) from error
+        if isinstance(error, pickle.UnpicklingError):  # whose text advises to load it unsafely
+            raise BadRequest(
+                f"{path}: it is no file of weights that PyTorch would load without running code in it: {base.TRUST}"
+            ) from error
         raise BadRequest(f"{path}: it cannot be read as a file of PyTorch: {one_line(error)}") from error
 
 
