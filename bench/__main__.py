@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import figures, floor, load, models, ours, report
+from bench import figures, floor, load, models, ours, report, sdk
 from bench.cells import Contender, Plan, contender, measure
 from bench.soak import soak
 
@@ -16,6 +16,8 @@ _MEANINGS = {
     "tiny.c64.vs_floor": "requests/s over the lane alone",
     "tiny.c1.added_us": "µs that a lone caller waits beside the lane and the run",
     "lane_vs_plain.tiny.c64": "requests/s over the plain edge's",
+    "sdk.coalesced_vs_single_rps": "64 threads of one Client: calls that travel together over calls that go alone",
+    "sdk.tasks.coalesced_vs_single_rps": "the same for 64 tasks of one AsyncClient",
     "soak.requests": "requests of the soak",
     "soak.rss_growth_mb": "MB of resident memory more after it",
     "soak.threads_growth": "threads more after it",
@@ -86,8 +88,10 @@ def main() -> None:
     with ExitStack() as stack:
         contenders = _contenders(plan, stack)
         results = measure(plan, contenders, with_raw=True)
+        calls_tiny = any(model.name == sdk.MODEL.name for model in plan.models)
+        called = sdk.measure(contenders[0].process.address, plan.runs, plan.seconds) if calls_tiny else {}
         soaked = soak(contenders[0].process, options.soak) if options.soak else {}
-    keys = figures.bounds(results) | figures.raw(results) | figures.served(results, *_CONTENDERS) | soaked
+    keys = figures.bounds(results) | figures.raw(results) | figures.served(results, *_CONTENDERS) | called | soaked
     grids = [
         report.cell_grid(plan, keys, _CONTENDERS),
         report.raw_grid([model.name for model in plan.models], keys),

@@ -42,7 +42,7 @@ def _main() -> None:
 
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
-    lane = Lane(server, {PREDICT: predict}, flush=lambda: None)
+    lane = Lane(server, {PREDICT: predict}, {}, flush=lambda: None)
     server.start()
     lane.start()
     print(f"the floor is ready on 127.0.0.1:{port}", flush=True)

@@ -19,8 +19,8 @@ from onnxserve import AsyncClient, Client, Prediction
 
 CALLERS = 64
 _WARM_UP_S = 0.3
-_MODEL = MODELS["tiny"]
-_INPUTS = {"x": _MODEL.one_row()}
+MODEL = MODELS["tiny"]
+_INPUTS = {"x": MODEL.one_row()}
 
 
 def measure(address: str, runs: int, seconds: float) -> Keys:
@@ -79,8 +79,8 @@ _Runs = list[tuple[float, float]]  # requests/s of each run: single, coalesced
 
 def _with_threads(address: str, runs: int, seconds: float) -> _Runs:
     with Client(address, coalesce=False) as single, Client(address) as coalesced:
-        alone = partial(single.predict, _MODEL.name, _INPUTS)
-        together = partial(coalesced.predict, _MODEL.name, _INPUTS)
+        alone = partial(single.predict, MODEL.name, _INPUTS)
+        together = partial(coalesced.predict, MODEL.name, _INPUTS)
         for call in (alone, together):
             _verify(call())
             of_threads(call, CALLERS, _WARM_UP_S)
@@ -89,8 +89,8 @@ def _with_threads(address: str, runs: int, seconds: float) -> _Runs:
 
 async def _with_tasks(address: str, runs: int, seconds: float) -> _Runs:
     async with AsyncClient(address, coalesce=False) as single, AsyncClient(address) as coalesced:
-        alone = partial(single.predict, _MODEL.name, _INPUTS)
-        together = partial(coalesced.predict, _MODEL.name, _INPUTS)
+        alone = partial(single.predict, MODEL.name, _INPUTS)
+        together = partial(coalesced.predict, MODEL.name, _INPUTS)
         for call in (alone, together):
             _verify(await call())
             await of_tasks(call, CALLERS, _WARM_UP_S)
@@ -100,7 +100,7 @@ async def _with_tasks(address: str, runs: int, seconds: float) -> _Runs:
 
 
 def _verify(prediction: Prediction) -> None:
-    np.testing.assert_allclose(np.asarray(prediction["y"], np.float32), expected(_MODEL), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(prediction["y"], np.float32), expected(MODEL), rtol=1e-4, atol=1e-5)
 
 
 def _rates(prefix: str, runs: _Runs) -> Keys:
