@@ -52,9 +52,7 @@ def parse_target(text: str | Path) -> Target:
     version = None
     if path.name.isdecimal() and path.parent.name:
         if not _VERSION.fullmatch(path.name):
-            raise BadRequest(
-                f"--to {text}: a version is a number of at most 18 digits, without zeros before it"
-            )
+            raise BadRequest(f"--to {text}: a version is a number of at most 18 digits, without zeros before it")
         version, path = int(path.name), path.parent
     if not _NAME.fullmatch(path.name):
         raise BadRequest(
