@@ -114,7 +114,7 @@ def _read_pickled(path: Path, trust_code: bool) -> Any:
             ) from error
         if isinstance(error, pickle.UnpicklingError):  # whose text advises to load it unsafely
             raise BadRequest(
-                f"{path}: it is no file of weights that PyTorch would load without running code in it: {base.TRUST}"
+                f"{path}: it cannot be read as weights of PyTorch: it is damaged, or wants code to run; {base.TRUST}"
             ) from error
         raise BadRequest(f"{path}: it cannot be read as a file of PyTorch: {one_line(error)}") from error
 
