@@ -1,4 +1,4 @@
-"""A model that is ONNX already, the one of examples/models: adopted, that is checked, annotated and published.
+"""A model that is ONNX already, the digits of examples/models: adopted, that is checked, annotated and published.
 
 From the repository's root:
 
