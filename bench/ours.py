@@ -15,8 +15,8 @@ PREDICT = "/onnxserve.v1.InferenceService/Predict"
 
 def serve(name: str, *options: str) -> ServerProcess:
     """Start the server on one thread a model, with the benchmark's models and any free port."""
-    command = [sys.executable, "-m", "onnxserve", "serve", "--models", str(REPOSITORY)]
-    return ServerProcess(name, [*command, "--host", "127.0.0.1", "--port", "0", "--threads", "1", *options])
+    command = [sys.executable, "-m", "onnxserve", "serve", "--models", str(REPOSITORY), "--host", "127.0.0.1"]
+    return ServerProcess(name, [*command, "--port", "0", "--http-port", "-1", "--threads", "1", *options])
 
 
 def target(address: str, model: Model) -> Target:

@@ -60,7 +60,7 @@ def main() -> None:
 @contextmanager
 def running_server(models: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run `onnxserve serve` on a free port; give its process and its address once it is ready."""
-    where = ["--models", str(models), "--host", "127.0.0.1", "--port", "0"]
+    where = ["--models", str(models), "--host", "127.0.0.1", "--port", "0", "--http-port", "0"]
     command = [sys.executable, "-m", "onnxserve", "serve", *where]
     with tempfile.TemporaryFile("w+") as log:
         # A session of its own: Ctrl-C reaches this program alone, which then stops the server.

@@ -22,11 +22,17 @@ from onnxserve_server.edge.stream import Stream, StreamCall, Window
 from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.discovery import discover
+from onnxserve_server.repository.discovery import Found, discover
 from onnxserve_server.repository.loader import Defaults, load
+from onnxserve_server.repository.loads import Loads
 from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.settings import Settings
+from onnxserve_server.telemetry.assembly import Options, Telemetry
+from onnxserve_server.telemetry.system import resident_bytes
+from onnxserve_server.web.app import make_app
+from onnxserve_server.web.server import HttpServer
+from onnxserve_server.web.status import ServerStatus
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +76,7 @@ class App:
 
     Attributes:
         port: where it listens, once started.
+        http_port: where it answers HTTP, once started; -1: nowhere.
         edge_name: "lane" or "plain": the edge that is really used.
     """
 
@@ -77,10 +84,14 @@ class App:
         self.settings = settings
         self.engine = Engine(clock)
         self.port = 0
+        self.http_port = -1
         self.edge_name = ""
         self._clock = clock
         self._deadlines = DeadlineWatch(clock)
+        self._loads = Loads()
         self._health = health.Health()
+        self._telemetry = self._make_telemetry() if settings.telemetry else None
+        self._http: HttpServer | None = None
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="onnxserve-grpc")
         self._server: grpc.Server
         self._streams: Streams
@@ -95,6 +106,9 @@ class App:
         sys.setswitchinterval(_SWITCH_INTERVAL)
         settings = self.settings
         self._check_port()  # before minutes of loading
+        self._start_http()
+        if self._telemetry is not None:
+            self._telemetry.start()
         self._deadlines.start()
         defaults = Defaults(
             threads=settings.threads,
@@ -106,14 +120,49 @@ class App:
             for found in discover(settings.models, settings.batching_defaults):
                 if stop is not None and stop.is_set():
                     return
-                logger.info("loading model %s/%s", found.name, found.version)
-                model = load(found, defaults, prober, self._clock, self._deadlines)
-                self.engine.add(model)
-                model.start()
-                logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
+                self._load(found, defaults, prober)
+        if not self.engine.models():
+            raise ConfigurationError(f"{settings.models}: none of its models can be loaded; the log says why")
         self._listen()
         names = {f"model/{model.spec.name}" for model in self.engine.models()}
         self._health.set([*names, _INFERENCE, _MODELS, ""], health.SERVING)
+
+    def _load(self, found: Found, defaults: Defaults, prober: Prober) -> None:
+        logger.info("loading model %s/%s", found.name, found.version)
+        self._loads.begin(found.name, found.version)
+        before = resident_bytes()
+        observer = None if self._telemetry is None else self._telemetry.recorder
+        try:
+            model = load(found, defaults, prober, self._clock, self._deadlines, observer=observer)
+        except ConfigurationError as error:
+            loaded = self._loads.fail(found.name, found.version, str(error))
+            if not self.settings.skip_broken_models:
+                raise
+            logger.error("model %s/%s is left out: %s", found.name, found.version, error)
+            self._health.set([f"model/{found.name}"], health.NOT_SERVING)
+        else:
+            self.engine.add(model)
+            model.start()
+            loaded = self._loads.succeed(found.name, found.version, max(0, resident_bytes() - before))
+            logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
+        if self._telemetry is not None:
+            self._telemetry.note_load(loaded)
+
+    def _make_telemetry(self) -> Telemetry:
+        settings = self.settings
+        options = Options(
+            endpoint=settings.otlp_endpoint, interval=settings.otlp_interval, trace_ratio=settings.trace_ratio
+        )
+        return Telemetry(options, self._clock, self.engine.models, self.engine.known)
+
+    def _start_http(self) -> None:
+        if self.settings.http_port < 0:
+            return
+        status = ServerStatus(self.engine, self._loads, self._health.ready, self._telemetry)
+        self._http = HttpServer(lambda: make_app(status), self.settings.host, self.settings.http_port)
+        self.http_port = self._http.port
+        self._http.start()
+        logger.info("status page on http://%s:%d", self.settings.host, self.http_port)
 
     def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
         """Serve until `stop` is set, then drain. `ready` is told the address once every model serves.
@@ -161,6 +210,10 @@ class App:
             logger.error("calls are left behind that were never answered")
         self._pool.shutdown()
         logger.info("stopped")
+        if self._http is not None:
+            self._http.stop()
+        if self._telemetry is not None:
+            self._telemetry.stop()
 
     def _check_port(self) -> None:
         host, port = self.settings.host, self.settings.port
@@ -200,9 +253,13 @@ class App:
             nbytes=settings.stream_bytes,
             all_requests=settings.all_stream_requests,
         )
-        self._streams = Streams(self.engine, self._clock, window)
+        observer = None if self._telemetry is None else self._telemetry.recorder
+        self._streams = Streams(self.engine, self._clock, window, observer)
+        if self._telemetry is not None:
+            self._telemetry.metrics.streams = self._streams
         self._edge = self._make_edge(
-            {_PREDICT: Predict(self.engine, self._clock), _CHECK: self._health.check}, {_STREAM: self._streams.open}
+            {_PREDICT: Predict(self.engine, self._clock, observer), _CHECK: self._health.check},
+            {_STREAM: self._streams.open},
         )
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
@@ -221,7 +278,8 @@ class App:
                 from onnxserve_server.edge import lane
 
                 lane.self_test()
-                edge = lane.Lane(self._server, methods, streams, self.engine.flush)
+                note_burst = None if self._telemetry is None else self._telemetry.recorder.note_burst
+                edge = lane.Lane(self._server, methods, streams, self.engine.flush, note_burst)
             except Exception as error:
                 logger.warning(
                     "grpcio %s does not carry the lane (%s): serving on the plain edge, slower", grpc.__version__, error

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import logging
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -18,6 +16,7 @@ from onnxserve_server.app import App
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.settings import PREFIX, Settings, load_settings
 from onnxserve_server.signals import set_on_signal
+from onnxserve_server.telemetry import logs
 
 _BAD_CONFIGURATION = 2  # exit code
 
@@ -66,9 +65,7 @@ def doctor(
 
 
 def _serve(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.configure(settings.log_level, settings.log_format)
     stop = threading.Event()
     set_on_signal(stop)
     App(settings).run(stop, lambda address: print(f"onnxserve is ready on {address}", flush=True))  # noqa: T201 - for whoever started us
@@ -81,7 +78,7 @@ def _signature_of_serve() -> inspect.Signature:
         _flag("show_config", bool, False, "Print the settings that would be used, as JSON, and exit.", metavar=""),
     ]
     for name, field in Settings.model_fields.items():
-        kind: Any = str if name in ("providers", "edge", "log_level") else field.annotation
+        kind: Any = str if name in ("providers", "edge", "log_level", "log_format") else field.annotation
         default = "as the machine says" if field.default_factory is not None else str(field.default)
         text = field.description or ""
         more: dict[str, Any] = {"metavar": ""} if kind is bool else {}

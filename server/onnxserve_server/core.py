@@ -13,10 +13,13 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
 from onnxserve_server.errors import Cancelled, ServeError
+
+if TYPE_CHECKING:
+    from onnxserve_server.observing import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Request(NamedTuple):
     request_id: str = ""
     priority: int = 0
     deadline: float = math.inf
+    trace: "Trace | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,6 +245,7 @@ class Job:
         key: jobs with equal keys may share a batch; it tells the shape of a row and what is in shared inputs.
         rank: the queue's order, lowest first: the time of arrival, moved ahead by the job's priority.
         place: where the batcher has it (a bucket, a batch, nowhere); the batcher's alone.
+        trace: what is noted of this very request; None for most.
     """
 
     __slots__ = (
@@ -257,6 +262,7 @@ class Job:
         "priority",
         "rank",
         "rows",
+        "trace",
     )
 
     def __init__(
@@ -272,6 +278,7 @@ class Job:
         priority: int,
         rank: float,
         done: Done,
+        trace: "Trace | None" = None,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
@@ -282,6 +289,7 @@ class Job:
         self.deadline = deadline
         self.priority = priority
         self.rank = rank
+        self.trace = trace
         self.place: object = None
         self.leave: Callable[[Job], None] = _nowhere
         self._done = done

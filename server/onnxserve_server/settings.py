@@ -69,12 +69,36 @@ class Settings(BaseSettings):
         0.0, ge=0, le=86_400, description="seconds to go on serving after SIGTERM, for load balancers to notice"
     )
     drain_timeout: float = Field(30.0, ge=0, le=86_400, description="seconds to wait for calls in flight after that")
+    skip_broken_models: bool = Field(False, description="serve the other models when one cannot be loaded")
+    http_port: int = Field(
+        8501,
+        ge=-1,
+        le=65535,
+        description="port of the status page, /metrics, /healthz, /readyz; 0: a free one, -1: none",
+    )
+    telemetry: bool = Field(True, description="count requests and runs, and trace some")
+    otlp_endpoint: str = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        description="where to push metrics, traces and logs by OTLP, such as http://localhost:4317",
+    )
+    otlp_interval: float = Field(15.0, ge=0.1, le=3600, description="seconds between two pushes of metrics")
+    trace_ratio: float = Field(
+        0.01, ge=0, le=1, description="share of the requests to trace whose callers do not say, with --otlp-endpoint"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what to log")
+    log_format: Literal["console", "json"] = Field("console", description="lines for people, or JSON for programs")
 
     @field_validator("providers", mode="before")
     @classmethod
     def _parse_providers(cls, value: object) -> object:
         return parse_providers(value)
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} must begin with http:// or https://")
+        return value
 
     @field_validator("port", mode="before")
     @classmethod

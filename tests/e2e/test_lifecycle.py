@@ -206,7 +206,7 @@ def test_a_second_interrupt_does_not_wait_for_the_drain(launch):
 
 def test_a_start_that_is_called_off_while_models_load_never_listens(tmp_path):
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
-    app, stop, told = App(load_settings(models=root, port=0)), threading.Event(), []
+    app, stop, told = App(load_settings(models=root, port=0, http_port=-1)), threading.Event(), []
     stop.set()
     app.run(stop, told.append)
     assert (told, app.port, app.engine.models()) == ([], 0, [])

@@ -21,7 +21,7 @@ def root(tmp_path):
 
 
 def serve_command(onnxserve, root, *flags):
-    return onnxserve("serve", "--models", root, "--port", 0, *flags)
+    return onnxserve("serve", "--models", root, "--port", 0, "--http-port", -1, *flags)
 
 
 @without_cuda

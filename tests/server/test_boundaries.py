@@ -17,11 +17,14 @@ LAYERS = {
     "scheduling": {"runtime"},
     "runtime": set(),
     "repository": {"scheduling", "runtime"},
+    "telemetry": {"repository", "scheduling", "runtime"},
+    "web": {"telemetry", "repository", "engine"},
     "core": set(),
     "errors": set(),
+    "observing": {"core"},
 }
 WIRING = {"app", "commands", "doctor", "settings", "signals"}
-NOUNS = {"core", "errors"}
+NOUNS = {"core", "errors", "observing"}
 
 
 def imports(name):

@@ -182,7 +182,7 @@ def test_it_is_served_at_a_lower_level_of_optimisation(saved):
 @crashes
 def test_a_server_says_which_model_it_was_and_does_not_crash(onnxserve, tmp_path):
     root = zoo.write(tmp_path / "models", {"lstm": zoo.crashing()})
-    done = onnxserve("serve", "--models", root, "--port", 0, "--providers", "cpu")
+    done = onnxserve("serve", "--models", root, "--port", 0, "--http-port", -1, "--providers", "cpu")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("onnxserve: ")]
     assert f"{root}/lstm/1/model.onnx: loading it ended the probing process" in line

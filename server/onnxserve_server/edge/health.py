@@ -38,6 +38,10 @@ class Health:
             for watcher in list(self._watchers):
                 watcher.tell()
 
+    def ready(self) -> bool:
+        """Whether the process serves."""
+        return bool(self._statuses[""] == SERVING)
+
     def drain(self) -> None:
         """Say NOT_SERVING of everything, for good."""
         self.set(list(self._statuses), NOT_SERVING)

@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, Protocol
 
 import grpc
@@ -76,6 +77,7 @@ class Lane:
         methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
         streams: the same of bidirectional methods.
         flush: called on the lane's thread when handlers have run and no further event waits, or many have been handled.
+        note_burst: told how long, in seconds, the lane took no further event while it ran those of a burst.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Lane:
         methods: Mapping[str, Handler],
         streams: Mapping[str, StreamHandler],
         flush: Callable[[], None],
+        note_burst: Callable[[float], None] | None = None,
     ) -> None:
         self._core = server._cy_server
         self._methods = [
@@ -96,6 +99,7 @@ class Lane:
             self._core.register_method(method.name)
         self._thread = threading.Thread(target=self._run, name="onnxserve-lane", daemon=True)
         self._flush = flush
+        self._note_burst = note_burst
         self._unflushed = 0
         self._armed = 0
         self._live = 0
@@ -151,10 +155,18 @@ class Lane:
                     self._handle(event)
                 if self._unflushed and (kind == timeout or self._unflushed >= _MOST_UNFLUSHED):
                     self._unflushed = 0
-                    self._flush()
+                    self._flush_burst()
             except Exception:
                 logger.exception("the lane could not handle an event")
             event = None  # holds a call, which the core cannot release while we wait for the next event
+
+    def _flush_burst(self) -> None:
+        if self._note_burst is None:
+            self._flush()
+        else:
+            began = monotonic()
+            self._flush()
+            self._note_burst(monotonic() - began)
 
     def _handle(self, event: Any) -> None:
         tag = event.tag
@@ -194,7 +206,7 @@ class UnaryCall:
     Two events end it, in any order: the core has closed it, and the answer is out. Until then the core refers to us.
     """
 
-    __slots__ = ("_answered", "_call", "_closed", "_handler", "_lane", "deadline", "on_cancel")
+    __slots__ = ("_answered", "_call", "_closed", "_handler", "_lane", "deadline", "metadata", "on_cancel")
 
     def __init__(self, event: Any, handler: Handler, lane: Lane) -> None:
         self._lane = lane
@@ -204,6 +216,7 @@ class UnaryCall:
         self._closed = False
         deadline: float = event.call_details.deadline
         self.deadline = deadline if deadline < _NO_DEADLINE else math.inf
+        self.metadata = event.invocation_metadata
         self.on_cancel: Callable[[], None] | None = None
         self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
@@ -258,7 +271,7 @@ class StreamCall:
     Like a unary one it is over when the core has closed it and its status is out.
     """
 
-    __slots__ = ("_call", "_closed", "_ended", "_events", "_lane", "deadline")
+    __slots__ = ("_call", "_closed", "_ended", "_events", "_lane", "deadline", "metadata")
 
     def __init__(self, event: Any, handler: StreamHandler, lane: Lane) -> None:
         self._lane = lane
@@ -267,6 +280,7 @@ class StreamCall:
         self._ended = False
         deadline: float = event.call_details.deadline
         self.deadline = deadline if deadline < _NO_DEADLINE else math.inf
+        self.metadata = event.invocation_metadata
         self._call.start_server_batch((cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),), _nothing)
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
         self._events = handler(self)

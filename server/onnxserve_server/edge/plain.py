@@ -105,6 +105,7 @@ class PlainCall:
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self.deadline = _deadline(context)
+        self.metadata = context.invocation_metadata()
         self._context = context
         self._answer: bytes | Status = b""
         self._answered = threading.Event()
@@ -159,6 +160,7 @@ class PlainStreamCall:
         flush: Callable[[], None],
     ) -> None:
         self.deadline = _deadline(context)
+        self.metadata = context.invocation_metadata()
         self._context = context
         self._messages = messages
         self._flush = flush

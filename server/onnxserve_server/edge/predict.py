@@ -1,14 +1,15 @@
 """What both edges do with a Predict call: decode, hand over to the engine, encode, send."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from onnxserve_server.core import Clock, Result
+from onnxserve_server.core import Clock, Request, Result
 from onnxserve_server.edge.codec import decode_request, encode_result
-from onnxserve_server.edge.status import Status, status_of
+from onnxserve_server.edge.status import OK, Status, code_of, status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ServeError
+from onnxserve_server.observing import Observer, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +19,12 @@ class Call(Protocol):
 
     Attributes:
         deadline: seconds of Unix time; inf for none.
+        metadata: what the caller sent with the call, names in lower case.
         on_cancel: called, from any thread, when the caller leaves before the answer.
     """
 
     deadline: float
+    metadata: Iterable[tuple[str, str | bytes]]
     on_cancel: Callable[[], None] | None
 
     def reply(self, message: bytes) -> None:
@@ -34,47 +37,88 @@ class Call(Protocol):
 
 
 class Predict:
-    """Handles the calls of InferenceService.Predict."""
+    """Handles the calls of InferenceService.Predict. `observer` is told of each."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, clock: Clock, observer: Observer | None = None) -> None:
         self._engine = engine
         self._clock = clock
+        self._observer = observer
 
     def __call__(self, call: Call, message: bytes) -> None:
         """Take a call's message; the call is answered later, or at once with an error. Never raises."""
-        request_id = ""
+        answer = _Answer(call) if self._observer is None else _ObservedAnswer(call, self._observer, self._clock())
         try:
-            request = decode_request(message, call.deadline, self._clock)
-            request_id = request.request_id
-            job = self._engine.submit(request, _Answer(call, request_id))
+            request = answer.of(decode_request(message, call.deadline, self._clock))
+            job = self._engine.submit(request, answer)
             call.on_cancel = job.cancel
         except ServeError as error:
-            call.fail(status_of(error, request_id))
+            answer(error)
         except Exception:
-            call.fail(unexpected(request_id))
+            answer(unexpected(answer.request_id))
 
 
 class _Answer:
     """Encodes the outcome of one request and sends it. A class, not a closure: it is made for every request."""
 
-    __slots__ = ("_call", "_request_id")
+    __slots__ = ("_call", "request_id")
 
-    def __init__(self, call: Call, request_id: str) -> None:
+    def __init__(self, call: Call) -> None:
         self._call = call
-        self._request_id = request_id
+        self.request_id = ""
+
+    def of(self, request: Request) -> Request:
+        """Note which request this is the answer to; return it as the engine shall have it."""
+        self.request_id = request.request_id
+        return request
 
     def __call__(self, outcome: Result | ServeError) -> None:
+        self._send(outcome)
+
+    def _send(self, outcome: Result | ServeError) -> ServeError | None:
+        """Send the outcome; return the error that was sent, if any."""
         call = self._call
         try:
             if isinstance(outcome, Result):
-                call.reply(encode_result(outcome, self._request_id))
-            else:
-                call.fail(status_of(outcome, self._request_id))
+                call.reply(encode_result(outcome, self.request_id))
+                return None
+            call.fail(status_of(outcome, self.request_id))
         except Exception:
-            call.fail(unexpected(self._request_id))
+            outcome = unexpected(self.request_id)
+            call.fail(status_of(outcome, self.request_id))
+        return outcome
 
 
-def unexpected(request_id: str) -> Status:
-    """Log the exception being handled; return a status that tells nothing of it: its text may hold a caller's data."""
+class _ObservedAnswer(_Answer):
+    """The same, and an observer is told. Implements observing.Asked."""
+
+    __slots__ = ("_observer", "arrived", "model", "trace", "version")
+
+    method = "Predict"
+
+    def __init__(self, call: Call, observer: Observer, arrived: float) -> None:
+        super().__init__(call)
+        self._observer = observer
+        self.arrived = arrived
+        self.model = self.version = ""
+        self.trace: Trace | None = observer.begin(call.metadata, self.method, arrived)
+
+    def of(self, request: Request) -> Request:
+        """Note which request this is the answer to; return it as the engine shall have it."""
+        self.request_id, self.model, self.version = request.request_id, request.model, request.version
+        if self.trace is None:
+            return request
+        self.trace.mark("admit")
+        return request._replace(trace=self.trace)
+
+    def __call__(self, outcome: Result | ServeError) -> None:
+        error = self._send(outcome)
+        if error is None and isinstance(outcome, Result):
+            self._observer.answered(self, OK, outcome)
+        elif error is not None:
+            self._observer.answered(self, code_of(error), None)
+
+
+def unexpected(request_id: str) -> ServeError:
+    """Log the exception being handled; return an error that tells nothing of it: its text may hold a caller's data."""
     logger.exception("request %r failed unexpectedly", request_id)
-    return status_of(ServeError("the server failed on this request; its log says why"), request_id)
+    return ServeError("the server failed on this request; its log says why")

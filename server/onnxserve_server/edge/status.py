@@ -36,6 +36,8 @@ CODES: dict[type[ServeError], grpc.StatusCode] = {
 }
 
 
+OK = grpc.StatusCode.OK.name
+
 # gRPC's clients refuse trailing metadata of more than 8 KiB, and the message is in it twice.
 _MOST_VIOLATIONS = 12
 _LONGEST_TEXT = 200  # characters
@@ -48,6 +50,12 @@ class Status(NamedTuple):
     code: grpc.StatusCode
     details: str
     trailing_metadata: Sequence[tuple[str, str | bytes]]
+
+
+def code_of(error: ServeError) -> str:
+    """Return the name of an error's status code, such as "NOT_FOUND"."""
+    name: str = CODES[type(error)].name
+    return name
 
 
 def google_status(error: ServeError, request_id: str = "") -> status_pb2.Status:

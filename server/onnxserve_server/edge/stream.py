@@ -8,7 +8,7 @@ caller that does not read its answers stops its own stream, and only that.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,10 +20,11 @@ from onnxserve_server.core import Clock, Result, StepResult, TensorSpec
 from onnxserve_server.edge.answers import encode_answer, encode_handoff
 from onnxserve_server.edge.codec import read_request, read_step
 from onnxserve_server.edge.predict import unexpected
-from onnxserve_server.edge.status import Status, status_of
+from onnxserve_server.edge.status import OK, Status, code_of, status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.entry import Entry
 from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, ServeError, Violation
+from onnxserve_server.observing import Observer, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,11 @@ class StreamCall(Protocol):
 
     Attributes:
         deadline: seconds of Unix time; inf for none.
+        metadata: what the caller sent with the call, names in lower case.
     """
 
     deadline: float
+    metadata: Iterable[tuple[str, str | bytes]]
 
     def read(self) -> None:
         """Ask for the next message, from any thread. It comes by on_message(); one may be asked for at a time."""
@@ -72,11 +75,13 @@ class Budget(Protocol):
         engine: runs the requests.
         clock: the engine's.
         window: how much may be in hand.
+        observer: is told of each request, and of the end of each stream.
     """
 
     engine: Engine
     clock: Clock
     window: Window
+    observer: Observer | None
 
     def take(self) -> None:
         """Note that a stream has one more request in hand."""
@@ -122,6 +127,7 @@ class Stream:
     def __init__(self, call: StreamCall, streams: Budget) -> None:
         self._call = call
         self._streams = streams
+        self._opened = streams.clock()
         self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
         self._sequences = streams.engine.sequences()
         self._held: list[Callable[[], None]] = []
@@ -146,7 +152,8 @@ class Stream:
         try:
             wire = inference.StreamRequest.FromString(message)
         except DecodeError as error:
-            self._refuse(message, InvalidRequest([Violation("request", f"the message is no StreamRequest: {error}")]))
+            told = f"the message is no StreamRequest: {error}"
+            self._refuse(message, InvalidRequest([Violation("request", told)]))
         else:
             match wire.WhichOneof("kind"):
                 case "predict":
@@ -221,18 +228,21 @@ class Stream:
     def _predict(self, wire: inference.StreamRequest, nbytes: int) -> None:
         entry = self._add(nbytes)
         entry.request_id = wire.predict.request_id
+        answer = self._answer_to(entry, wire.predict.model, wire.predict.version)
         work: _Work
         try:
             request, step = read_request(wire.predict, self._call.deadline, self._streams.clock), read_step(wire)
+            if answer.trace is not None:
+                answer.trace.mark("admit")
+                request = request._replace(trace=answer.trace)
             if step is None:
-                work = self._streams.engine.submit(request, _Answer(self, entry))
+                work = self._streams.engine.submit(request, answer)
             else:
-                work = self._sequences.submit(request, step, _Answer(self, entry), self.hold)
+                work = self._sequences.submit(request, step, answer, self.hold)
         except ServeError as error:
-            self.answer(entry, encode_answer(error, entry.request_id))
+            answer(error)
         except Exception:
-            unexpected(entry.request_id)
-            self.answer(entry, encode_answer(ServeError("the server failed on this request"), entry.request_id))
+            answer(unexpected(entry.request_id))
         else:
             with self._lock:
                 gone = self._gone
@@ -252,7 +262,16 @@ class Stream:
                 work.withdraw(Cancelled("the caller gave it up"))
 
     def _refuse(self, message: bytes, error: ServeError) -> None:
-        self.answer(self._add(len(message)), encode_answer(error, ""))
+        self._answer_to(self._add(len(message)))(error)
+
+    def _answer_to(self, entry: _Entry, model: str = "", version: str = "") -> "_Answer":
+        observer = self._streams.observer
+        if observer is None:
+            return _Answer(self, entry)
+        trace = observer.begin(self._call.metadata, "Stream", arrived := self._streams.clock())
+        return _ObservedAnswer(
+            self, entry, observer=observer, model=model, version=version, arrived=arrived, trace=trace
+        )
 
     def _add(self, nbytes: int) -> _Entry:
         entry = _Entry(nbytes)
@@ -314,6 +333,9 @@ class Stream:
             self._sequences.close()
             self._streams.forget(self)
             self._call.end(status)
+            if self._streams.observer is not None:
+                code = OK if status is None else status.code.name
+                self._streams.observer.ended("Stream", code, self._streams.clock() - self._opened)
 
     def _next_answer(self) -> tuple[bytes | None, int]:
         """Take the next message to send, and how many requests it leaves fewer in hand; None: there is none now."""
@@ -339,15 +361,58 @@ class _Answer:
 
     __slots__ = ("_entry", "_stream")
 
+    trace: Trace | None = None
+
     def __init__(self, stream: Stream, entry: _Entry) -> None:
         self._stream = stream
         self._entry = entry
 
     def __call__(self, outcome: Result | StepResult | ServeError) -> None:
+        self._put(outcome)
+
+    def _put(self, outcome: Result | StepResult | ServeError) -> Result | StepResult | ServeError:
+        """Put the outcome in its place among the answers; return it, or the error that had to stand in for it."""
         entry = self._entry
         try:
             message = encode_answer(outcome, entry.request_id)
         except Exception:
-            unexpected(entry.request_id)
-            message = encode_answer(ServeError("the server failed on this request"), entry.request_id)
+            outcome = unexpected(entry.request_id)
+            message = encode_answer(outcome, entry.request_id)
         self._stream.answer(entry, message, final=not isinstance(outcome, StepResult) or outcome.final)
+        return outcome
+
+
+class _ObservedAnswer(_Answer):
+    """The same, and an observer is told. Implements observing.Asked."""
+
+    __slots__ = ("_observer", "arrived", "model", "request_id", "trace", "version")
+
+    method = "Stream"
+
+    def __init__(
+        self,
+        stream: Stream,
+        entry: _Entry,
+        *,
+        observer: Observer,
+        model: str,
+        version: str,
+        arrived: float,
+        trace: Trace | None,
+    ) -> None:
+        super().__init__(stream, entry)
+        self._observer = observer
+        self.request_id = entry.request_id
+        self.model = model
+        self.version = version
+        self.arrived = arrived
+        self.trace = trace
+
+    def __call__(self, outcome: Result | StepResult | ServeError) -> None:
+        outcome = self._put(outcome)
+        if isinstance(outcome, ServeError):
+            self._observer.answered(self, code_of(outcome), None)
+        elif isinstance(outcome, Result):
+            self._observer.answered(self, OK, outcome)
+        elif outcome.final:
+            self._observer.answered(self, OK, outcome.result)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from onnxserve_server.core import Clock
 from onnxserve_server.edge.stream import Stream, StreamCall, Window
 from onnxserve_server.engine.engine import Engine
+from onnxserve_server.observing import Observer
 
 
 class Streams:
     """Handles the calls of InferenceService.Stream; open() makes the handler of one of them."""
 
-    def __init__(self, engine: Engine, clock: Clock, window: Window) -> None:
+    def __init__(self, engine: Engine, clock: Clock, window: Window, observer: Observer | None = None) -> None:
+        self.observer = observer
         self.engine = engine
         self.clock = clock
         self.window = window
@@ -20,6 +22,16 @@ class Streams:
         self._waiting: dict[Stream, None] = {}  # for others to have less in hand
         self._in_hand = 0
         self._stopping = False
+
+    @property
+    def active(self) -> int:
+        """Streams that are open."""
+        return len(self._live)
+
+    @property
+    def in_hand(self) -> int:
+        """Requests of all streams that are not yet answered and sent."""
+        return self._in_hand
 
     def open(self, call: StreamCall) -> "Stream":
         """Return the handler of a call."""

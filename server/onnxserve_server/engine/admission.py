@@ -84,6 +84,7 @@ class Admission:
             priority=request.priority,
             rank=arrived - request.priority * spec.batching.ageing,
             done=done,
+            trace=request.trace,
         )
 
     def _key(self, arrays: tuple[Array, ...]) -> object:

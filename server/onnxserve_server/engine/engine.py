@@ -62,6 +62,8 @@ class Engine:
             raise Draining("the server is about to stop")
         entry = self.entry(request.model, request.version)
         job = entry.admission.admit(request, arrived, done)
+        if request.trace is not None:
+            request.trace.mark("queue")
         self.queue(entry, job)
         return job
 
@@ -102,6 +104,11 @@ class Engine:
                 model.flush()
         finally:
             thread.is_settling = False
+
+    def known(self, name: str, version: str = "") -> ModelSpec | None:
+        """Return what is known of a model; None: nothing is."""
+        entry = self._entries.get((name, version))
+        return None if entry is None else entry.model.spec
 
     def spec(self, name: str, version: str = "") -> ModelSpec:
         """Return what is known of a model; raises ModelNotFound."""

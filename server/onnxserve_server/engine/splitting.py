@@ -45,6 +45,7 @@ class Split:
             priority=whole.priority,
             rank=whole.rank,
             done=self._collector(i),
+            trace=whole.trace,
         )
 
     def _collector(self, i: int) -> Done:

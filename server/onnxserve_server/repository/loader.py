@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnxserve_server.core import BatchPolicy, Clock, ModelSpec, TensorSpec
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.observing import Observer
 from onnxserve_server.repository.config import FILE_NAME, BatchingConfig
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
@@ -30,8 +31,16 @@ class Defaults:
     longest_inline: float = 0.0
 
 
-def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlines: DeadlineWatch) -> ServedModel:
-    """Return the model, ready to be started.
+def load(
+    found: Found,
+    defaults: Defaults,
+    prober: Prober,
+    clock: Clock,
+    deadlines: DeadlineWatch,
+    *,
+    observer: Observer | None = None,
+) -> ServedModel:
+    """Return the model, ready to be started. `observer` is told of its runs.
 
     Raises:
         ConfigurationError: it cannot be loaded as configured.
@@ -60,7 +69,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, clock: Clock, deadlin
             ", ".join(missing),
         )
     warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1)
-    return ServedModel(spec, session, clock, deadlines, defaults.longest_inline)
+    return ServedModel(spec, session, clock, deadlines, defaults.longest_inline, observer=observer)
 
 
 def _session_options(found: Found, defaults: Defaults) -> SessionOptions:

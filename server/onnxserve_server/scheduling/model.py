@@ -3,6 +3,7 @@
 import math
 
 from onnxserve_server.core import Clock, Job, ModelSpec
+from onnxserve_server.observing import Observer
 from onnxserve_server.scheduling.batcher import Batcher, Load
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.executor import Executor, Settle, run_waiting
@@ -19,17 +20,25 @@ class ServedModel:
         clock: tells the time in seconds.
         deadlines: watches the deadlines of its jobs.
         longest_inline: runs of up to so many seconds are left to the thread that brings the jobs.
+        observer: is told of each run.
     """
 
     def __init__(
-        self, spec: ModelSpec, session: Model, clock: Clock, deadlines: DeadlineWatch, longest_inline: float = 0.0
+        self,
+        spec: ModelSpec,
+        session: Model,
+        clock: Clock,
+        deadlines: DeadlineWatch,
+        longest_inline: float = 0.0,
+        *,
+        observer: Observer | None = None,
     ) -> None:
         self.spec = spec
         self._deadlines = deadlines
         # A graph that loops over its data may suddenly take long, and would hold up the thread that brings the jobs.
         self._longest_inline = longest_inline if spec.steady else 0.0
         self._batcher = Batcher(spec.batching, clock, deadlines.watch, spec.instances)
-        self._runner = BatchRunner(spec, session, self._batcher, clock)
+        self._runner = BatchRunner(spec, session, self._batcher, clock, observer)
         label = f"{spec.name}/{spec.version}"
         self._executors = [Executor(self._runner, self._batcher, label) for _ in range(spec.instances)]
         self.sequences = SequenceBooks(spec.sequences, clock, deadlines)

@@ -9,6 +9,7 @@ import numpy as np
 from onnxserve.tensor import Array
 from onnxserve_server.core import Batch, Clock, Job, ModelSpec, Receipt, Result, TensorSpec
 from onnxserve_server.errors import ModelRunFailed
+from onnxserve_server.observing import Observer, Run
 from onnxserve_server.runtime.session import RunFailed, RunHandle
 from onnxserve_server.scheduling.batcher import Batcher
 
@@ -26,11 +27,14 @@ class Model(Protocol):
 class BatchRunner:
     """Runs batches of one model. It holds no state: several threads may run batches at a time."""
 
-    def __init__(self, spec: ModelSpec, session: Model, batcher: Batcher, clock: Clock) -> None:
+    def __init__(
+        self, spec: ModelSpec, session: Model, batcher: Batcher, clock: Clock, observer: Observer | None = None
+    ) -> None:
         self._spec = spec
         self._session = session
         self._batcher = batcher
         self._clock = clock
+        self._observer = observer
         self._leading = spec.leading
 
     def run(self, batch: Batch) -> "FinishedRun | None":
@@ -46,6 +50,8 @@ class BatchRunner:
             seconds = self._clock() - started
             columns = check_rows(wanted, arrays, batch, self._spec.batching.enabled)
         except RunFailed as error:
+            if self._observer is not None:
+                self._observer.ran(run_of(self._spec, batch, batch.rows, started, self._clock() - started))
             if len(batch.jobs) == 1 or batch.abandoned:
                 self._fail(batch, error)
             else:
@@ -56,7 +62,7 @@ class BatchRunner:
             self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
-        return FinishedRun(batch, columns, started, seconds, self._spec, leading=self._leading)
+        return FinishedRun(batch, columns, started, seconds, self._spec, observer=self._observer, leading=self._leading)
 
     def _run_apart(self, batch: Batch) -> None:
         for part in self._batcher.halve(batch):
@@ -76,23 +82,32 @@ class BatchRunner:
 class FinishedRun:
     """A batch whose run is over. `leading` is the spec's, worked out once."""
 
-    __slots__ = ("_batch", "_columns", "_leading", "_spec", "_started", "seconds")
+    __slots__ = ("_batch", "_columns", "_leading", "_observer", "_spec", "_started", "seconds")
 
     def __init__(
-        self, batch: Batch, columns: dict[str, Array], started: float, seconds: float, spec: ModelSpec, *, leading: bool
+        self,
+        batch: Batch,
+        columns: dict[str, Array],
+        started: float,
+        seconds: float,
+        spec: ModelSpec,
+        *,
+        observer: Observer | None,
+        leading: bool,
     ) -> None:
         self._batch = batch
         self._columns = columns
         self._started = started
         self.seconds = seconds
         self._spec = spec
+        self._observer = observer
         self._leading = leading
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
         batch, columns, leading = self._batch, self._columns, self._leading
         alone = len(batch.jobs) == 1
-        first = 0
+        first = wasted = 0
         for job in batch.jobs:
             last = first + job.rows
             if alone and job.rows == batch.rows > 0:
@@ -101,8 +116,11 @@ class FinishedRun:
                 outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
             else:
                 outputs = [(output, output.cut(columns[output.name], first, last)) for output in job.outputs]
-            job.end(Result(self._spec.name, self._spec.version, outputs, self._receipt(job)))
+            if not job.end(Result(self._spec.name, self._spec.version, outputs, self._receipt(job))):
+                wasted += job.rows
             first = last
+        if self._observer is not None:
+            self._observer.ran(run_of(self._spec, batch, wasted, self._started, self.seconds))
 
     def _receipt(self, job: Job) -> Receipt:
         batch = self._batch
@@ -115,6 +133,12 @@ class FinishedRun:
             len(batch.jobs),
             self._spec.providers[0],
         )
+
+
+def run_of(spec: ModelSpec, batch: Batch, wasted_rows: int, started: float, seconds: float) -> Run:
+    """Return what observers are told of a run that is over."""
+    traces = [job.trace for job in batch.jobs if job.trace is not None]
+    return Run(spec, batch.rows, len(batch.jobs), wasted_rows, batch.free_since, started, seconds, traces)
 
 
 def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:

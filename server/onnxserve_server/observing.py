@@ -1,0 +1,88 @@
+"""What the server tells those who watch it. It serves without anybody watching; then none of this is called."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from onnxserve_server.core import ModelSpec, Result
+
+
+class Run(NamedTuple):
+    """One run of a model that is over, for observers. Times are the clock's, in seconds.
+
+    Attributes:
+        spec: the model's.
+        rows: those that were run.
+        requests: how many jobs shared the run.
+        wasted_rows: those of jobs that had ended before the run was over; all of them when it failed.
+        free_since: when its slot had become free.
+        started: when the run began.
+        seconds: how long it took.
+        traces: those of its jobs that have one.
+    """
+
+    spec: ModelSpec
+    rows: int
+    requests: int
+    wasted_rows: int
+    free_since: float
+    started: float
+    seconds: float
+    traces: Sequence["Trace"]
+
+
+class Trace(Protocol):
+    """What is noted of one request on its way, for a request that somebody traces.
+
+    Attributes:
+        trace_id: 32 hexadecimal digits.
+    """
+
+    trace_id: str
+
+    def mark(self, hop: str) -> None:
+        """Note that a hop begins now."""
+        ...
+
+    def end(self, asked: "Asked", code: str, result: Result | None) -> None:
+        """Note the end of the request, once."""
+        ...
+
+
+class Asked(Protocol):
+    """What observers need to know of a request that is answered.
+
+    Attributes:
+        method: "Predict" or "Stream".
+        model: the model asked for, as the caller said, known or not.
+        version: the same of its version; "" for the newest.
+        request_id: the caller's name for the request, "" for none.
+        arrived: when its message was taken.
+        trace: what is noted of it; None for most.
+    """
+
+    method: str
+    model: str
+    version: str
+    request_id: str
+    arrived: float
+    trace: Trace | None
+
+
+class Observer(Protocol):
+    """Is told what happens. From any thread, for every request: none of this may raise, block or take long."""
+
+    def begin(self, metadata: Iterable[tuple[str, str | bytes]], method: str, arrived: float) -> Trace | None:
+        """Return the trace of a request that arrives with such metadata; None: it is not traced."""
+        ...
+
+    def answered(self, asked: Asked, code: str, result: Result | None) -> None:
+        """Note the end of a request: its status code by name, and its result (the last one, of several steps)."""
+        ...
+
+    def ran(self, run: Run) -> None:
+        """Note that a run is over and its jobs have ended."""
+        ...
+
+    def ended(self, method: str, code: str, seconds: float) -> None:
+        """Note the end of a call that carried many requests."""
+        ...

@@ -1,0 +1,106 @@
+"""Telemetry as a whole: what the settings ask for, put together, from start() to stop()."""
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from opentelemetry.sdk.resources import Resource
+
+from onnxserve import __version__
+from onnxserve_server.core import Clock, ModelSpec
+from onnxserve_server.repository.loads import Load
+from onnxserve_server.scheduling.model import ServedModel
+from onnxserve_server.telemetry import catalogue
+from onnxserve_server.telemetry.metrics import Metrics
+from onnxserve_server.telemetry.otlp import LogPush, MetricPush, span_processor
+from onnxserve_server.telemetry.recorder import Recorder
+from onnxserve_server.telemetry.shares import meters
+from onnxserve_server.telemetry.tracing import Tracing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What is wanted.
+
+    Attributes:
+        endpoint: where to push everything by OTLP; "" for nowhere.
+        interval: seconds between two pushes of metrics.
+        trace_ratio: share of the requests to trace whose callers do not say; see Tracing.
+    """
+
+    endpoint: str = ""
+    interval: float = 60.0
+    trace_ratio: float = 0.0
+
+
+class Telemetry:
+    """Counts, traces and pushes.
+
+    Attributes:
+        recorder: to be told what happens.
+        metrics: all of them.
+        resource: attributes of this server.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        clock: Clock,
+        models: Callable[[], Sequence[ServedModel]],
+        known: Callable[[str, str], ModelSpec | None],
+    ) -> None:
+        self.resource = _resource()
+        self._tracing = None
+        self._push: MetricPush | None = None
+        self._logs: LogPush | None = None
+        if options.endpoint:
+            processors = [span_processor(options.endpoint)]
+            self._tracing = Tracing(clock, options.trace_ratio, processors, self.resource)
+        self.recorder = Recorder(clock, self._tracing)
+        self.recorder.know(known)
+        self.metrics = Metrics(self.recorder, models, meters())
+        if options.endpoint:
+            self._push = MetricPush(options.endpoint, options.interval, self.metrics.collect, self.resource)
+            self._logs = LogPush(options.endpoint, self.resource)
+
+    @property
+    def target(self) -> dict[str, str]:
+        """Attributes of this server, as text."""
+        return {name: str(value) for name, value in self.resource.attributes.items()}
+
+    def start(self) -> None:
+        """Start to push, if there is somewhere to push to."""
+        if self._push is not None:
+            self._push.start()
+        if self._logs is not None:
+            logging.getLogger().addHandler(self._logs)
+
+    def note_load(self, load: Load) -> None:
+        """Count a load that is over."""
+        self.metrics.collect()  # what loading used is not for those to bear that run first
+        ok = load.state == "ready"
+        self.recorder.count(catalogue.LOADS, load.model, "ok" if ok else "failed")
+        if ok:
+            self.metrics.note(catalogue.LOAD_DURATION, load.model, load.version, value=load.seconds)
+            self.metrics.note(catalogue.MODEL_MEMORY, load.model, load.version, value=float(load.memory_bytes))
+
+    def stop(self) -> None:
+        """Push what is left, for a few seconds at most."""
+        if self._logs is not None:
+            logging.getLogger().removeHandler(self._logs)
+            self._logs.close()
+        if self._push is not None:
+            self._push.stop()
+        if self._tracing is not None:
+            self._tracing.close()
+
+
+def _resource() -> Resource:
+    """Return what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, with our own for what they do not say."""
+    told = Resource.create()
+    ours = {"service.name": "onnxserve", "service.version": __version__, "service.instance.id": str(uuid.uuid4())}
+    if not str(told.attributes.get("service.name", "unknown_service")).startswith("unknown_service"):
+        del ours["service.name"]
+    missing = {name: value for name, value in ours.items() if name == "service.name" or name not in told.attributes}
+    return told.merge(Resource(missing))

@@ -1,0 +1,71 @@
+"""An HTTP server on a thread of its own. It serves people and scrapers; the callers' requests come by gRPC."""
+
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from onnxserve_server.errors import ConfigurationError
+
+_BACKLOG = 64
+_MOST_CONNECTIONS = 256  # further ones are answered with 503
+_GRACE = 1  # seconds for answers that are under way when it stops
+_START_TIMEOUT = 10.0  # seconds
+
+
+class HttpServer:
+    """Serves an application from start() to stop().
+
+    Args:
+        app: the application.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
+
+    Raises:
+        ConfigurationError: the port cannot be had.
+    """
+
+    def __init__(self, app: Callable[[], ASGIApp], host: str, port: int) -> None:
+        self._socket = _listen(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            app,
+            factory=True,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="onnxserve-http", daemon=True)
+
+    def start(self) -> None:
+        """Take requests."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more, and end the thread."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(_START_TIMEOUT)
+        self._socket.close()
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{host}:{port}: cannot listen there for HTTP: {error.strerror or error}; "
+            "choose another --http-port, or -1 for none"
+        ) from error
+    return listener

@@ -1,0 +1,129 @@
+"""What the page is told of the server: one JSON object, made of the engine's books and of all metrics."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from onnxserve import __version__
+from onnxserve.tensor import NAMES
+from onnxserve_server.core import ModelSpec, TensorSpec
+from onnxserve_server.engine.engine import Engine
+from onnxserve_server.repository.loads import Loads
+from onnxserve_server.telemetry.assembly import Telemetry
+from onnxserve_server.telemetry.points import Distribution, Metric
+from onnxserve_server.telemetry.prometheus import scrape
+from onnxserve_server.telemetry.slow import SlowRequest
+
+
+class ServerStatus:
+    """Tells of a running server.
+
+    Args:
+        engine: has the models.
+        loads: what became of each.
+        ready: whether the server serves.
+        telemetry: what was counted; None: nothing is.
+    """
+
+    def __init__(self, engine: Engine, loads: Loads, ready: Callable[[], bool], telemetry: Telemetry | None) -> None:
+        self.engine = engine
+        self.ready = ready
+        self._loads = loads
+        self._telemetry = telemetry
+        self._started = time.time()
+
+    def scrape(self, accept: str) -> tuple[bytes, str] | None:
+        """Return all metrics as Prometheus wants them, and their content type; None: nothing is counted."""
+        if self._telemetry is None:
+            return None
+        return scrape(self._telemetry.metrics.collect(), self._telemetry.target, accept)
+
+    def told(self) -> dict[str, Any]:
+        """Return all that the page shows; times are seconds of Unix time, metrics are by their OpenTelemetry names."""
+        now = time.time()
+        told: dict[str, Any] = {
+            "now": now,
+            "started": self._started,
+            "version": __version__,
+            "ready": self.ready(),
+            "draining": self.engine.draining,
+            "models": [_model(model.spec) for model in self.engine.models()],
+            "loads": [
+                {
+                    "model": load.model,
+                    "version": load.version,
+                    "state": load.state,
+                    "at": load.at,
+                    "error": load.error,
+                    "seconds": load.seconds,
+                    "memory_bytes": load.memory_bytes,
+                }
+                for load in self._loads.all()
+            ],
+            "metrics": None,
+            "slow": [],
+        }
+        if self._telemetry is not None:
+            told["metrics"] = metrics_told(self._telemetry.metrics.collect())
+            told["slow"] = [_slow(one) for one in self._telemetry.recorder.slow.slowest(now)]
+        return told
+
+
+def metrics_told(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return metrics as JSON has them: by name, with unit, bounds, and a list of points."""
+    return {
+        metric.instrument.name: {
+            "unit": metric.instrument.unit,
+            "bounds": metric.instrument.bounds,
+            "points": [
+                {"attributes": dict(zip(metric.instrument.attributes, labels, strict=True)), **_value(value)}
+                for labels, value in metric.points
+            ],
+        }
+        for metric in metrics
+    }
+
+
+def _value(value: float | Distribution) -> dict[str, Any]:
+    if isinstance(value, Distribution):
+        return {"counts": value.counts.tolist(), "sum": value.total}
+    return {"value": value}
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    policy = spec.batching
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "description": spec.description,
+        "inputs": [_tensor(tensor) for tensor in spec.inputs],
+        "outputs": [_tensor(tensor) for tensor in spec.outputs],
+        "providers": spec.providers,
+        "requested_providers": spec.requested_providers,
+        "instances": spec.instances,
+        "threads": spec.threads,
+        "stateful": bool(spec.state),
+        "batching": {
+            "enabled": policy.enabled,
+            "reason": policy.reason,
+            "max_rows": policy.max_rows,
+            "max_delay_us": round(policy.max_delay * 1e6),
+            "max_queue_rows": policy.max_queue_rows,
+        },
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "data_type": NAMES[spec.data_type],
+        "shape": spec.shape,
+        "labels": spec.labels,
+        "batch_axis": spec.batch_axis,
+    }
+
+
+def _slow(request: SlowRequest) -> dict[str, Any]:
+    told = request._asdict()
+    told["receipt"] = None if request.receipt is None else request.receipt._asdict()
+    return told
