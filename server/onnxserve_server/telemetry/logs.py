@@ -23,7 +23,7 @@ def configure(level: str, style: Literal["console", "json"]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if style == "json" else Console())
     handler.addFilter(RateLimit())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
