@@ -232,6 +232,12 @@ def suffixed():
     return model(nodes, inputs, [tensor("y", ["batch", 2], TensorProto.STRING)])
 
 
+def parse():
+    """y = the numbers that the strings x say, [batch]; a string that says none makes the run fail, and is quoted."""
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)]
+    return model(nodes, [tensor("x", ["batch"], TensorProto.STRING)], [tensor("y", ["batch"])])
+
+
 def lookup():
     """y = table[id], id int64 [1, batch], table float32 [size]; an id that is not in the table makes the run fail."""
     nodes = [helper.make_node("Gather", ["table", "id"], ["y"])]

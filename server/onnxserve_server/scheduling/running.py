@@ -15,6 +15,8 @@ from onnxserve_server.scheduling.batcher import Batcher
 
 logger = logging.getLogger(__name__)
 
+_QUOTES = "Status Message:"  # what follows it in an error of a node is the kernel's own text
+
 
 class Model(Protocol):
     """What running needs of a session."""
@@ -74,7 +76,9 @@ class BatchRunner:
         self._batcher.finished(batch, None)
         if batch.abandoned:
             return
-        logger.warning("model %s/%s failed in its run: %s", spec.name, spec.version, error)
+        # Not all of ONNX Runtime's message: it may quote what is in a tensor. The callers, whose it is, get all.
+        told = str(error).partition(_QUOTES)[0].strip()
+        logger.warning("model %s/%s failed in its run: %s", spec.name, spec.version, told)
         for job in batch.jobs:
             job.end(ModelRunFailed(f"the model failed in its run: {error}", model=spec.name, version=spec.version))
 

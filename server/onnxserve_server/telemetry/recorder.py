@@ -5,6 +5,7 @@ machine where a whole small request takes 50), and we have four of them. So what
 append() is atomic, and folded into counts many at a time, by numpy: by whoever notes the thousandth, or who collects.
 """
 
+import logging
 import threading
 import time
 from collections import defaultdict, deque
@@ -21,6 +22,8 @@ from onnxserve_server.telemetry.points import Distribution, Exemplar, Labels, Me
 from onnxserve_server.telemetry.slow import SlowRequest, SlowRequests
 from onnxserve_server.telemetry.tracing import Span, Tracing
 
+logger = logging.getLogger(__name__)
+
 OTHER = "_OTHER"
 """Stands for any model that is not served, however callers call it: else they could make series without end."""
 
@@ -28,6 +31,7 @@ _MOST_UNFOLDED = 1024
 _MOST_SLOW = 5  # of those that are folded together
 _SERVICE = "onnxserve.v1.InferenceService/"
 _OK = "OK"
+_FAULTS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}  # of the server or the model; the others are the caller's, or load
 _T = TypeVar("_T")
 
 
@@ -81,6 +85,10 @@ class Recorder:
         trace = asked.trace
         if trace is not None:
             trace.end(asked, code, result)
+        if code in _FAULTS:
+            logger.warning("a request failed: %s", code, extra=_told(asked, self._labels(model, version), now))
+        elif logger.isEnabledFor(logging.DEBUG):
+            logger.debug("a request ended: %s", code, extra=_told(asked, self._labels(model, version), now))
         self._answered.append(
             _Answered(asked.method, model, version, code, now - asked.arrived, now, receipt, asked.request_id, trace)
         )
@@ -198,6 +206,18 @@ class Recorder:
         if seen is None:
             seen = self._distributions[instrument][labels] = Distribution(instrument.bounds)
         seen.add(values)
+
+
+def _told(asked: Asked, model: Labels, now: float) -> dict[str, object]:
+    """Return what the log says of one request."""
+    return {
+        "method": asked.method,
+        "model": model[0],
+        "version": model[1],
+        "request_id": asked.request_id,
+        "trace_id": "" if asked.trace is None else asked.trace.trace_id,
+        "seconds": round(now - asked.arrived, 6),
+    }
 
 
 def _drained(queue: deque[_T]) -> list[_T]:

@@ -1,0 +1,195 @@
+"""What a server counts, as Prometheus sees it, against what its callers know."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import Request, urlopen
+
+import grpc
+import numpy as np
+import pytest
+import zoo
+from otlp import receiver
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from scraping import needs_prometheus, prometheus
+from waiting import until
+
+import onnxserve
+from onnxserve.v1 import inference_service_pb2 as pb
+from onnxserve_server.telemetry.catalogue import INSTRUMENTS, prometheus_name
+
+PREDICT = "onnxserve.v1.InferenceService/Predict"
+STREAM = "onnxserve.v1.InferenceService/Stream"
+ROW = np.ones((1, 3), np.float32)
+
+
+def get(server, path, **headers):
+    with urlopen(Request(f"http://127.0.0.1:{server.app.http_port}{path}", headers=headers), timeout=10) as answer:
+        return answer.read().decode()
+
+
+def samples(server):
+    """{(sample name, labels as a frozenset of pairs): value} of a scrape."""
+    families = text_string_to_metric_families(get(server, "/metrics"))
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def value(found, name, **labels):
+    return found.get((name, frozenset(labels.items())), 0.0)
+
+
+def requests_by_code(found, method=PREDICT):
+    """{code: requests} of all models."""
+    counts = {}
+    for (name, labels), count in found.items():
+        told = dict(labels)
+        if name == "onnxserve_requests_total" and told["rpc_method"] == method:
+            code = told["rpc_response_status_code"]
+            counts[code] = counts.get(code, 0) + count
+    return counts
+
+
+def code_of(call):
+    """Make a call and return the name of its code."""
+    try:
+        call()
+    except onnxserve.OnnxserveError as error:
+        return error.code.name
+    return "OK"
+
+
+def test_requests_are_counted_by_model_version_method_and_code(serve):
+    server = serve({"double": zoo.double(), "gather": zoo.gather()}, http_port=0)
+    for _ in range(7):
+        server.client.predict("double", {"x": ROW})
+    with pytest.raises(onnxserve.InvalidArgument):
+        server.client.predict("double", {"x": np.ones((1, 4), np.float32)})
+    with pytest.raises(onnxserve.ModelRunFailed):
+        server.client.predict("gather", {"id": np.full((1, 1), 99)})
+    with pytest.raises(onnxserve.NotFound):
+        server.client.predict("nobody", {"x": ROW})
+    list(server.client.stream("double", ({"x": ROW} for _ in range(5))))
+    found = samples(server)
+    one = {"version": "1", "rpc_method": PREDICT}
+    requests = "onnxserve_requests_total"
+    assert value(found, requests, model="double", rpc_response_status_code="OK", **one) == 7
+    assert value(found, requests, model="double", rpc_response_status_code="INVALID_ARGUMENT", **one) == 1
+    assert value(found, requests, model="gather", rpc_response_status_code="INTERNAL", **one) == 1
+    other = {"model": "_OTHER", "version": "_OTHER", "rpc_method": PREDICT}
+    assert value(found, requests, rpc_response_status_code="NOT_FOUND", **other) == 1
+    streamed = {"model": "double", "version": "1", "rpc_method": STREAM}
+    assert value(found, requests, rpc_response_status_code="OK", **streamed) == 5
+    assert value(found, "rpc_server_call_duration_seconds_count", rpc_method=STREAM, rpc_response_status_code="OK") == 1
+    of_double = {"model": "double", "version": "1"}
+    assert value(found, "onnxserve_request_queue_duration_seconds_count", **of_double) == 12
+    assert value(found, "onnxserve_rows_total", **of_double) == 12
+    assert value(found, "onnxserve_batch_requests_total", **of_double) == 12
+    runs = value(found, "onnxserve_batch_compute_duration_seconds_count", **of_double)
+    assert value(found, "onnxserve_batch_rows_count", **of_double) == runs <= 12
+    assert value(found, "onnxserve_batch_rows_sum", **of_double) == 12
+
+
+def test_every_name_is_in_the_catalogue(serve):
+    server = serve({"double": zoo.double(), "state": zoo.recurrent()}, {"state": "state: auto\n"}, http_port=0)
+    server.client.predict("double", {"x": ROW})
+    known = {prometheus_name(one).removesuffix("_total") for one in INSTRUMENTS} | {"target_info"}
+    assert {family.name for family in text_string_to_metric_families(get(server, "/metrics"))} <= known
+
+
+def test_waits_and_runs_are_measured_where_they_happen(serve):
+    server = serve({"slow": zoo.slow()}, http_port=0)
+    with server.occupied():
+        calls = [server.send("slow", x=np.zeros((1, 1), np.float32)) for _ in range(4)]
+        server.wait_for("slow", lambda load: load.queued_rows == 4)
+        found = samples(server)
+        assert value(found, "onnxserve_queue_rows", model="slow", version="1") == 4
+        assert value(found, "onnxserve_queue_size_bytes", model="slow", version="1") == 16
+        assert value(found, "onnxserve_requests_active", model="slow", version="1") == 5
+    for call in calls:
+        call.result(10)
+    found = samples(server)
+    of_slow = {"model": "slow", "version": "1"}
+    assert value(found, "onnxserve_requests_active", **of_slow) == 0
+    assert value(found, "onnxserve_request_queue_duration_seconds_sum", **of_slow) > 0
+    # The run that kept the executor busy was for a caller who left: all of its time was wasted.
+    wasted = value(found, "onnxserve_compute_wasted_seconds_total", **of_slow)
+    assert 0 < wasted < value(found, "onnxserve_batch_compute_duration_seconds_sum", **of_slow)
+
+
+def test_names_that_callers_make_up_make_no_series(serve):
+    server = serve({"double": zoo.double()}, http_port=0)
+    server.client.predict("double", {"x": ROW})
+    code_of(lambda: server.client.predict("nobody", {"x": ROW}))
+    code_of(lambda: server.client.predict("double", {"x": ROW}, version="99"))
+    before = set(samples(server))
+    for i in range(500):
+        request = pb.PredictRequest(model=f"m{i}", version=str(i), request_id=f"r{i}")
+        with pytest.raises(grpc.RpcError):
+            server.stub.Predict(request, metadata=[(f"key{i}", f"value{i}"), ("traceparent", f"nonsense{i}")])
+    assert set(samples(server)) == before
+
+
+def test_counts_are_exact_under_load_and_scrapes(serve):
+    server = serve({"double": zoo.double()}, http_port=0)
+    scraping = threading.Event()
+
+    def scrape():
+        while not scraping.is_set():
+            samples(server)
+
+    def call(_):
+        with onnxserve.Client(server.address, coalesce=False) as client:
+            return [code_of(lambda: client.predict("double", {"x": ROW[:, : 3 - (i % 10 == 0)]})) for i in range(300)]
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    with ThreadPoolExecutor(8) as pool:
+        codes = [code for told in pool.map(call, range(8)) for code in told]
+    scraping.set()
+    scraper.join()
+    assert requests_by_code(samples(server)) == {code: codes.count(code) for code in set(codes)}
+
+
+def test_an_exemplar_leads_to_the_trace(serve):
+    with receiver() as collector:
+        server = serve({"double": zoo.double()}, http_port=0, otlp_endpoint=collector.endpoint)
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        request = pb.PredictRequest(model="double", inputs=[onnxserve.tensor.encode("x", ROW)])
+        server.stub.Predict(request, metadata=[("traceparent", f"00-{trace}-b7ad6b7169203331-01")])
+        text = get(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+        exemplars = [
+            sample.exemplar.labels["trace_id"]
+            for family in openmetrics(text)
+            for sample in family.samples
+            if family.name == "onnxserve_request_duration_seconds" and sample.exemplar
+        ]
+        assert exemplars == [trace]
+
+
+def test_without_telemetry_nothing_is_counted(serve):
+    server = serve({"double": zoo.double()}, http_port=0, telemetry=False)
+    server.client.predict("double", {"x": ROW})
+    with pytest.raises(Exception, match="404"):
+        get(server, "/metrics")
+    assert get(server, "/readyz") == "ready\n"
+
+
+@needs_prometheus
+def test_a_real_prometheus_has_the_figures_that_the_client_has(serve, tmp_path):
+    server = serve({"double": zoo.double(), "gather": zoo.gather()}, http_port=0)
+    target = f"127.0.0.1:{server.app.http_port}"
+    codes = []
+    for i in range(60):
+        codes.append(code_of(lambda: server.client.predict("double", {"x": ROW})))
+        if i % 3 == 0:
+            codes.append(code_of(lambda: server.client.predict("gather", {"id": np.full((1, 1), 99)})))
+        if i % 5 == 0:
+            codes.append(code_of(lambda: server.client.predict("nobody", {"x": ROW})))
+    wanted = {code: codes.count(code) for code in set(codes)}
+    with prometheus(tmp_path, target) as query:
+        told = until(lambda: query("sum by (rpc_response_status_code) (onnxserve_requests_total)"), 30)
+        assert {labels["rpc_response_status_code"]: count for labels, count in told} == wanted
+        (_, count), = query('onnxserve_request_duration_seconds_count{model="double"}')
+        assert count == wanted["OK"]
+        (_, quantile), = query("histogram_quantile(0.99, sum by (le) (onnxserve_request_duration_seconds_bucket))")
+        assert 0 < quantile < 60
