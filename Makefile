@@ -18,7 +18,7 @@ $(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/python
 
 # Without their dependencies: those would bring a second TensorFlow, a second torch, and packages from years ago.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,dev]'
+	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,explain,dev]'
 	$(INSTALL) --no-deps cifar-10-model silero-vad tf_keras
 	@touch $@ $(VENV)/.cpu
 

@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import figures, floor, load, models, ours, report, sdk
+from bench import figures, floor, load, models, ours, report, sdk, sequences, stream, telemetry
 from bench.cells import Contender, Plan, contender, measure
 from bench.soak import soak
 
@@ -18,6 +18,11 @@ _MEANINGS = {
     "lane_vs_plain.tiny.c64": "requests/s over the plain edge's",
     "sdk.coalesced_vs_single_rps": "64 threads of one Client: calls that travel together over calls that go alone",
     "sdk.tasks.coalesced_vs_single_rps": "the same for 64 tasks of one AsyncClient",
+    "stream.tiny.vs_unary_rps": "requests/s by Stream over those by Predict, 64 in flight",
+    "stream.tiny.cpu_vs_unary": "the server's CPU time a request by Stream over that by Predict, 64 in flight",
+    "sequences.vad.c64.vs_onnxruntime": "steps/s of 64 sequences over raw ONNX Runtime's best rows/s, one thread each",
+    "telemetry.metrics_cost": "requests/s with metrics over those without telemetry, 64 callers",
+    "telemetry.traces_cost": "the same with 1 % of the requests traced, too",
     "soak.requests": "requests of the soak",
     "soak.rss_growth_mb": "MB of resident memory more after it",
     "soak.threads_growth": "threads more after it",
@@ -78,6 +83,15 @@ def _contenders(plan: Plan, stack: ExitStack) -> list[Contender]:
     ]
 
 
+def _streamed(plan: Plan) -> figures.Keys:
+    """The keys of streams, as far as what they need is there."""
+    streamed = stream.measure(plan.runs, plan.seconds)
+    if not sequences.is_possible():
+        print(sequences.HOW_TO_GET_THE_NETWORK, file=sys.stderr)
+        return streamed
+    return streamed | sequences.measure(plan.runs, plan.seconds)
+
+
 def main() -> None:
     """Measure, print, write."""
     options = _options()
@@ -91,7 +105,10 @@ def main() -> None:
         calls_tiny = any(model.name == sdk.MODEL.name for model in plan.models)
         called = sdk.measure(contenders[0].process.address, plan.runs, plan.seconds) if calls_tiny else {}
         soaked = soak(contenders[0].process, options.soak) if options.soak else {}
-    keys = figures.bounds(results) | figures.raw(results) | figures.served(results, *_CONTENDERS) | called | soaked
+    streamed = _streamed(plan) if calls_tiny else {}
+    watched = telemetry.measure(plan.runs, plan.seconds) if calls_tiny else {}
+    of_cells = figures.bounds(results) | figures.raw(results) | figures.served(results, *_CONTENDERS)
+    keys = of_cells | called | streamed | watched | soaked
     grids = [
         report.cell_grid(plan, keys, _CONTENDERS),
         report.raw_grid([model.name for model in plan.models], keys),

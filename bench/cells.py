@@ -81,12 +81,13 @@ def measure(plan: Plan, contenders: Sequence[Contender], *, with_raw: bool) -> R
                 results.raw.setdefault(model.name, []).append(raw.measure(model))
             for callers in plan.callers:
                 for contender in order:
-                    figures = _measure_one(contender, model.name, callers, plan.seconds)
+                    figures = measure_one(contender, model.name, callers, plan.seconds)
                     results.served.setdefault((model.name, callers, contender.name), []).append(figures)
     return results
 
 
-def _measure_one(contender: Contender, model: str, callers: int, seconds: float) -> Figures:
+def measure_one(contender: Contender, model: str, callers: int, seconds: float) -> Figures:
+    """Measure one model of one contender for about so long."""
     target = contender.targets[model]
     requests = max(callers, int(load.warm_up(target, callers) * seconds))
     before = contender.process.cpu_seconds()

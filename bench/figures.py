@@ -56,7 +56,7 @@ def bounds(results: Results) -> Keys:
         best = best_batch(results.raw[model])
         server = results.served[model, callers, "server"]
         raw_rates = [run.rows_per_s[best] for run in results.raw[model]]
-        keys[f"{cell}.vs_onnxruntime"] = _median_ratio([run.rps for run in server], raw_rates)
+        keys[f"{cell}.vs_onnxruntime"] = median_ratio([run.rps for run in server], raw_rates)
         keys[f"{cell}.vs_floor"] = ratio(results, model, callers, ours="server", theirs="floor")
         keys[f"lane_vs_plain.{cell}"] = ratio(results, model, callers, ours="server", theirs="plain")
         if callers == 1:
@@ -67,10 +67,11 @@ def bounds(results: Results) -> Keys:
 def ratio(results: Results, model: str, callers: int, *, ours: str, theirs: str, figure: str = "rps") -> float:
     """`figure` of one contender over another's."""
     mine, other = (results.served[model, callers, name] for name in (ours, theirs))
-    return _median_ratio([getattr(run, figure) for run in mine], [getattr(run, figure) for run in other])
+    return median_ratio([getattr(run, figure) for run in mine], [getattr(run, figure) for run in other])
 
 
-def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the runs' ratios."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 

@@ -1,6 +1,7 @@
 """onnxserve as a contender: how its servers are started, what is sent to them, how their answers read."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from onnxserve.v1 import inference_service_pb2 as pb
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 
 
-def serve(name: str, *options: str) -> ServerProcess:
-    """Start the server on one thread a model, with the benchmark's models and any free port."""
-    command = [sys.executable, "-m", "onnxserve", "serve", "--models", str(REPOSITORY), "--host", "127.0.0.1"]
+def serve(name: str, *options: str, repository: Path = REPOSITORY) -> ServerProcess:
+    """Start the server on one thread a model, with the benchmark's models or others, and any free port."""
+    command = [sys.executable, "-m", "onnxserve", "serve", "--models", str(repository), "--host", "127.0.0.1"]
     return ServerProcess(name, [*command, "--port", "0", "--http-port", "-1", "--threads", "1", *options])
 
 

@@ -6,13 +6,11 @@ The callers take turns in this process, so that both ways share its noise; it is
 import asyncio
 import statistics
 import sys
-import threading
-import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import numpy as np
 
+from bench.callers import of_tasks, of_threads
 from bench.figures import Keys
 from bench.models import MODELS, expected
 from onnxserve import AsyncClient, Client, Prediction
@@ -37,41 +35,6 @@ def measure(address: str, runs: int, seconds: float) -> Keys:
         | _rates("sdk.tasks", by_tasks)
         | {"sdk.coalesced_vs_single_rps": _ratio(by_threads), "sdk.tasks.coalesced_vs_single_rps": _ratio(by_tasks)}
     )
-
-
-def of_threads(call: Callable[[], object], callers: int, seconds: float) -> float:
-    """Requests/s of so many threads, each of which makes its next call when the last one was answered."""
-    counts = [0] * callers
-    end = time.perf_counter() + seconds
-
-    def calls(caller: int) -> None:
-        while time.perf_counter() < end:
-            call()
-            counts[caller] += 1
-
-    began = time.perf_counter()
-    threads = [threading.Thread(target=calls, args=(caller,)) for caller in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began)
-
-
-async def of_tasks(call: Callable[[], Awaitable[object]], callers: int, seconds: float) -> float:
-    """The same of so many tasks of this event loop."""
-    count = 0
-    end = time.perf_counter() + seconds
-
-    async def calls() -> None:
-        nonlocal count
-        while time.perf_counter() < end:
-            await call()
-            count += 1
-
-    began = time.perf_counter()
-    await asyncio.gather(*(calls() for _ in range(callers)))
-    return count / (time.perf_counter() - began)
 
 
 _Runs = list[tuple[float, float]]  # requests/s of each run: single, coalesced

@@ -64,7 +64,10 @@ class Running:
 def running(root, serves_on=None, **settings):
     """Serve a repository until the block ends; then every job must have ended and nothing be left in the books."""
     app = App(
-        load_settings(**{"models": root, "port": 0, "http_port": -1, "providers": "cpu", "threads": 1, "drain_timeout": 5.0} | settings)
+        load_settings(
+            **{"models": root, "port": 0, "http_port": -1, "providers": "cpu", "threads": 1, "drain_timeout": 5.0}
+            | settings
+        )
     )
     stop, ready, told = threading.Event(), threading.Event(), []
 
@@ -162,7 +165,20 @@ def launch(tmp_path):
         root = zoo.write(tmp_path / f"launched{number}", models, configs)
         log = tmp_path / f"launched{number}.log"
         with log.open("w") as stderr:
-            arguments = ("serve", "--models", root, "--port", 0, "--http-port", -1, "--providers", "cpu", "--threads", 1, *flags)
+            arguments = (
+                "serve",
+                "--models",
+                root,
+                "--port",
+                0,
+                "--http-port",
+                -1,
+                "--providers",
+                "cpu",
+                "--threads",
+                1,
+                *flags,
+            )
             popen = subprocess.Popen(
                 [sys.executable, "-m", "onnxserve", *map(str, arguments)],
                 stdout=subprocess.PIPE,

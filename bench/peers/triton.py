@@ -25,7 +25,8 @@ from bench import figures, models, ours, report
 from bench.__main__ import add_plan_options, plan_of
 from bench.cells import Plan, contender, measure
 from bench.load import Target
-from bench.models import Floats, Model
+from bench.models import MODELS, Floats, Model
+from bench.peers import triton_sdk
 from bench.process import ServerProcess
 
 HOME = Path("build/bench/triton")
@@ -89,7 +90,7 @@ def prepare_repository() -> Path:
     """Write the benchmark's models as a model repository of Triton; return its folder."""
     repository = HOME / "models"
     shutil.rmtree(repository, ignore_errors=True)
-    for model in models.MODELS.values():
+    for model in MODELS.values():
         version = repository / model.name / "1"
         version.mkdir(parents=True)
         shutil.copy(model.path, version)
@@ -170,7 +171,9 @@ def compare(plan: Plan) -> figures.Keys:
             contender(triton, plan.models, wire.target, wire.decode, models.expected),
         ]
         results = measure(plan, contenders, with_raw=False)
-    keys: figures.Keys = {}
+        keys: figures.Keys = {}
+        if MODELS["tiny"] in plan.models:
+            keys = triton_sdk.measure(server.address, triton.address, installed.python, plan.runs, plan.seconds)
     for model, callers in plan.cells:
         for key, figure in (("vs_triton", "rps"), ("cpu_vs_triton", "cpu_us")):
             both = {"ours": "beside_triton", "theirs": "triton"}
@@ -192,6 +195,7 @@ def main() -> None:
     models.write()
     keys = compare(plan)
     grids = [report.cell_grid(plan, keys, _CONTENDERS), _ratio_grid(plan, keys)]
+    grids.append(report.key_grid(keys, triton_sdk.MEANINGS))
     before = json.loads(report.JSON.read_text()) if report.JSON.exists() else {}
     report.publish({**before, **report.machine(), **keys}, grids, Path("build/bench-triton.md"))
 

@@ -171,7 +171,18 @@ def serving(repository: Path) -> Iterator[str]:
     Raises:
         Off: it does not start.
     """
-    command = [sys.executable, "-m", "onnxserve", "serve", "--models", str(repository), "--port", "0", "--http-port", "-1"]
+    command = [
+        sys.executable,
+        "-m",
+        "onnxserve",
+        "serve",
+        "--models",
+        str(repository),
+        "--port",
+        "0",
+        "--http-port",
+        "-1",
+    ]
     log = repository.parent / "server.log"
     with log.open("w+") as stderr:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)

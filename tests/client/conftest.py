@@ -20,10 +20,10 @@ def serve():
     """Start a real server of methods that take and give bytes; gives its address, and stops it after the test."""
     servers = []
 
-    def start(methods):
+    def start(methods, workers=2):
         if callable(methods):
             methods = {PREDICT: methods}
-        server = grpc.server(ThreadPoolExecutor(2))
+        server = grpc.server(ThreadPoolExecutor(workers))
         server.add_generic_rpc_handlers([_Methods(methods)])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()

@@ -1,5 +1,6 @@
 """Traces and logs, against an OTLP receiver: who finds what by a caller's trace id."""
 
+import itertools
 import json
 import random
 import socket
@@ -66,7 +67,7 @@ def test_a_span_has_the_seven_hops_in_their_order(serve, collector):
     assert [event.name for event in span.events] == HOPS
     times = [event.time_unix_nano for event in span.events]
     slack = 2_000_000  # ns: receipts count in whole microseconds, and clocks are read apart
-    assert all(later >= earlier - slack for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later >= earlier - slack for earlier, later in itertools.pairwise(times))
     assert before - slack <= span.start_time_unix_nano <= span.end_time_unix_nano <= after + slack
     told = attributes(span)
     assert (told["onnxserve.model"], told["onnxserve.version"], told["onnxserve.batch.rows"]) == ("double", "1", 1)
@@ -131,7 +132,9 @@ def test_metrics_are_pushed_and_once_more_at_the_end(launch, collector):
     (point,) = collector.latest("onnxserve.request.duration").histogram.data_points
     assert point.count == sum(point.bucket_counts) == 5
     assert len(point.bucket_counts) == len(point.explicit_bounds) + 1
-    resource = {one.key: one.value.string_value for one in collector.metrics[-1].resource_metrics[0].resource.attributes}
+    resource = {
+        one.key: one.value.string_value for one in collector.metrics[-1].resource_metrics[0].resource.attributes
+    }
     assert resource["service.name"] == "onnxserve"
 
 
@@ -193,13 +196,13 @@ def test_a_collector_that_is_away_harms_nobody(launch, bad_endpoint):
     with grpc.insecure_channel(process.address) as channel:
         call = channel.unary_unary("/onnxserve.v1.InferenceService/Predict")
         message = pb.PredictRequest(model="double", inputs=[encode("x", ROW)]).SerializeToString()
-        for _ in range(5_000):  # more spans than may wait
+        for _ in range(3_000):  # more spans than may wait
             call(message, timeout=10)
         before = resident().rss
-        for _ in range(10_000):
+        for _ in range(5_000):
             call(message, timeout=10)
         grown = resident().rss - before
-    assert grown < 16 << 20
+    assert grown < 8 << 20
     began = time.monotonic()
     assert process.stop()[0] == 0
     assert time.monotonic() - began < 30

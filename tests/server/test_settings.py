@@ -25,7 +25,18 @@ def root(tmp_path):
 
 
 def serve(root, *flags, **environment):
-    arguments = ["serve", "--models", str(root), "--port", "0", "--http-port", "-1", "--providers", "cpu", *map(str, flags)]
+    arguments = [
+        "serve",
+        "--models",
+        str(root),
+        "--port",
+        "0",
+        "--http-port",
+        "-1",
+        "--providers",
+        "cpu",
+        *map(str, flags),
+    ]
     return CliRunner().invoke(app, arguments, env=environment)
 
 

@@ -11,6 +11,7 @@ import typer.main
 from rich.markup import escape
 
 import onnxserve
+from onnxserve._cli.bench import bench
 from onnxserve._cli.models import models
 from onnxserve._cli.predict import predict
 
@@ -45,6 +46,12 @@ _PARTS = (
         needs=("onnx", "onnxslim", "onnxruntime"),
         install="pip install 'onnxserve[cpu,convert]'",
     ),
+    _Part(
+        module="onnxserve._cli.explain",
+        commands=("explain",),
+        needs=("shap", "lime", "matplotlib"),
+        install="pip install 'onnxserve[explain]'",
+    ),
 )
 _PART_OF = {name: part for part in _PARTS for name in part.commands}
 
@@ -57,7 +64,7 @@ class _Commands(typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _PART_OF:
-            group: Any = typer.main.get_command(_app_of(_PART_OF[cmd_name]))
+            group: Any = typer.main.get_group(_app_of(_PART_OF[cmd_name]))
             return group.get_command(ctx, cmd_name)
         return super().get_command(ctx, cmd_name)
 
@@ -90,6 +97,7 @@ def _print_version(wanted: bool) -> None:
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(models)
 app.command()(predict)
+app.command()(bench)
 
 
 @app.callback()

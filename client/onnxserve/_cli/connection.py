@@ -25,12 +25,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_TARGET = "localhost:8500"
 
 
+def credentials_of(*, tls: bool, ca: Path | None) -> grpc.ChannelCredentials | None:
+    """Return what the options ask for; None: no encryption."""
+    return grpc.ssl_channel_credentials(ca.read_bytes() if ca else None) if tls or ca else None
+
+
 @contextlib.contextmanager
 def connect(target: str, *, tls: bool, ca: Path | None) -> Iterator[Client]:
     """Lend a client; tell what a failed call says on stderr and exit with 1."""
-    credentials = grpc.ssl_channel_credentials(ca.read_bytes() if ca else None) if tls or ca else None
     try:
-        with Client(target, credentials=credentials) as client:
+        with Client(target, credentials=credentials_of(tls=tls, ca=ca)) as client:
             yield client
     except Unavailable as error:
         if error.reason:  # a server's own word

@@ -12,6 +12,9 @@ import numpy as np
 from onnxserve import TensorSpec
 from onnxserve.tensor import Array
 
+INPUT_HELP = "name=file for each input: .npy, .npz (one array: file.npz:key), .json, or - for JSON or npy from stdin."
+"""What read_inputs() takes, for the help of an option."""
+
 _NPY_MAGIC = b"\x93NUMPY"
 # The kinds of arrays that JSON values may come as, for each kind of dtype, where none of them would be changed.
 _JSON_KINDS = {"f": "fiu", "V": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "UO"}
@@ -84,7 +87,7 @@ def _json(name: str, data: bytes, specs: dict[str, TensorSpec]) -> Array:
     if spec is None:
         raise ValueError(f"the model has no such input, so its dtype is unknown; it has {', '.join(specs) or 'none'}")
     values = np.asarray(json.loads(data))
-    dtype = _dtype(spec.dtype)
+    dtype = dtype_of(spec.dtype)
     if values.size and values.dtype.kind not in _JSON_KINDS[dtype.kind]:
         raise ValueError(f"the input is {spec.dtype}, and these values are not")
     array: Array = values.astype(dtype)
@@ -94,7 +97,12 @@ def _json(name: str, data: bytes, specs: dict[str, TensorSpec]) -> Array:
     return array
 
 
-def _dtype(name: str) -> np.dtype[Any]:
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of a TensorSpec; that of objects for strings.
+
+    Raises:
+        ImportError: a bfloat16 or float8 without the package ml_dtypes.
+    """
     if name == "string":
         return np.dtype(object)
     try:

@@ -13,19 +13,17 @@ import typer
 from onnxserve import Prediction, TensorSpec
 from onnxserve._base import DEFAULT_TIMEOUT
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
-from onnxserve._cli.inputs import InputError, read_inputs
+from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
 from onnxserve.tensor import Array
 
 _ROWS = 10  # so many are told of an output with labels
 _LABELS = 3  # so many are told of a row
 
-_INPUT_HELP = "name=file for each input: .npy, .npz (one array: file.npz:key), .json, or - for JSON or npy from stdin."
-
 
 def predict(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     *,
-    inputs: Annotated[list[str], typer.Option("--input", help=_INPUT_HELP)],
+    inputs: Annotated[list[str], typer.Option("--input", help=INPUT_HELP)],
     outputs: Annotated[list[str] | None, typer.Option("--output", help="An output wanted; default: all.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="The version to run; default: the newest.")] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for the answer.")] = DEFAULT_TIMEOUT,

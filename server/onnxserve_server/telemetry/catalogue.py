@@ -150,7 +150,3 @@ def prometheus_name(instrument: Instrument) -> str:
     """Return the metric's name at /metrics, by OpenTelemetry's rules for Prometheus."""
     name = instrument.name.replace(".", "_") + _SUFFIXES.get(instrument.unit, "")
     return name + ("_total" if instrument.kind == "counter" else "")
-
-
-if __name__ == "__main__":
-    print(table())  # noqa: T201

@@ -1,0 +1,181 @@
+"""What was measured under one load."""
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxserve._bench.cpu import Use
+from onnxserve._bench.load import Load, Rate
+from onnxserve.errors import OnnxserveError
+from onnxserve.v1 import inference_service_pb2
+
+LATE = 0.001
+"""Seconds after which a request of an open loop was sent late. They are part of its latency."""
+
+_KEPT_UP = 0.95  # of the rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds from when a request was due until its answer was there, over all answers that are no errors."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What the server told in its receipts.
+
+    Rows and requests are means over the server's runs: a run that answered eight requests counts once. Times are means
+    over requests, in microseconds.
+    """
+
+    rows: float
+    most_rows: int
+    requests: float
+    queue_us: float
+    batch_wait_us: float
+    compute_us: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What was measured under one load.
+
+    Every request that was due in the time of the measurement is in here once: answered, failed or dropped.
+
+    Attributes:
+        load: the load.
+        complete: whether the measurement came to its end; else it was interrupted, and what was out is left out.
+        requests: how many were due.
+        succeeded: how many of them were answered.
+        errors: how many failed, by status code.
+        messages: the first message of each code.
+        dropped: how many of an open loop were never sent, as too many were out.
+        late: how many of an open loop were sent late, and were counted nevertheless.
+        worst_delay_ms: the most that one was late.
+        requests_per_second: answers, errors left out, over the time in which they came.
+        rows_per_second: their rows.
+        latency: None where nothing was answered.
+        runs: None where nothing was answered.
+        cpu: how busy this process and the machine were.
+    """
+
+    load: Load
+    complete: bool
+    requests: int
+    succeeded: int
+    errors: Mapping[str, int]
+    messages: Mapping[str, str]
+    dropped: int
+    late: int
+    worst_delay_ms: float
+    requests_per_second: float
+    rows_per_second: float
+    latency: Latency | None
+    runs: Runs | None
+    cpu: Use
+
+    @property
+    def failed(self) -> int:
+        """How many failed, of all codes."""
+        return sum(self.errors.values())
+
+    @property
+    def fell_behind(self) -> bool:
+        """Whether answers came at less than the rate of an open loop: the longer that goes on, the longer they take."""
+        return isinstance(self.load, Rate) and self.requests_per_second < _KEPT_UP * self.load.per_second
+
+
+class Recorder:
+    """Takes what comes during a measurement: the latencies one by one, of all else sums."""
+
+    def __init__(self) -> None:
+        self.latencies = array("d")  # seconds
+        self.errors: Counter[str] = Counter()
+        self.messages: dict[str, str] = {}
+        self.dropped = 0
+        self.late = 0
+        self.worst_delay = 0.0
+        self._most_rows = self._runs = self._rows = 0.0
+        self._queue_us = self._batch_wait_us = self._compute_us = 0
+
+    def record(self, outcome: inference_service_pb2.Receipt | OnnxserveError, seconds: float) -> None:
+        """Take the end of a request, so many seconds after it was due."""
+        if isinstance(outcome, OnnxserveError):
+            self.errors[outcome.code.name] += 1
+            self.messages.setdefault(outcome.code.name, str(outcome))
+            return
+        self.latencies.append(seconds)
+        share = 1 / max(1, outcome.batch_requests)
+        self._runs += share
+        self._rows += outcome.batch_rows * share
+        self._most_rows = max(self._most_rows, outcome.batch_rows)
+        self._queue_us += outcome.queue_us
+        self._batch_wait_us += outcome.batch_wait_us
+        self._compute_us += outcome.compute_us
+
+    def sent(self, delay: float) -> None:
+        """Note by how many seconds a request was sent after it was due."""
+        self.late += delay > LATE
+        self.worst_delay = max(self.worst_delay, delay)
+
+    @property
+    def ended(self) -> int:
+        """How many requests have ended in some way."""
+        return len(self.latencies) + self.errors.total() + self.dropped
+
+    def sample(self, load: Load, *, seconds: float, rows: int, cpu: Use, complete: bool) -> Sample:
+        """Return what came.
+
+        Args:
+            load: the load.
+            seconds: the time in which it came.
+            rows: of a request.
+            cpu: see Sample.
+            complete: see Sample.
+        """
+        rate = len(self.latencies) / seconds if seconds > 0 else 0.0
+        return Sample(
+            load=load,
+            complete=complete,
+            requests=self.ended,
+            succeeded=len(self.latencies),
+            errors=dict(self.errors),
+            messages=dict(self.messages),
+            dropped=self.dropped,
+            late=self.late,
+            worst_delay_ms=self.worst_delay * 1e3,
+            requests_per_second=rate,
+            rows_per_second=rate * rows,
+            latency=self._latency(),
+            runs=self._what_runs_were(),
+            cpu=cpu,
+        )
+
+    def _latency(self) -> Latency | None:
+        if not self.latencies:
+            return None
+        ms = np.frombuffer(self.latencies) * 1e3
+        p50, p90, p99 = map(float, np.percentile(ms, [50, 90, 99]))
+        return Latency(mean=float(ms.mean()), p50=p50, p90=p90, p99=p99, max=float(ms.max()))
+
+    def _what_runs_were(self) -> Runs | None:
+        number = len(self.latencies)
+        if not number:
+            return None
+        return Runs(
+            rows=self._rows / self._runs,
+            most_rows=int(self._most_rows),
+            requests=number / self._runs,
+            queue_us=self._queue_us / number,
+            batch_wait_us=self._batch_wait_us / number,
+            compute_us=self._compute_us / number,
+        )

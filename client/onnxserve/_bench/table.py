@@ -1,0 +1,37 @@
+"""The figures of a measurement as text, the same at a terminal and on a page."""
+
+from onnxserve._bench.sample import Sample
+
+HEAD = (
+    "load",
+    "requests/s",
+    "rows/s",
+    "mean ms",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "failed",
+    "rows/run",
+    "queue µs",
+    "run µs",
+    "caller CPU",
+)
+"""Names of the columns; `queue µs` is all that a request waits before its run."""
+
+
+def cells(sample: Sample) -> tuple[str, ...]:
+    """Return one load's figures, in the order of HEAD; a dash for what was not measured."""
+    latency, runs = sample.latency, sample.runs
+    return (
+        str(sample.load),
+        f"{sample.requests_per_second:,.1f}",
+        f"{sample.rows_per_second:,.1f}",
+        *((f"{ms:.2f}" for ms in (latency.mean, latency.p50, latency.p90, latency.p99)) if latency else "----"),
+        f"{sample.failed + sample.dropped:,}",
+        *(
+            (f"{runs.rows:.1f}", f"{runs.queue_us + runs.batch_wait_us:,.0f}", f"{runs.compute_us:,.0f}")
+            if runs
+            else "---"
+        ),
+        f"{sample.cpu.own:.0%}",
+    )

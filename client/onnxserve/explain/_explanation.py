@@ -1,0 +1,116 @@
+"""What an explanation holds."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxserve.explain._served import Floats
+
+Method = Literal["shap", "lime"]
+Kind = Literal["table", "image", "text", "tokens"]
+
+_TILES = 8  # so many along each side of an image, for top()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """Why a model answered one instance as it did: for each of its parts, how far it moved one number of the answer.
+
+    With SHAP, `base` and all `values` add up to the prediction. With LIME they are a linear model of what is near the
+    instance, which `fit` judges.
+    """
+
+    kind: Kind
+    """What the instance is."""
+    method: Method
+    """What explained it."""
+    model: str
+    """The model's name."""
+    version: str
+    """The version that answered."""
+    output: str
+    """The output explained."""
+    index: int | None
+    """The class explained, along the output's last axis; None for an output of one number a row."""
+    label: str
+    """The name of the class; "" when unknown."""
+    prediction: float
+    """The number that the model gives for the instance."""
+    base: float
+    """SHAP: the mean of the number when every part is hidden. LIME: the intercept of its linear model."""
+    values: Floats
+    """The contribution of each part, in the output's own unit; above 0 it moved the number up. Tables: [features];
+    text: [words]; token ids: [positions]; images: [height, width], where each pixel has an even share of its region's
+    contribution, so that the sum over any area is what the area contributes."""
+    names: tuple[str, ...]
+    """The features, words or positions, in the order of `values`; () for images."""
+    fit: float | None
+    """LIME: how much of the answers' variance its linear model tells, at most 1. None with SHAP."""
+    rows: int
+    """Rows sent to the server."""
+    requests: int
+    """Requests sent to the server."""
+    batch_rows: int
+    """The most rows that the server ran together."""
+    seed: int
+    """The seed of what was drawn at random."""
+    conditions: tuple[str, ...] = ()
+    """For tables: what of each feature is explained: its value, or with LIME the range that it lies in. Else ()."""
+    background_rows: int = 0
+    """Rows of background data in use; for tables alone."""
+    image: Floats | None = field(default=None, repr=False)
+    """The image, [height, width] or [height, width, 3], from 0 to 1; not in to_json()."""
+
+    @property
+    def target(self) -> str:
+        """What is explained, in words: the output, and the class."""
+        if self.index is None:
+            return self.output
+        return f"{self.output}[{self.label or self.index}]"
+
+    def top(self, count: int = 10) -> list[tuple[str, float]]:
+        """Return the strongest contributions, strongest first: names (of an image's tiles, for images) and values."""
+        names, values = self._parts()
+        order = np.argsort(-np.abs(values), kind="stable")[:count]
+        return [(names[part], float(values[part])) for part in order]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the image as dicts, lists, strings and numbers."""
+        left_out = {"image", "values", "names", "conditions"}
+        facts = {name: value for name, value in vars(self).items() if name not in left_out}
+        return facts | {
+            "names": list(self.names),
+            "conditions": list(self.conditions),
+            "shape": list(self.values.shape),
+            "values": self.values.tolist(),
+        }
+
+    def to_json(self) -> str:
+        """Return to_dict() as JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def plot(self) -> bytes:
+        """Return a picture of the explanation: a PNG file's bytes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from onnxserve.explain._plots import png
+
+        return png(self)
+
+    def _parts(self) -> tuple[tuple[str, ...], Floats]:
+        if self.values.ndim == 1:
+            return self.conditions or self.names, self.values
+        height, width = (-(-size // min(size, _TILES)) for size in self.values.shape)
+        tops, lefts = (range(0, size, step) for size, step in zip(self.values.shape, (height, width), strict=True))
+        corners = [(top, left) for top in tops for left in lefts]
+        rows, columns = self.values.shape
+        names = tuple(
+            f"rows {top} to {min(top + height, rows) - 1}, columns {left} to {min(left + width, columns) - 1}"
+            for top, left in corners
+        )
+        sums = [self.values[top : top + height, left : left + width].sum() for top, left in corners]
+        return names, np.array(sums)

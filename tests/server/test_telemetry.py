@@ -1,0 +1,214 @@
+"""Counting, sharing out, limiting: the parts of telemetry by themselves."""
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from onnxserve_server.core import Receipt, Result
+from onnxserve_server.telemetry import catalogue
+from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name, table
+from onnxserve_server.telemetry.logs import Console, Json, RateLimit
+from onnxserve_server.telemetry.points import Distribution
+from onnxserve_server.telemetry.recorder import Recorder
+from onnxserve_server.telemetry.shares import Rapl, Shares
+from onnxserve_server.telemetry.slow import SlowRequest, SlowRequests
+from onnxserve_server.telemetry.system import System
+
+ROOT = Path(__file__).parent.parent.parent
+RECEIPT = Receipt(100, 200, 300, 4, 2, "CPUExecutionProvider")
+
+
+def asked(clock, model="m", seconds=0.0, request_id=""):
+    return SimpleNamespace(
+        method="Predict", model=model, version="", request_id=request_id, arrived=clock() - seconds, trace=None
+    )
+
+
+def recorder(clock):
+    made = Recorder(clock)
+    made.know(lambda name, version: SimpleNamespace(name=name, version="1") if name == "m" else None)
+    return made
+
+
+def points(metrics, instrument):
+    return next(dict(metric.points) for metric in metrics if metric.instrument is instrument)
+
+
+def test_a_value_that_equals_a_bound_lies_below_it_as_in_prometheus():
+    seen = Distribution((1.0, 2.0))
+    seen.add(np.array([0.5, 1.0, 1.5, 2.0, 2.5]))
+    assert seen.counts.tolist() == [2, 2, 1]
+    assert seen.total == 7.5
+
+
+def test_nothing_is_lost_between_threads_that_note_and_fold():
+    clock = time.monotonic
+    watched = recorder(clock)
+    collected = threading.Event()
+
+    def note():
+        for _ in range(20_000):
+            watched.answered(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+
+    def collect():
+        while not collected.is_set():
+            watched.collect()
+
+    threads = [threading.Thread(target=note) for _ in range(4)]
+    collector = threading.Thread(target=collect)
+    for thread in (*threads, collector):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    collected.set()
+    collector.join()
+    metrics = watched.collect()
+    assert sum(points(metrics, catalogue.REQUESTS).values()) == 80_000
+    (queue,) = points(metrics, catalogue.QUEUE_DURATION).values()
+    assert queue.counts.sum() == 80_000
+    assert queue.counts[SECONDS.index(1e-4)] == 80_000  # 100 µs each
+    assert queue.total == pytest.approx(8.0)
+
+
+def test_failures_do_not_count_as_durations(clock):
+    watched = recorder(clock)
+    watched.answered(asked(clock, seconds=0.3), "DEADLINE_EXCEEDED", None)
+    metrics = watched.collect()
+    assert sum(points(metrics, catalogue.REQUESTS).values()) == 1
+    assert catalogue.REQUEST_DURATION not in {metric.instrument for metric in metrics}
+
+
+def test_the_slowest_requests_are_kept_with_their_receipts_for_a_while(clock):
+    watched = recorder(clock)
+    for i in range(100):
+        watched.answered(asked(clock, seconds=i / 10, request_id=f"r{i}"), "OK", Result("m", "1", (), RECEIPT))
+    watched.collect()
+    now = time.time()
+    slowest = watched.slow.slowest(now)
+    assert [one.request_id for one in slowest[:5]] == ["r99", "r98", "r97", "r96", "r95"]
+    assert slowest[0].receipt == RECEIPT
+    assert slowest[0].seconds == pytest.approx(9.9)
+    assert watched.slow.slowest(now + 3600) == []
+
+
+def test_slow_requests_make_room_for_slower_ones():
+    kept = SlowRequests(most=3, window=10)
+    for seconds in (1, 5, 2, 4, 3):
+        kept.offer(SlowRequest(100.0, "m", "1", "Predict", "OK", seconds, None, ""))
+    assert [one.seconds for one in kept.slowest(100.0)] == [5, 4, 3]
+
+
+class Meter:
+    def __init__(self, *states):
+        self.states = iter(states)
+
+    def read(self):
+        return next(self.states)
+
+
+def test_what_was_used_is_shared_out_by_run_time():
+    work = iter([{"a": 1.0}, {"a": 4.0, "b": 1.0}, {"a": 4.0, "b": 1.0}])
+    shares = Shares(lambda: next(work), [(catalogue.MODEL_CPU, Meter(10.0, 12.0, 20.0, 25.0))])
+    assert dict(next(shares.collect()).points) == {"a": 2.0}
+    assert dict(next(shares.collect()).points) == {"a": 2.0 + 6.0, "b": 2.0}
+    # Nobody ran: what was used is nobody's.
+    assert dict(next(shares.collect()).points) == {"a": 8.0, "b": 2.0}
+
+
+def zone(root, name, joules, most=1000):
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    (folder / "energy_uj").write_text(f"{int(joules * 1e6)}\n")
+    (folder / "max_energy_range_uj").write_text(f"{int(most * 1e6)}\n")
+
+
+def test_energy_is_summed_over_packages_and_survives_the_counter_s_wrap(tmp_path):
+    zone(tmp_path, "intel-rapl:0", 990)
+    zone(tmp_path, "intel-rapl:1", 5)
+    zone(tmp_path, "intel-rapl:0:0", 100)  # a part of package 0: it is in its sum
+    meter = Rapl.find(tmp_path)
+    assert meter.read() == 0
+    zone(tmp_path, "intel-rapl:0", 10)
+    zone(tmp_path, "intel-rapl:1", 7)
+    assert meter.read() == pytest.approx(20 + 2, abs=1e-5)
+
+
+def test_without_a_readable_counter_there_is_no_energy(tmp_path):
+    assert Rapl.find(tmp_path) is None
+    (tmp_path / "intel-rapl:0").mkdir()
+    assert Rapl.find(tmp_path) is None
+
+
+def test_figures_of_the_container_are_read_and_those_that_are_not_there_left_out(tmp_path):
+    (tmp_path / "memory.current").write_text("123456\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 5\nthrottled_usec 2500000\n")
+    told = {
+        metric.instrument: dict(metric.points)[()] for metric in System(tmp_path).collect() if () in dict(metric.points)
+    }
+    assert told[catalogue.CONTAINER_MEMORY] == 123456
+    assert told[catalogue.THROTTLED] == 2.5
+    empty = {metric.instrument for metric in System(tmp_path / "nowhere").collect()}
+    assert catalogue.CONTAINER_MEMORY not in empty
+    assert catalogue.MEMORY in empty
+
+
+def record(message="m", level=logging.WARNING, name="onnxserve_server.x", line=1, **fields):
+    made = logging.LogRecord(name, level, "x.py", line, message, (), None)
+    vars(made).update(fields)
+    return made
+
+
+def test_repeats_of_one_place_are_counted_instead_of_told(clock):
+    limit = RateLimit(clock)
+    assert [limit.filter(record()) for _ in range(25)] == [True] * 10 + [False] * 15
+    assert limit.filter(record(line=2))
+    assert all(limit.filter(record(level=logging.INFO)) for _ in range(50))
+    clock.now += 61
+    late = record()
+    assert limit.filter(late)
+    assert Console().format(late).endswith("m (and 15 more like it since)")
+
+
+def test_what_exporters_say_is_limited_to_one_a_minute(clock):
+    limit = RateLimit(clock)
+    names = ["opentelemetry.exporter.a", "opentelemetry.sdk.b"]
+    assert [limit.filter(record(name=name, line=line)) for name in names for line in (1, 2)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_a_json_line_has_the_fields_and_no_text_of_an_exception():
+    try:
+        raise ValueError("a caller's data")
+    except ValueError:
+        import sys
+
+        told = record(request_id="r1", trace_id="", level=logging.ERROR)
+        told.exc_info = sys.exc_info()
+    line = Json().format(told)
+    fields = json.loads(line)
+    assert (fields["level"], fields["request_id"], fields["logger"]) == ("error", "r1", "onnxserve_server.x")
+    assert "trace_id" not in fields
+    assert "ValueError" in fields["message"]
+    assert "a caller's data" not in line
+    assert "\n" not in line
+
+
+def test_the_documents_list_every_metric():
+    text = (ROOT / "docs/operating.md").read_text()
+    shown = text.split("<!-- metrics -->")[1].split("<!-- /metrics -->")[0].strip()
+    assert shown == table()
+
+
+def test_names_at_metrics_are_told_apart():
+    names = [prometheus_name(one) for one in INSTRUMENTS]
+    assert len(set(names)) == len(names)
