@@ -74,7 +74,7 @@ def share_of_the_last(servers, service_config, calls=200):
 
 
 def counts_at(servers, total):
-    """How many requests each server has counted, once there are `total`: a request is counted when its answer is out."""
+    """How many requests each server has counted, once there are `total`; each is when its answer is out."""
     return until(lambda: counts if sum(counts := [counted(server) for server in servers]) >= total else None)
 
 
