@@ -1,0 +1,64 @@
+"""The caller's span of a call, where the calling program uses OpenTelemetry: `pip install 'onnxserve[otel]'`.
+
+The package is optional. A program that has it but has set up no tracer pays for one comparison a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from onnxserve.errors import OnnxserveError
+
+try:
+    from opentelemetry import propagate, trace
+except ImportError:  # then start() gives None
+    trace = None  # type: ignore[assignment]
+
+Metadata = Sequence[tuple[str, str]]
+
+_SERVICE = "onnxserve.v1.InferenceService"
+
+
+class CallSpan:
+    """A span of kind CLIENT; a context manager around the call that it is of.
+
+    Attributes:
+        metadata: what tells the server of it, as the program's propagators have it (traceparent, by default).
+        sampled: whether anybody will see it.
+    """
+
+    def __init__(self, span: trace.Span, metadata: Metadata) -> None:
+        self._span = span
+        self.metadata = metadata
+        self.sampled = span.get_span_context().trace_flags.sampled
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        span = self._span
+        if isinstance(error, OnnxserveError):
+            span.set_attribute("rpc.response.status_code", error.code.name)
+            span.set_attribute("error.type", error.code.name)
+            span.set_status(trace.Status(trace.StatusCode.ERROR, error.reason))
+        elif error is None:
+            span.set_attribute("rpc.response.status_code", "OK")
+        span.end()
+
+
+def start(method: str, model: str) -> CallSpan | None:
+    """Begin the span of a call below the program's current one; None: the program has no tracer."""
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    span = trace.get_tracer("onnxserve").start_span(
+        f"{_SERVICE}/{method}",
+        kind=trace.SpanKind.CLIENT,
+        attributes={"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/{method}", "onnxserve.model": model},
+    )
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, trace.set_span_in_context(span))
+    return CallSpan(span, tuple(carrier.items()))
