@@ -15,11 +15,12 @@ from grpc_reflection.v1alpha import reflection
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
 from onnxserve_server.core import Clock
 from onnxserve_server.edge import health
+from onnxserve_server.edge.in_hand import Window
 from onnxserve_server.edge.load_report import LoadReport
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
 from onnxserve_server.edge.predict import Call, Predict
-from onnxserve_server.edge.stream import Stream, StreamCall, Window
+from onnxserve_server.edge.stream import Stream, StreamCall
 from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
@@ -199,8 +200,8 @@ class App:
         """Answer new calls with UNAVAILABLE until nobody calls."""
         self.engine.drain()
         end, seen = time.monotonic() + _MOST_REFUSING, -1
-        while seen != self.engine.refused and time.monotonic() < end:
-            seen = self.engine.refused
+        while (refused := self.engine.refused + self._streams.refused) != seen and time.monotonic() < end:
+            seen = refused
             threading.Event().wait(_QUIET)
 
     def stop(self) -> None:

@@ -189,6 +189,7 @@ class Snapshot(NamedTuple):
     """The state of a sequence as it came: nothing in it has been checked."""
 
     model: str
+    version: str
     tensors: Sequence[WireTensor]
 
 

@@ -1,15 +1,14 @@
 """Sequences: the server keeps their state, runs their steps in order, and many of them at a time."""
 
-import queue
-
 import grpc
 import numpy as np
 import pytest
 import zoo
 from google.rpc import error_details_pb2
+from streaming import Line, Stub, cancel, error_of, expected, output, step
 from waiting import until
 
-from onnxserve.tensor import decode, encode
+from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2 as inference
 
 MODELS = {
@@ -23,56 +22,6 @@ CONFIGS = {
     "two": "state: auto",
     "counter": "state: [{input: count, output: count_out, initial: 5}]\nbatching: {max_rows: 1}",
 }
-
-
-def step(sequence, value, *, model="recurrent", name="x", shape=(1, 2), predict=None, **fields):
-    """A step of a sequence whose input is one number."""
-    request = inference.PredictRequest(
-        model=model, inputs=[encode(name, np.full(shape, value, np.float32))], **(predict or {})
-    )
-    return inference.StreamRequest(predict=request, sequence=inference.Sequence(id=sequence, **fields))
-
-
-def output(answer, name="y"):
-    assert answer.WhichOneof("outcome") == "response", answer
-    return decode(next(each for each in answer.response.outputs if each.name == name))
-
-
-def expected(values, state=0.0):
-    """What recurrent() answers to these inputs."""
-    answers = []
-    for value in values:
-        state = state / 2 + value
-        answers.append(3 * state)
-    return answers
-
-
-def error_of(answer):
-    """Code, reason and fields of an answer that is an error."""
-    info, fault = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in answer.error.details:
-        detail.Unpack(info)
-        detail.Unpack(fault)
-    return answer.error.code, info.reason, [each.field for each in fault.field_violations]
-
-
-class Line:
-    """A stream whose requests are put in by hand."""
-
-    def __init__(self, stub):
-        self._requests = queue.SimpleQueue()
-        self.call = stub.Stream(iter(self._requests.get, None), timeout=60)
-
-    def send(self, *requests):
-        for request in requests:
-            self._requests.put(request)
-        return self
-
-    def ask(self, request):
-        return next(self.send(request).call)
-
-    def close(self):
-        self._requests.put(None)
 
 
 @pytest.fixture
@@ -251,7 +200,7 @@ def test_a_cancelled_step_leaves_the_state_as_it_was(server, line):
     stream.send(step("a", 1e6, model="counter", shape=(1, 1), predict=slow))
     server.wait_for("counter", lambda load: load.running_jobs == 1)
     waiting = step("a", 0, model="counter", shape=(1, 1), predict={"request_id": "waiting"})
-    stream.send(waiting, *(inference.StreamRequest(cancel={"request_id": name}) for name in ("waiting", "slow")))
+    stream.send(waiting, *(cancel(name) for name in ("waiting", "slow")))
     assert [error_of(next(stream.call))[1], error_of(next(stream.call))[1]] == ["CANCELLED", "CANCELLED"]
     answer = stream.ask(step("a", 0, model="counter", shape=(1, 1), predict={"outputs": ["count_out"]}))
     assert output(answer, "count_out").tolist() == [[7]]
@@ -331,14 +280,3 @@ def test_a_server_that_stops_goes_on_with_sequences_that_cannot_move(launch, edg
         assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
         stream.close()
     assert server.popen.wait(30) == 0
-
-
-class Stub:
-    """The Stream method of a channel."""
-
-    def __init__(self, channel):
-        self.Stream = channel.stream_stream(
-            "/onnxserve.v1.InferenceService/Stream",
-            inference.StreamRequest.SerializeToString,
-            inference.StreamResponse.FromString,
-        )

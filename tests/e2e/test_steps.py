@@ -8,10 +8,10 @@ import numpy as np
 import psutil
 import pytest
 import zoo
-from google.rpc import error_details_pb2
+from streaming import Stub, cancel, error_of, output
 from waiting import until
 
-from onnxserve.tensor import decode, encode
+from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2 as inference
 
 STATE = "state: [{input: total, output: total_out}]\nfeedback: {next: n}"
@@ -38,16 +38,7 @@ def run(server, *requests):
 
 
 def value(answer, name="next"):
-    assert answer.WhichOneof("outcome") == "response", answer
-    return decode(next(each for each in answer.response.outputs if each.name == name)).flat[0]
-
-
-def error_of(answer):
-    info, fault = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in answer.error.details:
-        detail.Unpack(info)
-        detail.Unpack(fault)
-    return answer.error.code, info.reason, [each.field for each in fault.field_violations]
+    return output(answer, name).flat[0]
 
 
 def test_each_step_is_answered_and_the_last_one_says_so(server):
@@ -142,7 +133,7 @@ def test_a_cancellation_ends_it_between_or_in_a_step(server):
     def line():
         yield generate(1e3, 10_000, model="slow", name="x", request_id="g")
         requests.acquire(timeout=30)
-        yield inference.StreamRequest(cancel=inference.CancelRequest(request_id="g"))
+        yield cancel("g")
 
     for answer in server.stub.Stream(line(), timeout=60):
         sent.append(answer)
@@ -175,13 +166,8 @@ def test_who_does_not_read_stops_it_and_is_answered_in_full_afterwards(launch, e
     )
     process = psutil.Process(server.popen.pid)
     with grpc.insecure_channel(server.address) as channel:
-        stub = channel.stream_stream(
-            "/onnxserve.v1.InferenceService/Stream",
-            inference.StreamRequest.SerializeToString,
-            inference.StreamResponse.FromString,
-        )
         request = generate(0, 2000, model="double", name="x", shape=(rows, 3))
-        call = stub(iter([request]), timeout=120)
+        call = Stub(channel).Stream(iter([request]), timeout=120)
         next(call)
         end, largest = time.monotonic() + 3, 0
         before = process.memory_info().rss
@@ -190,3 +176,39 @@ def test_who_does_not_read_stops_it_and_is_answered_in_full_afterwards(launch, e
         assert largest < 64 << 20
         assert sum(1 for _ in call) == 1999
     assert server.stop()[0] == 0
+
+
+@pytest.fixture
+def narrow(serve):
+    """A server whose streams may have 64 kB in hand."""
+    configs = {
+        "double": "feedback: {y: x}\nbatching: {max_queue_rows: 100000}",
+        "countdown": f"{STATE}\nbatching: {{max_rows: 4000}}",
+    }
+    return serve({"double": zoo.double(), "countdown": zoo.countdown()}, configs, stream_bytes=1 << 16)
+
+
+def test_what_a_generation_has_behind_it_does_not_hold_it_up(narrow):
+    """The answers of the second fill the window, and cannot be sent before the first is over."""
+    requests = (generate(0, 100, model="double", name="x", shape=(1000, 3), request_id=name) for name in "ab")
+    answers = run(narrow, *requests)
+    assert [answer.request_id for answer in answers] == ["a"] * 100 + ["b"] * 100
+
+
+def test_a_generation_larger_than_the_window_goes_on(narrow):
+    answers = run(narrow, generate(1, 5, model="double", name="x", shape=(10_000, 3)))
+    assert [value(answer, "y") for answer in answers] == [2, 4, 8, 16, 32]
+
+
+def test_its_timeout_ends_it_also_while_its_caller_does_not_read(narrow):
+    def live():
+        return sum(len(model.sequences) for model in narrow.app.engine.models())
+
+    request = generate(1e6, 10_000, sequence="s", shape=(4000, 1), timeout={"seconds": 1})
+    request.sequence.end = True
+    call = narrow.stub.Stream(iter([request]), timeout=60)
+    next(call)
+    assert live() == 1
+    until(lambda: live() == 0)
+    *_, last = call
+    assert error_of(last)[1] == "DEADLINE_EXCEEDED"

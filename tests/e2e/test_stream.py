@@ -1,7 +1,6 @@
 """InferenceService.Stream as a caller sees it: many requests on one call, each answered in its place."""
 
 import contextlib
-import queue
 import threading
 import time
 
@@ -10,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import zoo
-from google.rpc import error_details_pb2
+from streaming import Line, Stub, cancel, error_of
 from waiting import until
 
 from onnxserve.tensor import decode, encode
@@ -29,31 +28,12 @@ def predict(number, model="double", shape=(1, 3), **fields):
     )
 
 
-class Line:
-    """A stream whose requests are put in by hand."""
-
-    def __init__(self, server, timeout=60):
-        self._requests = queue.SimpleQueue()
-        self.call = server.stub.Stream(iter(self._requests.get, None), timeout=timeout)
-
-    def send(self, *requests):
-        for request in requests:
-            self._requests.put(request)
-        return self
-
-    def close(self):
-        self._requests.put(None)
-
-    def __next__(self):
-        return next(self.call)
-
-
 @pytest.fixture
 def line(server):
     with contextlib.ExitStack() as stack:
 
         def open_line(**kwargs):
-            made = Line(server, **kwargs)
+            made = Line(server.stub, **kwargs)
             stack.callback(made.call.cancel)
             stack.callback(made.close)
             return made
@@ -67,16 +47,11 @@ def value_of(response):
 
 
 def reason_of(response):
-    info = error_details_pb2.ErrorInfo()
-    (detail, *_) = response.error.details
-    assert detail.Unpack(info)
-    return info.reason
+    return error_of(response)[1]
 
 
 def field_of(response):
-    request = error_details_pb2.BadRequest()
-    assert any(detail.Unpack(request) for detail in response.error.details if detail.Is(request.DESCRIPTOR))
-    return request.field_violations[0].field
+    return error_of(response)[2][0]
 
 
 def test_ten_thousand_requests_are_answered_in_order_and_every_tenth_with_its_own_error(server):
@@ -156,7 +131,7 @@ def test_a_cancelled_request_is_answered_in_its_place_and_takes_no_other_along(s
     with server.occupied():
         stream.send(*(predict(number, model="slow", shape=(1, 1)) for number in (1, 2, 3)))
         server.wait_for("slow", lambda load: load.queued_jobs == 3)
-        stream.send(inference.StreamRequest(cancel=inference.CancelRequest(request_id="2")))
+        stream.send(cancel("2"))
         server.wait_for("slow", lambda load: load.queued_jobs == 2)
     first, second, third = next(stream), next(stream), next(stream)
     assert [answer.WhichOneof("outcome") for answer in (first, second, third)] == ["response", "error", "response"]
@@ -164,14 +139,14 @@ def test_a_cancelled_request_is_answered_in_its_place_and_takes_no_other_along(s
 
 
 def test_a_cancellation_of_nothing_is_told(line):
-    answer = next(line().send(inference.StreamRequest(cancel=inference.CancelRequest())))
+    answer = next(line().send(cancel("")))
     assert (answer.error.code, field_of(answer)) == (3, "cancel.request_id")
 
 
 def test_a_cancellation_that_comes_too_late_is_no_error(line):
     stream = line()
     next(stream.send(predict(1)))
-    stream.send(inference.StreamRequest(cancel=inference.CancelRequest(request_id="1")), predict(2))
+    stream.send(cancel("1"), predict(2))
     assert next(stream).request_id == "2"
 
 
@@ -213,7 +188,7 @@ def test_no_more_bytes_than_the_window_are_taken_in(serve):
     size = predict(10, model="slow", shape=(1, 1)).ByteSize()
     server = serve({"slow": zoo.slow()}, {"slow": "batching: {max_rows: 1}"}, stream_bytes=10 * size)
     with server.occupied():
-        made = Line(server).send(*(predict(number, model="slow", shape=(1, 1)) for number in range(10, 60)))
+        made = Line(server.stub).send(*(predict(number, model="slow", shape=(1, 1)) for number in range(10, 60)))
         server.wait_for("slow", lambda load: load.queued_jobs == 10)
         made.close()
         list(server.stub.Stream(iter([]), timeout=30))
@@ -237,7 +212,7 @@ def test_a_thousand_streams_that_break_off_leave_nothing(server):
 def test_all_streams_together_have_a_bound(serving, tmp_path):
     root = zoo.write(tmp_path / "models", {"slow": zoo.slow()}, {"slow": "batching: {max_rows: 1}"})
     with serving(root, all_stream_requests=10) as server, server.occupied():
-        lines = [Line(server) for _ in range(4)]
+        lines = [Line(server.stub) for _ in range(4)]
         for made in lines:
             made.send(*(predict(number, model="slow", shape=(1, 1)) for number in range(20)))
         server.wait_for("slow", lambda load: load.queued_jobs >= 10)
@@ -247,6 +222,19 @@ def test_all_streams_together_have_a_bound(serving, tmp_path):
         for made in lines:
             made.call.cancel()
         server.wait_for("slow", lambda load: load.queued_jobs == 0)
+
+
+def test_streams_that_have_all_there_may_be_do_not_stop_another(serve):
+    server = serve({"slow": zoo.slow(), "double": zoo.double()}, {"slow": CONFIGS["slow"]}, all_stream_requests=10)
+    with server.occupied():
+        greedy, modest = Line(server.stub, timeout=30), Line(server.stub, timeout=30)
+        greedy.send(*(predict(number, model="slow", shape=(1, 1)) for number in range(20)))
+        server.wait_for("slow", lambda load: load.queued_jobs >= 10)
+        for number in range(20):
+            assert value_of(modest.ask(predict(number))) == 2 * number
+        for made in (greedy, modest):
+            made.close()
+            made.call.cancel()
 
 
 def test_a_reader_that_stops_reading_holds_up_nobody_else(launch, edge):
@@ -262,17 +250,14 @@ def test_a_reader_that_stops_reading_holds_up_nobody_else(launch, edge):
             yield predict(number, shape=(8192, 3))
 
     with grpc.insecure_channel(server.address) as lazy, grpc.insecure_channel(server.address, ()) as channel:
-        path = "/onnxserve.v1.InferenceService/Stream"
-        stuck = lazy.stream_stream(path, inference.StreamRequest.SerializeToString)(endless(), timeout=60)
+        stuck = Stub(lazy).Stream(endless(), timeout=60)
         next(stuck)
-        stub = channel.stream_stream(
-            path, inference.StreamRequest.SerializeToString, inference.StreamResponse.FromString
-        )
-        list(stub(iter([predict(number) for number in range(500)]), timeout=60))
+        stream = Stub(channel).Stream
+        list(stream(iter([predict(number) for number in range(500)]), timeout=60))
         before = process.memory_info().rss
         end = time.monotonic() + 5
         while time.monotonic() < end:
-            answers = list(stub(iter([predict(number) for number in range(500)]), timeout=20))
+            answers = list(stream(iter([predict(number) for number in range(500)]), timeout=20))
             assert [value_of(answer) for answer in answers] == [2 * number for number in range(500)]
         assert process.memory_info().rss - before < 32 << 20
         stop.set()
@@ -283,15 +268,8 @@ def test_a_reader_that_stops_reading_holds_up_nobody_else(launch, edge):
 def test_a_stream_is_finished_and_ended_when_the_server_drains(launch, edge):
     server = launch({"slow": zoo.slow()}, "--edge", edge, configs={"slow": "batching: {max_rows: 1}"})
     with grpc.insecure_channel(server.address) as channel:
-        stub = channel.stream_stream(
-            "/onnxserve.v1.InferenceService/Stream",
-            inference.StreamRequest.SerializeToString,
-            inference.StreamResponse.FromString,
-        )
-        requests = queue.SimpleQueue()
-        call = stub(iter(requests.get, None), timeout=60)
-        for number in range(1, 4):
-            requests.put(predict(number, model="slow", shape=(1, 1)))
+        stream = Line(Stub(channel)).send(*(predict(number, model="slow", shape=(1, 1)) for number in range(1, 4)))
+        call = stream.call
         assert next(call).request_id == "1"
         code = []
         stopper = threading.Thread(target=lambda: code.append(server.stop()[0]))
@@ -300,7 +278,7 @@ def test_a_stream_is_finished_and_ended_when_the_server_drains(launch, edge):
         with pytest.raises(grpc.RpcError) as raised:
             next(call)
         stopper.join(60)
-        requests.put(None)
+        stream.close()
     assert code == [0]
     assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
     assert "about to stop" in raised.value.details()

@@ -313,3 +313,13 @@ def countdown():
     inputs = [tensor("n", ["batch", 1]), tensor("total", ["batch", 1])]
     outputs = [tensor(name, ["batch", 1]) for name in ("next", "done", "total_out")]
     return model(nodes, inputs, outputs, [constant("one", 1)])
+
+
+def summing():
+    """s_out = s + the sum of x over its free axis k: x float32 [batch, k], s [batch, 1]. A row of x may be empty."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=1),
+        helper.make_node("Add", ["s", "sum"], ["s_out"]),
+    ]
+    inputs = [tensor("x", ["batch", "k"]), tensor("s", ["batch", 1])]
+    return model(nodes, inputs, [tensor("s_out", ["batch", 1])], [constant("axes", [1], np.int64)])

@@ -1,13 +1,88 @@
-"""The messages of a stream's answers."""
+"""The answers of a stream: what becomes of the outcomes of its requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server.core import ModelSpec, Result, StepResult, TensorSpec
 from onnxserve_server.edge.codec import write_result, write_snapshot
-from onnxserve_server.edge.status import google_status
+from onnxserve_server.edge.in_hand import Place
+from onnxserve_server.edge.predict import unexpected
+from onnxserve_server.edge.status import OK, code_of, google_status
 from onnxserve_server.errors import ServeError
+from onnxserve_server.observing import Observer, Trace
+
+if TYPE_CHECKING:
+    from onnxserve_server.edge.stream import Stream
+
+
+class Answer:
+    """Encodes the outcomes of one request for its stream. A class, not a closure: one is made for every request."""
+
+    __slots__ = ("_place", "_stream")
+
+    trace: Trace | None = None
+
+    def __init__(self, stream: "Stream", place: Place) -> None:
+        self._stream = stream
+        self._place = place
+
+    def __call__(self, outcome: Result | StepResult | ServeError) -> None:
+        """Send the outcome of the request, or of one of its steps, when its turn comes."""
+        self._put(outcome)
+
+    def hold(self, resume: Callable[[], None]) -> bool:
+        """Whether the request has to wait until its caller has read more; `resume` is called then."""
+        return self._stream.hold(self._place, resume)
+
+    def _put(self, outcome: Result | StepResult | ServeError) -> Result | StepResult | ServeError:
+        """Put the outcome in its place among the answers; return it, or the error that had to stand in for it."""
+        place = self._place
+        try:
+            message = encode_answer(outcome, place.request_id)
+        except Exception:
+            outcome = unexpected(place.request_id)
+            message = encode_answer(outcome, place.request_id)
+        self._stream.answer(place, message, final=not isinstance(outcome, StepResult) or outcome.final)
+        return outcome
+
+
+class ObservedAnswer(Answer):
+    """The same, and an observer is told. Implements observing.Asked."""
+
+    __slots__ = ("_observer", "arrived", "model", "request_id", "trace", "version")
+
+    method = "Stream"
+
+    def __init__(
+        self,
+        stream: "Stream",
+        place: Place,
+        *,
+        observer: Observer,
+        model: str,
+        version: str,
+        arrived: float,
+        trace: Trace | None,
+    ) -> None:
+        super().__init__(stream, place)
+        self._observer = observer
+        self.request_id = place.request_id
+        self.model = model
+        self.version = version
+        self.arrived = arrived
+        self.trace = trace
+
+    def __call__(self, outcome: Result | StepResult | ServeError) -> None:
+        """Send the outcome of the request, or of one of its steps, when its turn comes."""
+        outcome = self._put(outcome)
+        if isinstance(outcome, ServeError):
+            self._observer.answered(self, code_of(outcome), None)
+        elif isinstance(outcome, Result):
+            self._observer.answered(self, OK, outcome)
+        elif outcome.final:
+            self._observer.answered(self, OK, outcome.result)
 
 
 def encode_answer(outcome: Result | StepResult | ServeError, request_id: str) -> bytes:

@@ -74,9 +74,10 @@ def read_step(wire: inference.StreamRequest) -> Step | None:
         raise InvalidRequest(
             [Violation("sequence.id", f"a name of at most {_LONGEST_REQUEST_ID} characters is required")]
         )
-    state = (
-        Snapshot(sequence.state.model, _read_tensors(sequence.state.tensors)) if sequence.HasField("state") else None
-    )
+    state = None
+    if sequence.HasField("state"):
+        snapshot = sequence.state
+        state = Snapshot(snapshot.model, snapshot.version, _read_tensors(snapshot.tensors))
     stop = None
     if steps.HasField("stop"):
         stop = Stop(steps.stop.output, steps.stop.value if steps.stop.HasField("value") else None)

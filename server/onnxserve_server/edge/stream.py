@@ -5,28 +5,24 @@ nothing more is read, and HTTP/2 flow control holds the caller back. An answer l
 caller that does not read its answers stops its own stream, and only that.
 """
 
-import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve_server.core import Clock, Result, StepResult, TensorSpec
-from onnxserve_server.edge.answers import encode_answer, encode_handoff
+from onnxserve_server.core import Clock, TensorSpec
+from onnxserve_server.edge.answers import Answer, ObservedAnswer, encode_handoff
 from onnxserve_server.edge.codec import read_request, read_step
+from onnxserve_server.edge.in_hand import InHand, Place, Window, Work
 from onnxserve_server.edge.predict import unexpected
-from onnxserve_server.edge.status import OK, Status, code_of, status_of
+from onnxserve_server.edge.status import OK, Status, status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.entry import Entry
 from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, ServeError, Violation
-from onnxserve_server.observing import Observer, Trace
-
-logger = logging.getLogger(__name__)
+from onnxserve_server.observing import Observer
 
 
 class StreamCall(Protocol):
@@ -51,21 +47,6 @@ class StreamCall(Protocol):
     def end(self, status: Status | None) -> None:
         """End the call, once, while nothing is being sent; None: with OK."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Window:
-    """How much may be in hand at a time.
-
-    Attributes:
-        requests: of one stream.
-        nbytes: of the requests and unsent answers of one stream; a single request may have more.
-        all_requests: of all streams together. Each stream may go beyond it by the one request it waits for.
-    """
-
-    requests: int
-    nbytes: int
-    all_requests: int
 
 
 class Budget(Protocol):
@@ -100,27 +81,6 @@ class Budget(Protocol):
         ...
 
 
-class _Work(Protocol):
-    """A job, or a step of a sequence."""
-
-    def withdraw(self, error: ServeError) -> None:
-        """End it with `error`, unless it has ended."""
-        ...
-
-
-class _Entry:
-    """A request in hand, in its place among the answers. It has one, or one for each of its steps."""
-
-    __slots__ = ("answers", "complete", "nbytes", "request_id", "work")
-
-    def __init__(self, nbytes: int) -> None:
-        self.request_id = ""
-        self.nbytes = nbytes
-        self.work: _Work | None = None
-        self.answers: deque[bytes] = deque()
-        self.complete = False
-
-
 class Stream:
     """One call. on_...() are for the edge; they must not be called while another one of on_message() runs."""
 
@@ -128,40 +88,28 @@ class Stream:
         self._call = call
         self._streams = streams
         self._opened = streams.clock()
-        self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
         self._sequences = streams.engine.sequences()
-        self._held: list[Callable[[], None]] = []
+        self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
+        self._hand = InHand(streams.window)
         self._handoffs: list[tuple[str, Entry, Sequence[tuple[TensorSpec, Array]]]] | None = None
-        self._entries: deque[_Entry] = deque()
-        self._nbytes = 0
         self._reading = False
         self._sending = False
         self._half_closed = False
         self._stopping = False
-        self._dropped = False
+        self._dropped = False  # a request was left unanswered, so the call cannot end well
         self._gone: ServeError | None = None
         self._ended = False
 
     def on_message(self, message: bytes) -> None:
         """Take a message. Never raises."""
-        with self._lock:
-            self._reading = False
-            if self._ended or (self._stopping and not self._sequences.must_stay):
-                self._dropped = True  # the call will not end well: so the caller knows that it was not run
-                return
-        try:
-            wire = inference.StreamRequest.FromString(message)
-        except DecodeError as error:
-            told = f"the message is no StreamRequest: {error}"
-            self._refuse(message, InvalidRequest([Violation("request", told)]))
-        else:
-            match wire.WhichOneof("kind"):
-                case "predict":
-                    self._predict(wire, len(message))
-                case "cancel":
-                    self._cancel(wire.cancel.request_id, message)
-                case _:
-                    self._refuse(message, InvalidRequest([Violation("kind", "it is empty: set predict or cancel")]))
+        wire, fault = _decoded(message)
+        if fault is None and wire.HasField("cancel"):
+            self._cancel(wire.cancel.request_id)
+        elif (place := self._add(len(message))) is not None:
+            if fault is None:
+                self._predict(place, wire)
+            else:
+                self._answer_to(place)(InvalidRequest([fault]))
         self.read_on()
 
     def on_half_close(self) -> None:
@@ -182,7 +130,7 @@ class Stream:
         self._give_up(Cancelled("the caller left"))
 
     def stop(self) -> None:
-        """Read no more; end when what was read is answered."""
+        """Take no more requests; end when those in hand are answered."""
         with self._lock:
             self._stopping = True
         self._pump()
@@ -193,43 +141,47 @@ class Stream:
 
     def read_on(self) -> None:
         """Ask for the next message, unless the window is full."""
-        window = self._streams.window
         with self._lock:
             if self._reading or self._half_closed or self._ended or self._gone is not None:
                 return
-            if self._stopping and not self._sequences.must_stay:
-                return
-            if len(self._entries) >= window.requests or self._nbytes >= window.nbytes:
-                return
-            if not self._streams.has_room(self):
+            if self._hand.places:
+                if self._hand.is_full or not self._streams.has_room(self):
+                    return
+            elif self._is_closing:  # with something in hand it reads on: that may still be cancelled
                 return
             self._reading = True
         self._call.read()
 
-    def answer(self, entry: _Entry, message: bytes, *, final: bool = True) -> None:
+    def answer(self, place: Place, message: bytes, *, final: bool = True) -> None:
         """Put an answer in its place, and send what is due."""
         with self._lock:
-            self._nbytes += len(message)
-            entry.answers.append(message)
-            if final:
-                self._nbytes -= entry.nbytes
-                entry.complete = True
-                entry.work = None
+            self._hand.put(place, message, final=final)
         self._pump()
 
-    def hold(self, resume: Callable[[], None]) -> bool:
+    def hold(self, place: Place, resume: Callable[[], None]) -> bool:
         """Whether a request of several steps has to wait until its caller has read more; `resume` is called then."""
         with self._lock:
-            if self._nbytes < self._streams.window.nbytes or self._gone is not None:
-                return False
-            self._held.append(resume)
-            return True
+            return self._gone is None and self._hand.hold(place, resume)
 
-    def _predict(self, wire: inference.StreamRequest, nbytes: int) -> None:
-        entry = self._add(nbytes)
-        entry.request_id = wire.predict.request_id
-        answer = self._answer_to(entry, wire.predict.model, wire.predict.version)
-        work: _Work
+    @property
+    def _is_closing(self) -> bool:
+        """Whether no more requests are taken."""
+        return self._stopping and not self._sequences.must_stay
+
+    def _add(self, nbytes: int) -> Place | None:
+        """Take a request in hand; None: the call ends without it, by which its caller knows that it was not run."""
+        with self._lock:  # the one that stop() takes: no state is handed over while a step of it is on its way
+            self._reading = False
+            if self._ended or self._gone is not None or self._is_closing:
+                self._dropped = True
+                return None
+            self._streams.take()
+            return self._hand.add(nbytes)
+
+    def _predict(self, place: Place, wire: inference.StreamRequest) -> None:
+        place.request_id = wire.predict.request_id
+        answer = self._answer_to(place, wire.predict.model, wire.predict.version)
+        work: Work
         try:
             request, step = read_request(wire.predict, self._call.deadline, self._streams.clock), read_step(wire)
             if answer.trace is not None:
@@ -238,58 +190,96 @@ class Stream:
             if step is None:
                 work = self._streams.engine.submit(request, answer)
             else:
-                work = self._sequences.submit(request, step, answer, self.hold)
-        except ServeError as error:
-            answer(error)
-        except Exception:
-            answer(unexpected(entry.request_id))
+                work = self._sequences.submit(request, step, answer, answer.hold)
+        except Exception as raised:
+            error = raised if isinstance(raised, ServeError) else unexpected(place.request_id)
+            if wire.sequence.end:
+                self._sequences.end(wire.sequence.id)
+            if not (isinstance(error, Draining) and self._drop_last()):
+                answer(error)
         else:
             with self._lock:
                 gone = self._gone
-                if not entry.complete:
-                    entry.work = work
+                if not place.complete:
+                    place.work = work
             if gone is not None:
                 work.withdraw(gone)
 
-    def _cancel(self, request_id: str, message: bytes) -> None:
-        if not request_id:
-            self._refuse(message, InvalidRequest([Violation("cancel.request_id", "it is required")]))
-            return
+    def _cancel(self, request_id: str) -> None:
         with self._lock:
-            works = [entry.work for entry in self._entries if entry.request_id == request_id]
+            self._reading = False
+            works = self._hand.works(request_id)
         for work in works:
-            if work is not None:
-                work.withdraw(Cancelled("the caller gave it up"))
+            work.withdraw(Cancelled("the caller gave it up"))
 
-    def _refuse(self, message: bytes, error: ServeError) -> None:
-        self._answer_to(self._add(len(message)))(error)
+    def _drop_last(self) -> bool:
+        """Leave the newest request to another server: the engine refuses it. False: the call goes on, for sequences."""
+        with self._lock:
+            if self._sequences.must_stay:
+                return False
+            self._stopping = self._dropped = True
+            if self._ended:
+                return True
+            self._hand.drop_last()
+        self._streams.give_back(1)
+        self._pump()
+        return True
 
-    def _answer_to(self, entry: _Entry, model: str = "", version: str = "") -> "_Answer":
+    def _answer_to(self, place: Place, model: str = "", version: str = "") -> Answer:
         observer = self._streams.observer
         if observer is None:
-            return _Answer(self, entry)
+            return Answer(self, place)
         trace = observer.begin(self._call.metadata, "Stream", arrived := self._streams.clock())
-        return _ObservedAnswer(
-            self, entry, observer=observer, model=model, version=version, arrived=arrived, trace=trace
+        return ObservedAnswer(
+            self, place, observer=observer, model=model, version=version, arrived=arrived, trace=trace
         )
-
-    def _add(self, nbytes: int) -> _Entry:
-        entry = _Entry(nbytes)
-        self._streams.take()
-        with self._lock:
-            self._entries.append(entry)
-            self._nbytes += nbytes
-        return entry
 
     def _give_up(self, error: ServeError) -> None:
         with self._lock:
             if self._ended or self._gone is not None:
                 return
             self._gone = error
-            works = [entry.work for entry in self._entries if entry.work is not None]
+            works = self._hand.works()
         for work in works:
             work.withdraw(error)
         self._pump()
+
+    def _pump(self) -> None:
+        """Send the next answer if its turn has come, or end the call when nothing is left to do."""
+        error: ServeError | None = None
+        with self._lock:
+            if self._sending or self._ended:
+                return
+            message, left = self._next_message()
+            if message is not None:
+                self._sending = True
+            elif self._gone is not None:
+                self._ended, error, left = True, self._gone, self._hand.clear()
+            elif not self._hand.places:
+                if self._half_closed and not self._dropped:
+                    self._ended = True
+                elif self._is_closing:
+                    self._ended, error = True, Draining("the server is about to stop")
+            ended = self._ended
+            resumed = self._hand.resumable()
+        if left:
+            self._streams.give_back(left)
+        if message is not None:
+            self._call.send(message)
+            self.read_on()
+        elif ended:
+            self._end(error)
+        for resume in resumed:
+            resume()
+
+    def _next_message(self) -> tuple[bytes | None, int]:
+        """Take the next message to send, and how many requests it leaves fewer in hand; None: there is none now."""
+        if self._gone is not None:
+            return None, 0
+        if self._hand.places:
+            return self._hand.take()
+        ends_well = self._half_closed and not self._dropped
+        return (self._next_handoff() if self._is_closing and not ends_well else None), 0
 
     def _next_handoff(self) -> bytes | None:
         """Return the message with the state of a sequence that the caller wants back; None: there is none left."""
@@ -300,119 +290,26 @@ class Stream:
         name, entry, state = self._handoffs.pop()
         return encode_handoff(name, entry.model.spec, state)
 
-    def _pump(self) -> None:
-        """Send the next answer if its turn has come, or end the call when nothing is left to do."""
-        status: Status | None = None
-        resumed: list[Callable[[], None]] = []
-        with self._lock:
-            if self._sending or self._ended:
-                return
-            message, left = self._next_answer()
-            if message is not None:
-                self._sending = True
-                if self._held and self._nbytes < self._streams.window.nbytes:
-                    resumed, self._held = self._held, []
-            elif self._gone is not None:
-                self._ended, status, left = True, status_of(self._gone), len(self._entries)
-                self._entries.clear()
-            elif self._entries:
-                return
-            elif self._half_closed and not self._dropped:
-                self._ended = True
-            elif self._stopping and not self._sequences.must_stay:
-                self._ended, status = True, status_of(Draining("the server is about to stop"))
-            else:
-                return
-        self._streams.give_back(left)
-        if message is not None:
-            self._call.send(message)
-            self.read_on()
-            for resume in resumed:
-                resume()
-        else:
-            self._sequences.close()
-            self._streams.forget(self)
-            self._call.end(status)
-            if self._streams.observer is not None:
-                code = OK if status is None else status.code.name
-                self._streams.observer.ended("Stream", code, self._streams.clock() - self._opened)
-
-    def _next_answer(self) -> tuple[bytes | None, int]:
-        """Take the next message to send, and how many requests it leaves fewer in hand; None: there is none now."""
-        if self._gone is not None:
-            return None, 0
-        if not self._entries:
-            ends_well = self._half_closed and not self._dropped
-            stops = self._stopping and not ends_well and not self._sequences.must_stay
-            return (self._next_handoff() if stops else None), 0
-        entry = self._entries[0]
-        if not entry.answers:
-            return None, 0
-        message = entry.answers.popleft()
-        self._nbytes -= len(message)
-        if entry.answers or not entry.complete:
-            return message, 0
-        self._entries.popleft()
-        return message, 1
+    def _end(self, error: ServeError | None) -> None:
+        status = None if error is None else status_of(error)
+        self._sequences.close()
+        self._streams.forget(self)
+        self._call.end(status)
+        if self._streams.observer is not None:
+            code = OK if status is None else status.code.name
+            self._streams.observer.ended("Stream", code, self._streams.clock() - self._opened)
 
 
-class _Answer:
-    """Encodes the outcomes of one request for its stream. A class, not a closure: one is made for every request."""
-
-    __slots__ = ("_entry", "_stream")
-
-    trace: Trace | None = None
-
-    def __init__(self, stream: Stream, entry: _Entry) -> None:
-        self._stream = stream
-        self._entry = entry
-
-    def __call__(self, outcome: Result | StepResult | ServeError) -> None:
-        self._put(outcome)
-
-    def _put(self, outcome: Result | StepResult | ServeError) -> Result | StepResult | ServeError:
-        """Put the outcome in its place among the answers; return it, or the error that had to stand in for it."""
-        entry = self._entry
-        try:
-            message = encode_answer(outcome, entry.request_id)
-        except Exception:
-            outcome = unexpected(entry.request_id)
-            message = encode_answer(outcome, entry.request_id)
-        self._stream.answer(entry, message, final=not isinstance(outcome, StepResult) or outcome.final)
-        return outcome
-
-
-class _ObservedAnswer(_Answer):
-    """The same, and an observer is told. Implements observing.Asked."""
-
-    __slots__ = ("_observer", "arrived", "model", "request_id", "trace", "version")
-
-    method = "Stream"
-
-    def __init__(
-        self,
-        stream: Stream,
-        entry: _Entry,
-        *,
-        observer: Observer,
-        model: str,
-        version: str,
-        arrived: float,
-        trace: Trace | None,
-    ) -> None:
-        super().__init__(stream, entry)
-        self._observer = observer
-        self.request_id = entry.request_id
-        self.model = model
-        self.version = version
-        self.arrived = arrived
-        self.trace = trace
-
-    def __call__(self, outcome: Result | StepResult | ServeError) -> None:
-        outcome = self._put(outcome)
-        if isinstance(outcome, ServeError):
-            self._observer.answered(self, code_of(outcome), None)
-        elif isinstance(outcome, Result):
-            self._observer.answered(self, OK, outcome)
-        elif outcome.final:
-            self._observer.answered(self, OK, outcome.result)
+def _decoded(message: bytes) -> tuple[inference.StreamRequest, Violation | None]:
+    """Return what came, and what is wrong with it as a message."""
+    try:
+        wire = inference.StreamRequest.FromString(message)
+    except DecodeError as error:
+        return inference.StreamRequest(), Violation("request", f"the message is no StreamRequest: {error}")
+    match wire.WhichOneof("kind"):
+        case "predict":
+            return wire, None
+        case "cancel":
+            return wire, None if wire.cancel.request_id else Violation("cancel.request_id", "it is required")
+        case _:
+            return wire, Violation("kind", "it is empty: set predict or cancel")

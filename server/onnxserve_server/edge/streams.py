@@ -4,13 +4,18 @@ import threading
 from collections.abc import Callable
 
 from onnxserve_server.core import Clock
-from onnxserve_server.edge.stream import Stream, StreamCall, Window
+from onnxserve_server.edge.in_hand import Window
+from onnxserve_server.edge.stream import Stream, StreamCall
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.observing import Observer
 
 
 class Streams:
-    """Handles the calls of InferenceService.Stream; open() makes the handler of one of them."""
+    """Handles the calls of InferenceService.Stream; open() makes the handler of one of them.
+
+    Attributes:
+        refused: streams that were opened since stop().
+    """
 
     def __init__(self, engine: Engine, clock: Clock, window: Window, observer: Observer | None = None) -> None:
         self.observer = observer
@@ -22,6 +27,7 @@ class Streams:
         self._waiting: dict[Stream, None] = {}  # for others to have less in hand
         self._in_hand = 0
         self._stopping = False
+        self.refused = 0
 
     @property
     def active(self) -> int:
@@ -39,6 +45,7 @@ class Streams:
         with self._lock:
             self._live[stream] = None
             stopping = self._stopping
+            self.refused += stopping
         if stopping:
             stream.stop()
         else:
@@ -46,7 +53,7 @@ class Streams:
         return stream
 
     def stop(self) -> None:
-        """Read no more; streams end, with UNAVAILABLE, when what was read is answered."""
+        """Take no more requests; streams end, with UNAVAILABLE, when those in hand are answered."""
         self._tell_all(Stream.stop)
 
     def abort(self) -> None:

@@ -1,5 +1,6 @@
 """What goes from one run of a model into the next: the state of a sequence, and the feedback of its steps."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -64,20 +65,36 @@ class States:
         raise InvalidRequest([Violation("steps.stop.output", f"the model has no output {step.stop.output!r}")])
 
     def initial(self, request: Request) -> State:
-        """Return the state before a first step, of as many rows as the step has."""
-        rows = self._rows(request)
+        """Return the state before a first step, of as many rows as the step has.
+
+        Raises:
+            InvalidRequest: it would take more bytes than a request that brings it may have.
+        """
+        rows, most = self._rows(request), self._spec.batching.max_queue_bytes
+        nbytes = sum(
+            math.prod(_initial_shape(pair.input, rows)) * STORAGE[pair.input.data_type].itemsize for pair in self._pairs
+        )
+        if nbytes > most:
+            told = f"a state of {rows} rows ({nbytes} bytes) is more than the model's queue can ever hold: {most} bytes"
+            raise InvalidRequest([Violation("inputs", told)], model=self._spec.name, version=self._spec.version)
         return tuple(_initial(pair, rows) for pair in self._pairs)
 
     def read(self, snapshot: Snapshot) -> State:
         """Return a state that a caller brings.
 
         Raises:
-            InvalidRequest: it is of another model, or does not fit this one.
+            InvalidRequest: it is of another model or version, or does not fit this one.
         """
         faults: list[Violation] = []
         if snapshot.model != self._spec.name:
             told = f"the state is of model {snapshot.model!r}, not {self._spec.name!r}"
             faults.append(Violation("sequence.state.model", told))
+        if snapshot.version not in ("", self._spec.version):
+            told = (
+                f"the state is of version {snapshot.version!r} of the model, not {self._spec.version!r}, "
+                "and goes on in the version that made it alone; start the sequence anew"
+            )
+            faults.append(Violation("sequence.state.version", told))
         arrays: dict[str, Array | None] = {}
         wanted = {pair.input.name: pair.input for pair in self._pairs}
         for i, tensor in enumerate(snapshot.tensors):
@@ -124,13 +141,13 @@ class States:
         return [(pair.input, array) for pair, array in zip(self._pairs, state, strict=True)]
 
     def _rows(self, request: Request) -> int:
+        """Return how many rows a step has; 1 where its input is missing or does not fit, which admission will tell."""
         counted = self._counted
         if counted is None or counted.batch_axis is None:
             return 1
-        for tensor in request.inputs:
-            if tensor.name == counted.name and len(tensor.shape) > counted.batch_axis:
-                return max(1, tensor.shape[counted.batch_axis])
-        return 1  # the input is missing, which admission will tell
+        tensor = next((tensor for tensor in request.inputs if tensor.name == counted.name), None)
+        array = None if tensor is None else read_tensor(tensor, counted, "", [])
+        return 1 if array is None else int(array.shape[counted.batch_axis])
 
 
 def _says(array: Array, value: float | None) -> bool:
@@ -148,12 +165,15 @@ def _fits(spec: TensorSpec, old: Array, new: Array) -> bool:
 
 def _initial(pair: StatePair, rows: int) -> Array:
     spec = pair.input
-    dtype = STORAGE[spec.data_type]
     if isinstance(pair.initial, np.ndarray):
         row = pair.initial if spec.batch_axis is None else np.expand_dims(pair.initial, spec.batch_axis)
         return row if spec.batch_axis is None else np.repeat(row, rows, axis=spec.batch_axis)
+    return np.full(_initial_shape(spec, rows), pair.initial, STORAGE[spec.data_type])
+
+
+def _initial_shape(spec: TensorSpec, rows: int) -> list[int]:
     # A free axis beside the batch axis is one that grows, such as the length of a cache: it begins with nothing.
     shape = [size if isinstance(size, int) else 0 for size in spec.shape]
     if spec.batch_axis is not None:
         shape[spec.batch_axis] = rows
-    return np.full(shape, pair.initial, dtype)
+    return shape

@@ -1,11 +1,11 @@
-"""How many sequences of a model are live, and which have been idle for too long."""
+"""How many sequences of a model are live, and what of them has been idle, or held, for too long."""
 
 import math
 import threading
 from typing import Protocol
 
 from onnxserve_server.core import Clock, SequencePolicy
-from onnxserve_server.errors import SequencesFull
+from onnxserve_server.errors import DeadlineExceeded, SequencesFull, ServeError
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 
 
@@ -23,8 +23,21 @@ class Live(Protocol):
         ...
 
 
+class Held(Protocol):
+    """A request of several steps that waits for its caller to read, and is in no queue meanwhile."""
+
+    @property
+    def deadline(self) -> float:
+        """A time of the clock; inf for none."""
+        ...
+
+    def withdraw(self, error: ServeError) -> None:
+        """End it with `error`, unless it has ended."""
+        ...
+
+
 class SequenceBooks:
-    """The live sequences of one model."""
+    """The live sequences of one model, and its requests that are held."""
 
     def __init__(self, policy: SequencePolicy, clock: Clock, deadlines: DeadlineWatch) -> None:
         self._policy = policy
@@ -32,6 +45,7 @@ class SequenceBooks:
         self._deadlines = deadlines
         self._lock = threading.Lock()
         self._live: dict[Live, None] = {}
+        self._held: dict[Held, None] = {}
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -59,11 +73,29 @@ class SequenceBooks:
         sequence.idle_since = now = self._clock()
         self._deadlines.watch(now + self._policy.idle)
 
+    def hold(self, request: Held) -> None:
+        """Keep the deadline of a request until let_go()."""
+        if request.deadline != math.inf:
+            with self._lock:
+                self._held[request] = None
+            self._deadlines.watch(request.deadline)
+
+    def let_go(self, request: Held) -> None:
+        """Note that a request ends, or is in a queue again. Cheap for those that hold() was not called for."""
+        if request in self._held:
+            with self._lock:
+                self._held.pop(request, None)
+
     def expire(self, now: float) -> float:
-        """Evict what has been idle for too long; return when the next one will have been, inf for none."""
+        """End what has been idle, or held, for too long; return when the next one will have been, inf for none."""
         following = math.inf
         with self._lock:
-            live = list(self._live)
+            live, held = list(self._live), list(self._held)
+        for request in held:
+            if request.deadline > now:
+                following = min(following, request.deadline)
+            else:
+                request.withdraw(DeadlineExceeded("the deadline passed while the caller did not read its answers"))
         for sequence in live:
             since = sequence.idle_since
             if since is None:

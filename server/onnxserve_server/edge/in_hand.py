@@ -1,0 +1,139 @@
+"""What a stream has in hand: its requests, in the order of their arrival, and their answers that are not yet sent."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from onnxserve_server.errors import ServeError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """How much may be in hand at a time.
+
+    Attributes:
+        requests: of one stream.
+        nbytes: of the requests and unsent answers of one stream; a single request may have more.
+        all_requests: of all streams together. A stream that has none may always take one.
+    """
+
+    requests: int
+    nbytes: int
+    all_requests: int
+
+
+class Work(Protocol):
+    """A job, or a step of a sequence."""
+
+    def withdraw(self, error: ServeError) -> None:
+        """End it with `error`, unless it has ended."""
+        ...
+
+
+class Place:
+    """The place of a request among the others. Its answers come here: one, or one for each of its steps."""
+
+    __slots__ = ("answers", "complete", "nbytes", "request_id", "work")
+
+    def __init__(self, nbytes: int) -> None:
+        self.request_id = ""
+        self.nbytes = nbytes
+        self.work: Work | None = None
+        self.answers: deque[bytes] = deque()
+        self.complete = False
+
+
+class InHand:
+    """The places of one stream. Not thread-safe: the stream has a lock.
+
+    A request of several steps is held while the bytes are at their bound; but never the first one when its own answers
+    are out, for what lies behind it cannot leave before it.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self.places: deque[Place] = deque()
+        self._window = window
+        self._nbytes = 0
+        self._held: dict[Place, Callable[[], None]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is as much as may be."""
+        return len(self.places) >= self._window.requests or self._nbytes >= self._window.nbytes
+
+    def add(self, nbytes: int) -> Place:
+        """Return the place of a new request of so many bytes."""
+        place = Place(nbytes)
+        self.places.append(place)
+        self._nbytes += nbytes
+        return place
+
+    def drop_last(self) -> None:
+        """Forget the newest request, which has no answer."""
+        self._nbytes -= self.places.pop().nbytes
+
+    def put(self, place: Place, message: bytes, *, final: bool) -> None:
+        """Put an answer in its place; `final`: it is the last one there."""
+        self._nbytes += len(message)
+        place.answers.append(message)
+        if final:
+            self._nbytes -= place.nbytes
+            place.complete = True
+            place.work = None
+            if self._held:
+                self._held.pop(place, None)
+
+    def take(self) -> tuple[bytes | None, int]:
+        """Take the next answer to send, and how many requests it leaves fewer; None: it is not there yet."""
+        place = self.places[0]
+        if not place.answers:
+            return None, 0
+        message = place.answers.popleft()
+        self._nbytes -= len(message)
+        if place.answers or not place.complete:
+            return message, 0
+        self.places.popleft()
+        return message, 1
+
+    def hold(self, place: Place, resume: Callable[[], None]) -> bool:
+        """Whether a request has to wait before its next step; resumable() gives `resume` when it may go on."""
+        if place.complete or self._nbytes < self._window.nbytes or self._is_due(place):
+            return False
+        self._held[place] = resume
+        return True
+
+    def resumable(self) -> Sequence[Callable[[], None]]:
+        """Take those that need not be held any longer."""
+        if not self._held:
+            return ()
+        if self._nbytes < self._window.nbytes:
+            resumed = list(self._held.values())
+            self._held.clear()
+            return resumed
+        first = self.places[0]
+        if first in self._held and self._is_due(first):
+            return (self._held.pop(first),)
+        return ()
+
+    def works(self, request_id: str | None = None) -> list[Work]:
+        """Return what runs or waits, of the requests of that name or of all, the last one first.
+
+        Whoever withdraws it in this order starts none of them: a step waits for the one before.
+        """
+        return [
+            place.work
+            for place in reversed(self.places)
+            if place.work is not None and (request_id is None or place.request_id == request_id)
+        ]
+
+    def clear(self) -> int:
+        """Forget everything; return how many requests it was."""
+        count = len(self.places)
+        self.places.clear()
+        self._held.clear()
+        return count
+
+    def _is_due(self, place: Place) -> bool:
+        """Whether the stream can send nothing before this request's next answer."""
+        return place is self.places[0] and not place.answers

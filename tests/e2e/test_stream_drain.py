@@ -1,0 +1,131 @@
+"""How streams end when their server stops: nothing is lost, nothing is run twice, and what is given up is given up."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+import pytest
+import zoo
+from streaming import Line, cancel, error_of, expected, output, step
+from waiting import until
+
+from onnxserve.tensor import decode, encode
+from onnxserve.v1 import inference_service_pb2 as inference
+from onnxserve_server import app
+from onnxserve_server.edge import stream as stream_module
+
+MODELS = {"recurrent": zoo.recurrent(), "double": zoo.double(), "counter": zoo.slow_counter()}
+CONFIGS = {
+    "recurrent": "state: [{input: s, output: s_out}]",
+    "counter": "state: [{input: count, output: count_out}]\nfeedback: {y: x}\nbatching: {max_rows: 1}",
+}
+
+
+def double(request_id="", model="double"):
+    x = encode("x", np.ones((1, 3), np.float32))
+    return inference.StreamRequest(predict={"model": model, "inputs": [x], "request_id": request_id})
+
+
+def rest_of(line):
+    """What still comes on a stream, and the code that it ends with."""
+    answers = []
+    with pytest.raises(grpc.RpcError) as raised:
+        answers.extend(line.call)
+    return answers, raised.value.code()
+
+
+@pytest.fixture
+def stopping(serve):
+    """A server, a stream on it, and a function that begins to stop its streams."""
+    server = serve(MODELS, CONFIGS)
+    line = Line(server.stub)
+
+    def stop():
+        server.app._streams.stop()
+        server.app.engine.drain()
+
+    yield SimpleNamespace(server=server, line=line, stop=stop)
+    line.close()
+    line.call.cancel()
+
+
+@pytest.fixture
+def while_parsing(monkeypatch):
+    """Have something done while the next message of a stream is parsed, which takes long for a large one."""
+
+    def do(what):
+        def from_string(message):
+            monkeypatch.undo()
+            what()
+            return inference.StreamRequest.FromString(message)
+
+        parser = SimpleNamespace(StreamRequest=SimpleNamespace(FromString=from_string))
+        monkeypatch.setattr(stream_module, "inference", parser)
+
+    return do
+
+
+def test_a_step_read_while_the_server_stops_is_in_the_state_that_is_handed_over_or_not_run(stopping, while_parsing):
+    assert output(stopping.line.ask(step("a", 1, handoff=True)))[0, 0] == 3
+    while_parsing(stopping.stop)
+    stopping.line.send(step("a", 2))
+    *answers, last = rest_of(stopping.line)[0]
+    (state,) = (decode(tensor) for tensor in last.handoff.state.tensors)
+    assert 3 * state[0, 0] == expected((1, 2))[len(answers)]
+
+
+def test_a_request_that_comes_too_late_is_left_for_another_server(stopping, monkeypatch):
+    """It is not answered with an error of its own: that would be one for its caller, who could not tell it apart."""
+    real = stream_module.read_request
+
+    def read_request(*args):
+        stopping.stop()
+        return real(*args)
+
+    assert output(stopping.line.ask(double()))[0, 0] == 2
+    monkeypatch.setattr(stream_module, "read_request", read_request)
+    stopping.line.send(double(), double())
+    assert rest_of(stopping.line) == ([], grpc.StatusCode.UNAVAILABLE)
+    assert stopping.server.app._streams.in_hand == 0
+
+
+def test_a_request_read_while_its_stream_is_cut_off_leaves_nothing(stopping, while_parsing):
+    streams = stopping.server.app._streams
+    assert output(stopping.line.ask(double()))[0, 0] == 2
+    while_parsing(streams.abort)
+    stopping.line.send(double())
+    assert rest_of(stopping.line) == ([], grpc.StatusCode.UNAVAILABLE)
+    until(lambda: not streams._live)
+    assert streams.in_hand == 0
+
+
+def test_a_cancellation_is_obeyed_while_the_server_stops_and_a_request_is_not(stopping):
+    line = stopping.line
+    endless = step("a", 20, model="counter", shape=(1, 1), handoff=True, predict={"request_id": "g"})
+    endless.steps.max = 10_000
+    line.ask(endless)
+    stopping.stop()
+    line.send(double("late"), cancel("g"))
+    answers, code = rest_of(line)
+    *_, cancelled, last = answers
+    assert (cancelled.request_id, error_of(cancelled)[1]) == ("g", "CANCELLED")
+    assert (last.handoff.sequence, code) == ("a", grpc.StatusCode.UNAVAILABLE)
+    assert "late" not in {answer.request_id for answer in answers}
+
+
+def test_a_server_that_stops_refuses_streams_as_long_as_they_come(stopping, monkeypatch):
+    """The core would end them with a status of its own, which tells no client to go elsewhere."""
+    monkeypatch.setattr(app, "_QUIET", 0.5)
+    monkeypatch.setattr(app, "_MOST_REFUSING", 60)
+    stopping.stop()
+    refusing = threading.Thread(target=stopping.server.app._refuse)
+    refusing.start()
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        answers, code = rest_of(Line(stopping.server.stub).send(double(), None))
+        assert (answers, code) == ([], grpc.StatusCode.UNAVAILABLE)
+    assert refusing.is_alive()
+    refusing.join(30)
+    assert not refusing.is_alive()
