@@ -70,7 +70,7 @@ class InferenceServiceServicer:
         A caller that sends faster than it is answered, or does not read its answers, is held back by HTTP/2's flow
         control: the server has a bounded number of requests of a stream in hand and reads no further until it has sent an
         answer. When the caller has closed its side and everything is answered, the call ends with OK. A server that is
-        about to stop reads no more, answers what it has read, and ends the call with UNAVAILABLE: what was not answered
+        about to stop takes no more requests, answers what it has taken, and ends the call with UNAVAILABLE: what was not answered
         was not run, and may be sent to another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

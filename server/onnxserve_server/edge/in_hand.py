@@ -96,6 +96,11 @@ class InHand:
         self.places.popleft()
         return message, 1
 
+    @property
+    def next_is_due(self) -> bool:
+        """Whether take() would give a message."""
+        return bool(self.places and self.places[0].answers)
+
     def hold(self, place: Place, resume: Callable[[], None]) -> bool:
         """Whether a request has to wait before its next step; resumable() gives `resume` when it may go on."""
         if place.complete or self._nbytes < self._window.nbytes or self._is_due(place):

@@ -31,6 +31,7 @@ _ARMED = 32  # calls of a method that the core can hand over without waiting for
 _MOST_UNFLUSHED = 64  # messages handled before what they ask for is started
 _OK = cygrpc.StatusCode.ok
 _NO_FLAGS = 0
+_BUFFER_HINT = 1  # GRPC_WRITE_BUFFER_HINT: a write to the socket for each answer would be a third of a stream's cost
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
 _STOP_TIMEOUT = 5.0  # seconds in which the core must report the end of calls that have been answered
 _SELF_TEST_TIMEOUT = 5.0  # seconds
@@ -296,9 +297,10 @@ class StreamCall:
         """Ask for the next message."""
         self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
 
-    def send(self, message: bytes) -> None:
-        """Send a message; the next one when the events have on_sent()."""
-        self._call.start_server_batch((cygrpc.SendMessageOperation(message, _NO_FLAGS),), self._on_sent)
+    def send(self, message: bytes, *, more: bool = False) -> None:
+        """Send a message; the next one when the events have on_sent(). `more`: it waits, and may be written with it."""
+        flags = _BUFFER_HINT if more else _NO_FLAGS
+        self._call.start_server_batch((cygrpc.SendMessageOperation(message, flags),), self._on_sent)
 
     def end(self, status: Status | None) -> None:
         """End the call."""

@@ -184,7 +184,7 @@ class PlainStreamCall:
         """Ask for the next message."""
         self._may_read.release()
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, more: bool) -> None:  # noqa: ARG002 - grpc.server has no way to say it
         """Send a message; the next one when the handler has on_sent()."""
         self._out.put(message)
 

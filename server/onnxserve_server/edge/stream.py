@@ -40,8 +40,8 @@ class StreamCall(Protocol):
         """Ask for the next message, from any thread. It comes by on_message(); one may be asked for at a time."""
         ...
 
-    def send(self, message: bytes) -> None:
-        """Send a message, from any thread; on_sent() says when the next may follow."""
+    def send(self, message: bytes, *, more: bool) -> None:
+        """Send a message, from any thread; on_sent() says when the next may follow. `more`: it follows at once."""
         ...
 
     def end(self, status: Status | None) -> None:
@@ -247,12 +247,14 @@ class Stream:
     def _pump(self) -> None:
         """Send the next answer if its turn has come, or end the call when nothing is left to do."""
         error: ServeError | None = None
+        more = False
         with self._lock:
             if self._sending or self._ended:
                 return
             message, left = self._next_message()
             if message is not None:
                 self._sending = True
+                more = self._hand.next_is_due
             elif self._gone is not None:
                 self._ended, error, left = True, self._gone, self._hand.clear()
             elif not self._hand.places:
@@ -265,7 +267,7 @@ class Stream:
         if left:
             self._streams.give_back(left)
         if message is not None:
-            self._call.send(message)
+            self._call.send(message, more=more)
             self.read_on()
         elif ended:
             self._end(error)
