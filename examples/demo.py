@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import IO
 
 import numpy as np
 from rich.console import Console
@@ -49,24 +50,24 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this program is ended, the server ends too
     test_set = np.load(HERE / "data/digits_test.npz")
     images, labels = test_set["image"], test_set["label"]
-    with running_server(HERE / "models") as (server, address):
+    with running_server(HERE / "models") as (server, address, page):
         answers, seconds = ask_all(address, images, labels)
         Console().print(report(answers, seconds, len(images)))
         check(answers)
         if os.environ.get("KEEP") == "1":
-            keep(server, address)
+            keep(server, address, page)
 
 
 @contextmanager
-def running_server(models: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `onnxserve serve` on a free port; give its process and its address once it is ready."""
+def running_server(models: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """Run `onnxserve serve` on free ports; give its process, its address and that of its page once it is ready."""
     where = ["--models", str(models), "--host", "127.0.0.1", "--port", "0", "--http-port", "0"]
     command = [sys.executable, "-m", "onnxserve", "serve", *where]
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("a+") as log:  # to append: the server writes at the end, wherever we read
         # A session of its own: Ctrl-C reaches this program alone, which then stops the server.
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
         try:
-            yield server, ready_address(server)
+            yield server, ready_address(server), page_address(log)
             stop(server)
         except (OnnxserveError, RuntimeError) as error:
             log.seek(0)
@@ -88,6 +89,13 @@ def ready_address(server: subprocess.Popen[str]) -> str:
     finally:
         overdue.cancel()
     raise RuntimeError(f"the server ended, or was not ready within {START_S:.0f} s (exit code {server.wait()})")
+
+
+def page_address(log: IO[str]) -> str:
+    """Read the address of the status page from the server's log, which has told it before the server was ready."""
+    log.seek(0)
+    told = re.search(r"status page on (http://[\w.:\[\]]+)", log.read())
+    return told[1] if told else "not told: its log level leaves it out"
 
 
 def stop(server: subprocess.Popen[str]) -> None:
@@ -162,9 +170,10 @@ def accuracy(answers: list[Answer]) -> float:
     return sum(answer.correct for answer in answers) / len(answers)
 
 
-def keep(server: subprocess.Popen[str], address: str) -> None:
+def keep(server: subprocess.Popen[str], address: str, page: str) -> None:
     """Leave the server running until Ctrl-C."""
-    print(f"\nThe server goes on at {address}. Try, from another terminal:\n")
+    print(f"\nThe server goes on at {address}. Its status page: {page}")
+    print("Try, from another terminal:\n")
     command = Path(sys.executable).parent / "onnxserve"  # it need not be on the PATH
     print(f"  {command} models --target {address}")
     print(f"  {command} predict digits --input image=examples/data/digit.npy --target {address}")

@@ -1,12 +1,30 @@
-"""What the HTTP port answers: /healthz, /readyz, /metrics, the status as JSON, and the page that draws it."""
+"""What the HTTP port answers: /healthz, /readyz, /metrics, the status as JSON, predictions, and the page for people."""
+
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from onnxserve_server.errors import ServeError
+from onnxserve_server.web.origin import check_reader
+from onnxserve_server.web.predict import Predictions, error_response
 from onnxserve_server.web.status import ServerStatus
+
+_PAGE = Path(__file__).parent / "page"
+# The page loads its own files and nothing else; scripts and styles in the text of a model's name stay text.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def make_app(status: ServerStatus) -> Starlette:
@@ -25,8 +43,13 @@ def make_app(status: ServerStatus) -> Starlette:
         body, content_type = scraped
         return Response(body, headers={"Content-Type": content_type})
 
-    async def told(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(status.told), headers={"Cache-Control": "no-store"})
+    async def told(request: Request) -> Response:
+        try:
+            check_reader(request)
+        except ServeError as error:
+            return error_response(error)
+        body = await run_in_threadpool(status.told_as_json)
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return Starlette(
         routes=[
@@ -34,5 +57,25 @@ def make_app(status: ServerStatus) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route("/api/status", told),
-        ]
+            Route("/api/predict", Predictions(status.engine, status.observer).answer, methods=["POST"]),
+            Mount("/", StaticFiles(directory=_PAGE, html=True)),
+        ],
+        middleware=[Middleware(_WithHeaders)],
     )
+
+
+class _WithHeaders:
+    """Adds the headers that bound what a browser does with an answer; a cached one is asked for again by its ETag."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers.setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,5 +1,6 @@
 """An HTTP server on a thread of its own. It serves people and scrapers; the callers' requests come by gRPC."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -64,8 +65,9 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
+        # create_server() puts the address into its text once more; the resolver's errors have numbers of their own.
+        told = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ConfigurationError(
-            f"{host}:{port}: cannot listen there for HTTP: {error.strerror or error}; "
-            "choose another --http-port, or -1 for none"
+            f"{host}:{port}: cannot listen there for HTTP: {told}; choose another --http-port, or -1 for none"
         ) from error
     return listener

@@ -1,0 +1,274 @@
+"""Predictions by JSON, for the page's form. They go through the engine, and are counted, as the calls by gRPC are."""
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from onnxserve_server.core import Done, Job, ModelSpec, Request, Result
+from onnxserve_server.engine.engine import Engine
+from onnxserve_server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    ModelNotFound,
+    ModelRunFailed,
+    QueueFull,
+    SequenceEvicted,
+    SequencesFull,
+    ServeError,
+    Violation,
+)
+from onnxserve_server.observing import Observer, Trace
+from onnxserve_server.web.origin import NotAllowed, check_sender
+from onnxserve_server.web.tensors import read_tensor, write_tensor
+
+MAX_BODY = 8 << 20
+"""Bytes of one request."""
+TIMEOUT = 30.0
+"""Seconds from the request's first byte to its answer."""
+MOST_AT_ONCE = 8
+"""Predictions in hand. The form is for people; callers with more than that to ask use gRPC."""
+
+_LONGEST_REQUEST_ID = 128  # characters
+_FIELDS = ("model", "version", "inputs", "request_id")
+
+
+class TooLarge(ServeError):
+    """The request has more bytes than this port takes."""
+
+    reason = "TOO_LARGE"
+
+
+# Codes are those of gRPC, see edge/status.py, so that people and metrics have one set of names.
+STATUSES: dict[type[ServeError], tuple[str, int]] = {
+    InvalidRequest: ("INVALID_ARGUMENT", 400),
+    NotAllowed: ("PERMISSION_DENIED", 403),
+    ModelNotFound: ("NOT_FOUND", 404),
+    SequenceEvicted: ("FAILED_PRECONDITION", 409),
+    TooLarge: ("RESOURCE_EXHAUSTED", 413),
+    QueueFull: ("RESOURCE_EXHAUSTED", 429),
+    SequencesFull: ("RESOURCE_EXHAUSTED", 429),
+    Cancelled: ("CANCELLED", 499),
+    ModelRunFailed: ("INTERNAL", 500),
+    ServeError: ("INTERNAL", 500),
+    Draining: ("UNAVAILABLE", 503),
+    DeadlineExceeded: ("DEADLINE_EXCEEDED", 504),
+}
+"""The name of each error's code, and its HTTP status."""
+
+
+class Predictions:
+    """Answers POST /api/predict. `observer` is told of each request that was read."""
+
+    def __init__(self, engine: Engine, observer: Observer | None) -> None:
+        self._engine = engine
+        self._observer = observer
+        self._in_hand = 0
+
+    async def answer(self, request: HttpRequest) -> Response:
+        """Answer one request."""
+        try:
+            check_sender(request)
+            if self._in_hand >= MOST_AT_ONCE:
+                raise QueueFull(f"{MOST_AT_ONCE} predictions of this port are in hand", 1.0)
+            self._in_hand += 1
+            try:
+                return await self._predict(request)
+            finally:
+                self._in_hand -= 1
+        except ServeError as error:
+            return error_response(error)
+
+    async def _predict(self, request: HttpRequest) -> Response:
+        asked = _Asked(self._engine.clock())
+        body = await _body(request)
+        if self._observer is not None:
+            asked.trace = self._observer.begin(request.headers.items(), asked.method, asked.arrived)
+        try:
+            outcome = await self._outcome(request, body, asked)
+        except ServeError as error:
+            outcome = error
+        except Exception:
+            self._note(asked, ServeError("the server failed on this request"))
+            raise
+        self._note(asked, outcome)
+        return error_response(outcome) if isinstance(outcome, ServeError) else _response(outcome, asked.request_id)
+
+    async def _outcome(self, request: HttpRequest, body: bytes, asked: "_Asked") -> Result | ServeError:
+        """Have the engine answer, unless the caller leaves: then the request is cancelled."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Result | ServeError] = loop.create_future()
+
+        def done(outcome: Result | ServeError) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has stopped, and its loop is closed
+                loop.call_soon_threadsafe(_settle, answered, outcome)
+
+        # On a thread: to decode takes long, and to flush may be to run the model.
+        job = await run_in_threadpool(self._submit, body, asked, done)
+        left = asyncio.ensure_future(_left(request))
+        try:
+            await asyncio.wait((answered, left), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+            job.cancel()  # does nothing to a job that has ended
+        return await answered
+
+    def _submit(self, body: bytes, asked: "_Asked", done: Done) -> Job:
+        told = _parsed(body)
+        asked.take(told)
+        spec = self._engine.spec(asked.model, asked.version)
+        request = _request(told, spec, asked)
+        if asked.trace is not None:
+            asked.trace.mark("admit")
+        try:
+            job = self._engine.submit(request, done)
+        except InvalidRequest as error:
+            raise _by_name(error, request) from error
+        self._engine.flush()
+        return job
+
+    def _note(self, asked: "_Asked", outcome: Result | ServeError) -> None:
+        if self._observer is None:
+            return
+        if isinstance(outcome, Result):
+            self._observer.answered(asked, "OK", outcome)
+        else:
+            self._observer.answered(asked, STATUSES[type(outcome)][0], None)
+
+
+class _Asked:
+    """Implements observing.Asked."""
+
+    method = "Page"
+
+    def __init__(self, arrived: float) -> None:
+        self.arrived = arrived
+        self.model = self.version = self.request_id = ""
+        self.trace: Trace | None = None
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """Note what a request asks for; raises InvalidRequest."""
+        faults = [
+            Violation(name, "it must be a string")
+            for name in ("model", "version", "request_id")
+            if not isinstance(told.get(name, ""), str)
+        ]
+        faults += [
+            Violation(name, f"there is no such field; there are {', '.join(_FIELDS)}")
+            for name in sorted(told.keys() - set(_FIELDS))
+        ]
+        if not isinstance(told.get("inputs"), Mapping):
+            faults.append(Violation("inputs", "it must be an object of tensors by name"))
+        if not faults and len(told.get("request_id", "")) > _LONGEST_REQUEST_ID:
+            faults.append(Violation("request_id", f"it is longer than {_LONGEST_REQUEST_ID} characters"))
+        if faults:
+            raise InvalidRequest(faults)
+        self.model, self.version = told.get("model", ""), told.get("version", "")
+        self.request_id = told.get("request_id", "")
+
+
+def error_response(error: ServeError) -> Response:
+    """Return an error as JSON: the code by its name in gRPC, reason, message, and the faults of fields."""
+    code, status = STATUSES[type(error)]
+    violations = error.violations if isinstance(error, InvalidRequest) else ()
+    told = {
+        "code": code,
+        "reason": error.reason,
+        "message": error.message,
+        "violations": [violation._asdict() for violation in violations],
+    }
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return JSONResponse(told, status, headers)
+
+
+def _response(result: Result, request_id: str) -> Response:
+    told = {
+        "model": result.model,
+        "version": result.version,
+        "request_id": request_id,
+        "outputs": [write_tensor(spec, array) for spec, array in result.outputs],
+        "receipt": result.receipt._asdict(),
+    }
+    return JSONResponse(told, headers={"Cache-Control": "no-store"})
+
+
+async def _body(request: HttpRequest) -> bytes:
+    body, nbytes = bytearray(), 0
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            async for chunk in request.stream():
+                body += chunk
+                nbytes += len(chunk)
+                if nbytes > MAX_BODY:  # read on: a browser that cannot send everything does not read the answer
+                    body.clear()
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the request did not arrive within {TIMEOUT:.0f} s") from error
+    except ClientDisconnect as error:
+        raise Cancelled("the caller left") from error
+    if nbytes > MAX_BODY:
+        raise TooLarge(f"the request has {nbytes} bytes, and at most {MAX_BODY} are taken here; call by gRPC")
+    return bytes(body)
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest([Violation("request", f"it is no JSON: {error}")]) from error
+    if not isinstance(told, Mapping):
+        raise InvalidRequest([Violation("request", "it must be a JSON object")])
+    return told
+
+
+def _request(told: Mapping[str, Any], spec: ModelSpec, asked: _Asked) -> Request:
+    specs = {tensor.name: tensor for tensor in spec.inputs}
+    faults: list[Violation] = []
+    tensors = []
+    for name, value in told["inputs"].items():
+        if name in specs:
+            tensors.append(read_tensor(specs[name], value, f"inputs.{name}", faults))
+        else:
+            known = ", ".join(repr(known) for known in specs)
+            faults.append(Violation(f"inputs.{name}", f"the model has no input {name!r}; it has {known}"))
+    if faults:
+        raise InvalidRequest(faults, model=spec.name, version=spec.version)
+    return Request(
+        model=asked.model,
+        version=asked.version,
+        inputs=[tensor for tensor in tensors if tensor is not None],
+        request_id=asked.request_id,
+        deadline=asked.arrived + TIMEOUT,
+        trace=asked.trace,
+    )
+
+
+def _by_name(error: InvalidRequest, request: Request) -> InvalidRequest:
+    """Return the error with paths of this request, whose inputs have names where the engine's have positions."""
+
+    def name(found: re.Match[str]) -> str:
+        return f"inputs.{request.inputs[int(found[1])].name}"
+
+    violations = [Violation(re.sub(r"^inputs\[(\d+)\]", name, field), told) for field, told in error.violations]
+    return InvalidRequest(violations, **error.metadata)
+
+
+async def _left(request: HttpRequest) -> None:
+    """Return when the caller has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _settle(answered: "asyncio.Future[Result | ServeError]", outcome: Result | ServeError) -> None:
+    if not answered.done():
+        answered.set_result(outcome)

@@ -1,0 +1,140 @@
+"""Tensors as JSON: {"data_type", "shape", "data"}, or "base64" in place of "data" where there is much of it.
+
+Numbers that JSON has not are strings: "NaN", "Infinity", "-Infinity", and integers beyond 2^53, as JavaScript rounds.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxserve.tensor import BOOL, NAMES, NUMBERS, STORAGE, STRING, Array, DataType
+from onnxserve_server.core import TensorSpec, WireTensor
+from onnxserve_server.errors import Violation
+
+_MOST_LISTED = 16_384  # elements; more are base64: a list of a million keeps the interpreter for half a second
+_MOST_BYTES = 4 << 20  # of one output
+_LARGEST_SAFE = 2**53
+_VALUES = {STRING: "a string", BOOL: "true or false"}
+_STRINGS, _BOOLS, _INTEGERS, _FLOATS = {str}, {bool}, {int, str}, {int, float, str}  # what JSON may give for them
+_FIELDS = ("data_type", "shape", "data", "base64")
+
+
+def read_tensor(spec: TensorSpec, told: object, path: str, faults: list[Violation]) -> WireTensor | None:
+    """Return an input as the engine takes it, or None and a fault more.
+
+    `told` is {"data": nested lists, or a flat one beside "shape"} or {"base64": little-endian elements, "shape"};
+    "data_type" may be left out. Whether it fits the model is for the engine to say.
+    """
+    if not isinstance(told, Mapping):
+        faults.append(Violation(path, 'it must be an object such as {"data": [[1, 2, 3]]}'))
+        return None
+    if unknown := sorted(told.keys() - set(_FIELDS)):
+        faults.append(Violation(f"{path}.{unknown[0]}", f"there is no such field; there are {', '.join(_FIELDS)}"))
+        return None
+    number, shape = told.get("data_type", NAMES[spec.data_type]), told.get("shape")
+    if not isinstance(number, str) or number not in NUMBERS:
+        faults.append(Violation(f"{path}.data_type", f"it must be one of {', '.join(NUMBERS)}"))
+        return None
+    if shape is not None and not _is_shape(shape):
+        faults.append(Violation(f"{path}.shape", "it must be a list of sizes"))
+        return None
+    if ("data" in told) == ("base64" in told):
+        faults.append(Violation(path, "one of data and base64 is required"))
+        return None
+    try:
+        if "base64" in told:
+            return WireTensor(spec.name, NUMBERS[number], *_decoded(told["base64"], shape), ())
+        return _tensor(spec.name, NUMBERS[number], _listed(told["data"], NUMBERS[number]), shape)
+    except _Fault as fault:
+        faults.append(Violation(f"{path}.{fault.field}", str(fault)))
+        return None
+
+
+def write_tensor(spec: TensorSpec, array: Array) -> dict[str, Any]:
+    """Return an output as JSON has it. Its elements are row-major: "data", "base64", or neither and why, "omitted"."""
+    told: dict[str, Any] = {
+        "name": spec.name,
+        "data_type": NAMES[spec.data_type],
+        "shape": array.shape,
+        "labels": spec.labels,
+    }
+    if array.size <= _MOST_LISTED and _has_numbers(spec.data_type):
+        return told | {"data": [_json_number(element) for element in array.ravel().tolist()]}
+    if array.size <= _MOST_LISTED and spec.data_type == STRING:
+        return told | {"data": [str(element) for element in array.ravel()]}
+    if array.nbytes <= _MOST_BYTES and spec.data_type != STRING:
+        return told | {"base64": base64.b64encode(array.tobytes()).decode()}
+    return told | {"omitted": f"{array.size:,} elements are too many for a page; call by gRPC"}
+
+
+class _Fault(Exception):
+    def __init__(self, field: str, told: str) -> None:
+        super().__init__(told)
+        self.field = field
+
+
+def _is_shape(shape: object) -> bool:
+    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+
+
+def _decoded(text: object, shape: list[int] | None) -> tuple[tuple[int, ...], bytes]:
+    if shape is None:
+        raise _Fault("shape", "it is required beside base64")
+    if not isinstance(text, str):
+        raise _Fault("base64", "it must be a string")
+    try:
+        return tuple(shape), base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _Fault("base64", f"it cannot be decoded: {error}") from error
+
+
+def _listed(data: object, number: DataType) -> Array:
+    """Return nested lists as an array of the type, where each element is a value of it; strings as objects."""
+    array: Array = np.array(data, object)
+    if number == STRING:
+        kinds, wanted = _STRINGS, array.dtype
+    elif number == BOOL:
+        kinds, wanted = _BOOLS, STORAGE[number]
+    elif not _has_numbers(number):
+        raise _Fault("data", f"{NAMES[number]} cannot be written as numbers here; send base64")
+    else:
+        wanted = STORAGE[number]
+        kinds = _INTEGERS if wanted.kind in "iu" else _FLOATS
+    needed = f"each element must be {_VALUES.get(number, f'a number of {NAMES[number]}')}"
+    if strange := {*map(type, array.flat)} - kinds:
+        what = "lists must be of equal length" if list in strange else needed
+        raise _Fault("data", what)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(wanted)
+    except (ValueError, OverflowError, FloatingPointError) as error:
+        raise _Fault("data", f"{needed}: {error}") from error
+
+
+def _tensor(name: str, number: DataType, array: Array, shape: list[int] | None) -> WireTensor:
+    sizes = array.shape if shape is None else tuple(shape)
+    if array.ndim > 1 and sizes != array.shape:
+        raise _Fault("shape", f"{list(sizes)} is not the shape of data, {list(array.shape)}")
+    if math.prod(sizes) != array.size:
+        raise _Fault("shape", f"{array.size} elements do not fill {list(sizes)}")
+    if number != STRING:
+        return WireTensor(name, number, sizes, array.tobytes(), ())
+    try:
+        return WireTensor(name, number, sizes, b"", [str(element).encode() for element in array.flat])
+    except UnicodeEncodeError as error:
+        raise _Fault("data", f"a string is no text: {error.reason}") from error
+
+
+def _has_numbers(number: DataType) -> bool:
+    """Whether numpy knows the values of the type, and not only their bits."""
+    return number != STRING and STORAGE[number].name == NAMES[number]
+
+
+def _json_number(value: float) -> float | str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return str(value) if isinstance(value, int) and abs(value) > _LARGEST_SAFE else value
