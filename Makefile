@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format gallery protos bench bench-triton clean
+.PHONY: help demo test check format gallery protos bench bench-triton image-check clean
 
 help:            ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -52,6 +52,9 @@ bench: $(VENV)/.dev           ## measure this machine: build/bench.json, build/b
 
 bench-triton: $(VENV)/.dev    ## the same models on Triton and on onnxserve in turn
 	$(BIN)/python -m bench.peers.triton $(ARGS)
+
+image-check: $(VENV)/.cpu     ## build the container image, run it, check it: as root, with buildah and debootstrap
+	PYTHON=$(abspath $(BIN))/python deploy/prove-image.sh $(ARGS)
 
 clean:           ## remove what was built
 	rm -rf build dist $(VENV)
