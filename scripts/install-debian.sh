@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Install the Debian (or Ubuntu) packages that the project's commands use beside Python: nghttp2-client, which has h2load.
+# Install the Debian (or Ubuntu) packages that the project's commands use beside Python: nghttp2-client, which has h2load,
+# and rclone, which the init container of deploy/k8s fetches models with.
 set -euo pipefail
-packages=(nghttp2-client)
+packages=(nghttp2-client rclone)
 
 if ! command -v apt-get >/dev/null; then
   echo "$0: there is no apt-get here. Install with your system's own tool what Debian calls: ${packages[*]}" >&2
