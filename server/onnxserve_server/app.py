@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
 from onnxserve_server.core import Clock
 from onnxserve_server.edge import health
+from onnxserve_server.edge.load_report import LoadReport
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
 from onnxserve_server.edge.predict import Call, Predict
@@ -26,6 +27,7 @@ from onnxserve_server.repository.discovery import Found, discover
 from onnxserve_server.repository.loader import Defaults, load
 from onnxserve_server.repository.loads import Loads
 from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.resources import resources
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.settings import Settings
 from onnxserve_server.telemetry.assembly import Options, Telemetry
@@ -78,6 +80,7 @@ class App:
         port: where it listens, once started.
         http_port: where it answers HTTP, once started; -1: nowhere.
         edge_name: "lane" or "plain": the edge that is really used.
+        telemetry: what is counted; None without.
     """
 
     def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
@@ -90,7 +93,7 @@ class App:
         self._deadlines = DeadlineWatch(clock)
         self._loads = Loads()
         self._health = health.Health()
-        self._telemetry = self._make_telemetry() if settings.telemetry else None
+        self.telemetry = self._make_telemetry() if settings.telemetry else None
         self._http: HttpServer | None = None
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="onnxserve-grpc")
         self._server: grpc.Server
@@ -107,8 +110,8 @@ class App:
         settings = self.settings
         self._check_port()  # before minutes of loading
         self._start_http()
-        if self._telemetry is not None:
-            self._telemetry.start()
+        if self.telemetry is not None:
+            self.telemetry.start()
         self._deadlines.start()
         defaults = Defaults(
             threads=settings.threads,
@@ -131,7 +134,7 @@ class App:
         logger.info("loading model %s/%s", found.name, found.version)
         self._loads.begin(found.name, found.version)
         before = resident_bytes()
-        observer = None if self._telemetry is None else self._telemetry.recorder
+        observer = None if self.telemetry is None else self.telemetry.recorder
         try:
             model = load(found, defaults, prober, self._clock, self._deadlines, observer=observer)
         except ConfigurationError as error:
@@ -145,8 +148,8 @@ class App:
             model.start()
             loaded = self._loads.succeed(found.name, found.version, max(0, resident_bytes() - before))
             logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
-        if self._telemetry is not None:
-            self._telemetry.note_load(loaded)
+        if self.telemetry is not None:
+            self.telemetry.note_load(loaded)
 
     def _make_telemetry(self) -> Telemetry:
         settings = self.settings
@@ -158,7 +161,7 @@ class App:
     def _start_http(self) -> None:
         if self.settings.http_port < 0:
             return
-        status = ServerStatus(self.engine, self._loads, self._health.ready, self._telemetry)
+        status = ServerStatus(self.engine, self._loads, self._health.ready, self.telemetry)
         self._http = HttpServer(lambda: make_app(status), self.settings.host, self.settings.http_port)
         self.http_port = self._http.port
         self._http.start()
@@ -212,8 +215,8 @@ class App:
         logger.info("stopped")
         if self._http is not None:
             self._http.stop()
-        if self._telemetry is not None:
-            self._telemetry.stop()
+        if self.telemetry is not None:
+            self.telemetry.stop()
 
     def _check_port(self) -> None:
         host, port = self.settings.host, self.settings.port
@@ -253,10 +256,10 @@ class App:
             nbytes=settings.stream_bytes,
             all_requests=settings.all_stream_requests,
         )
-        observer = None if self._telemetry is None else self._telemetry.recorder
+        observer = None if self.telemetry is None else self.telemetry.recorder
         self._streams = Streams(self.engine, self._clock, window, observer)
-        if self._telemetry is not None:
-            self._telemetry.metrics.streams = self._streams
+        if self.telemetry is not None:
+            self.telemetry.metrics.streams = self._streams
         self._edge = self._make_edge(
             {_PREDICT: Predict(self.engine, self._clock, observer), _CHECK: self._health.check},
             {_STREAM: self._streams.open},
@@ -273,13 +276,16 @@ class App:
         self, methods: dict[str, Callable[[Call, bytes], None]], streams: dict[str, Callable[[StreamCall], Stream]]
     ) -> Edge:
         """Return the edge that the settings ask for, or the plain one when the lane does not work with this grpcio."""
+        trailer = self._load_report().trailer if self.settings.load_report else None
         if self.settings.edge == "lane":
             try:
                 from onnxserve_server.edge import lane
 
                 lane.self_test()
-                note_burst = None if self._telemetry is None else self._telemetry.recorder.note_burst
-                edge = lane.Lane(self._server, methods, streams, self.engine.flush, note_burst)
+                note_burst = None if self.telemetry is None else self.telemetry.recorder.note_burst
+                edge = lane.Lane(
+                    self._server, methods, streams, self.engine.flush, note_burst=note_burst, trailer=trailer
+                )
             except Exception as error:
                 logger.warning(
                     "grpcio %s does not carry the lane (%s): serving on the plain edge, slower", grpc.__version__, error
@@ -288,4 +294,8 @@ class App:
                 self.edge_name = "lane"
                 return edge
         self.edge_name = "plain"
-        return PlainEdge(self._server, methods, streams, self.engine.flush)
+        return PlainEdge(self._server, methods, streams, self.engine.flush, trailer)
+
+    def _load_report(self) -> LoadReport:
+        cpus = resources().cpus
+        return LoadReport(self._clock, lambda: time.process_time() / cpus, self.engine.busiest)

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         32 << 20, ge=1, description="most bytes of one stream's requests and answers in hand; one request may have more"
     )
     all_stream_requests: int = Field(8192, ge=1, description="most requests in hand of all streams together")
+    load_report: bool = Field(
+        False, description="tell the load with every answer, for clients that balance by weighted_round_robin"
+    )
     inline_us: int = Field(
         3000, ge=0, description="runs of up to so many µs are run by the thread that decodes; 0: none"
     )

@@ -29,10 +29,19 @@ def get(server, path, **headers):
         return answer.read().decode()
 
 
-def samples(server):
-    """{(sample name, labels as a frozenset of pairs): value} of a scrape."""
-    families = text_string_to_metric_families(get(server, "/metrics"))
-    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+def samples(server, requests=0):
+    """{(sample name, labels as a frozenset of pairs): value} of a scrape, once so many requests are counted.
+
+    A request is counted when its answer is out, so its caller may be faster.
+    """
+
+    def scrape():
+        families = text_string_to_metric_families(get(server, "/metrics"))
+        found = {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+        total = sum(count for (name, _), count in found.items() if name == "onnxserve_requests_total")
+        return found if total >= requests else None
+
+    return until(scrape)
 
 
 def value(found, name, **labels):
@@ -70,7 +79,7 @@ def test_requests_are_counted_by_model_version_method_and_code(serve):
     with pytest.raises(onnxserve.NotFound):
         server.client.predict("nobody", {"x": ROW})
     list(server.client.stream("double", ({"x": ROW} for _ in range(5))))
-    found = samples(server)
+    found = samples(server, requests=7 + 3 + 5)
     one = {"version": "1", "rpc_method": PREDICT}
     requests = "onnxserve_requests_total"
     assert value(found, requests, model="double", rpc_response_status_code="OK", **one) == 7
@@ -108,7 +117,7 @@ def test_waits_and_runs_are_measured_where_they_happen(serve):
         assert value(found, "onnxserve_requests_active", model="slow", version="1") == 5
     for call in calls:
         call.result(10)
-    found = samples(server)
+    found = samples(server, requests=5)
     of_slow = {"model": "slow", "version": "1"}
     assert value(found, "onnxserve_requests_active", **of_slow) == 0
     assert value(found, "onnxserve_request_queue_duration_seconds_sum", **of_slow) > 0
@@ -122,12 +131,12 @@ def test_names_that_callers_make_up_make_no_series(serve):
     server.client.predict("double", {"x": ROW})
     code_of(lambda: server.client.predict("nobody", {"x": ROW}))
     code_of(lambda: server.client.predict("double", {"x": ROW}, version="99"))
-    before = set(samples(server))
+    before = set(samples(server, requests=2))
     for i in range(500):
         request = pb.PredictRequest(model=f"m{i}", version=str(i), request_id=f"r{i}")
         with pytest.raises(grpc.RpcError):
             server.stub.Predict(request, metadata=[(f"key{i}", f"value{i}"), ("traceparent", f"nonsense{i}")])
-    assert set(samples(server)) == before
+    assert set(samples(server, requests=502)) == before
 
 
 def test_counts_are_exact_under_load_and_scrapes(serve):
@@ -149,7 +158,7 @@ def test_counts_are_exact_under_load_and_scrapes(serve):
         codes = [code for told in pool.map(call, range(8)) for code in told]
     scraping.set()
     scraper.join()
-    assert requests_by_code(samples(server)) == {code: codes.count(code) for code in set(codes)}
+    assert requests_by_code(samples(server, requests=len(codes))) == {code: codes.count(code) for code in set(codes)}
 
 
 def test_an_exemplar_leads_to_the_trace(serve):
@@ -158,6 +167,7 @@ def test_an_exemplar_leads_to_the_trace(serve):
         trace = "0af7651916cd43dd8448eb211c80319c"
         request = pb.PredictRequest(model="double", inputs=[onnxserve.tensor.encode("x", ROW)])
         server.stub.Predict(request, metadata=[("traceparent", f"00-{trace}-b7ad6b7169203331-01")])
+        samples(server, requests=1)
         text = get(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
         exemplars = [
             sample.exemplar.labels["trace_id"]
@@ -188,6 +198,7 @@ def test_a_real_prometheus_has_the_figures_that_the_client_has(serve, tmp_path):
         if i % 5 == 0:
             codes.append(code_of(lambda: server.client.predict("nobody", {"x": ROW})))
     wanted = {code: codes.count(code) for code in set(codes)}
+    samples(server, requests=len(codes))
     with prometheus(tmp_path, target) as query:
         told = until(lambda: query("sum by (rpc_response_status_code) (onnxserve_requests_total)"), 30)
         assert {labels["rpc_response_status_code"]: count for labels, count in told} == wanted

@@ -59,8 +59,8 @@ def mlp(width=64):
     return model(nodes, [tensor("x", ["batch", width])], [tensor("y", ["batch", 10])], weights)
 
 
-def slow():
-    """y = x, float32 [batch, 1], after as many steps as the largest x says, of about half a millisecond each.
+def slow(factor=1):
+    """y = x, float32 [batch, 1], after `factor` times as many steps as the largest x says, of half a millisecond each.
 
     Each step is a node of its own, so that ONNX Runtime can stop a run between them.
     """
@@ -76,12 +76,17 @@ def slow():
     )
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
-        helper.make_node("Cast", ["largest"], ["steps"], to=INT64),
+        helper.make_node("Mul", ["largest", "factor"], ["scaled"]),
+        helper.make_node("Cast", ["scaled"], ["steps"], to=INT64),
         helper.make_node("Loop", ["steps", "go", "start"], ["m"], body=body),
         helper.make_node("ReduceMax", ["m"], ["zero"], keepdims=0),
         helper.make_node("Add", ["x", "zero"], ["y"]),
     ]
-    initializers = [constant("go", True, np.bool_), constant("start", np.zeros((384, 384)))]
+    initializers = [
+        constant("go", True, np.bool_),
+        constant("start", np.zeros((384, 384))),
+        constant("factor", factor),
+    ]
     return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
 
 

@@ -65,7 +65,8 @@ def _by_tf_keras(request: Request, kind: str, error: BadRequest) -> Model:
     if kind != "keras_h5":
         raise BadRequest(f"{error}; save the whole model with Keras 2 as an .h5 file") from error
     if any(importlib.util.find_spec(package) is None for package in ("tensorflow", "tf2onnx", "tf_keras")):
-        raise BadRequest(f"{error}; tf_keras reads it, with TensorFlow: pip install 'onnxserve[tensorflow]'") from error
+        how = "pip install 'onnxserve[tensorflow]', then pip install --no-deps tf_keras"
+        raise BadRequest(f"{error}; tf_keras reads it, with TensorFlow: {how}") from error
     from onnxserve_converters.sources.tensorflow import load_keras2
 
     try:

@@ -35,6 +35,8 @@ _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the yea
 _STOP_TIMEOUT = 5.0  # seconds in which the core must report the end of calls that have been answered
 _SELF_TEST_TIMEOUT = 5.0  # seconds
 
+Metadata = tuple[tuple[str, str | bytes], ...]
+
 Handler = Callable[["UnaryCall", bytes], None]
 """Takes a call and its message. It must not raise or block."""
 
@@ -78,6 +80,7 @@ class Lane:
         streams: the same of bidirectional methods.
         flush: called on the lane's thread when handlers have run and no further event waits, or many have been handled.
         note_burst: told how long, in seconds, the lane took no further event while it ran those of a burst.
+        trailer: gives the trailing metadata of successful unary answers.
     """
 
     def __init__(
@@ -86,7 +89,9 @@ class Lane:
         methods: Mapping[str, Handler],
         streams: Mapping[str, StreamHandler],
         flush: Callable[[], None],
+        *,
         note_burst: Callable[[float], None] | None = None,
+        trailer: Callable[[], Metadata] | None = None,
     ) -> None:
         self._core = server._cy_server
         self._methods = [
@@ -100,6 +105,7 @@ class Lane:
         self._thread = threading.Thread(target=self._run, name="onnxserve-lane", daemon=True)
         self._flush = flush
         self._note_burst = note_burst
+        self.trailer = trailer
         self._unflushed = 0
         self._armed = 0
         self._live = 0
@@ -223,11 +229,12 @@ class UnaryCall:
 
     def reply(self, message: bytes) -> None:
         """Answer with a message and the status OK."""
+        trailer = self._lane.trailer
         self._call.start_server_batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
                 cygrpc.SendMessageOperation(message, _NO_FLAGS),
-                cygrpc.SendStatusFromServerOperation(None, _OK, b"", _NO_FLAGS),
+                cygrpc.SendStatusFromServerOperation(None if trailer is None else trailer(), _OK, b"", _NO_FLAGS),
             ),
             self._on_answered,
         )

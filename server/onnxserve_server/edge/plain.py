@@ -14,6 +14,8 @@ from onnxserve_server.edge.stream import Stream
 
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
 
+Metadata = tuple[tuple[str, str | bytes], ...]
+
 Handler = Callable[["PlainCall", bytes], None]
 """Takes a call and its message. It must not raise or block."""
 
@@ -29,6 +31,7 @@ class PlainEdge:
         methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
         streams: the same of bidirectional methods; each call has a second thread, which reads.
         flush: called, on the thread of each call, after its handler.
+        trailer: gives the trailing metadata of successful unary answers.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class PlainEdge:
         methods: Mapping[str, Handler],
         streams: Mapping[str, StreamHandler],
         flush: Callable[[], None],
+        trailer: Callable[[], Metadata] | None = None,
     ) -> None:
         self._flush = flush
+        self._trailer = trailer
         self._live = 0
         self._idle = threading.Condition()
         handlers = {
@@ -75,7 +80,10 @@ class PlainEdge:
                 call = PlainCall(context)
                 handler(call, message)
                 self._flush()
-                return call.wait()
+                answer = call.wait()
+                if self._trailer is not None and context.code() is None:
+                    context.set_trailing_metadata(self._trailer())
+                return answer
 
         return serve
 

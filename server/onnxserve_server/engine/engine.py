@@ -114,6 +114,10 @@ class Engine:
         """Return what is known of a model; raises ModelNotFound."""
         return self.entry(name, version).model.spec
 
+    def busiest(self) -> float:
+        """Return the longest that a model's executors have run so far, in seconds, over their number."""
+        return max((model.run_seconds / model.spec.instances for model in self.models()), default=0.0)
+
     def models(self) -> list[ServedModel]:
         """Return every version of every model, by name, oldest version first."""
         return [entry.model for (_, version), entry in sorted(self._entries.items(), key=_by_name_and_age) if version]

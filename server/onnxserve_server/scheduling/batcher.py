@@ -39,6 +39,9 @@ class Batcher:
         clock: tells the time in seconds.
         watch_deadline: told the deadline of each job that has one, so that expire() is called in time.
         instances: how many executors take batches, for the estimate of when a job could be done.
+
+    Attributes:
+        run_seconds: how long the batches that succeeded have run so far.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Batcher:
         self._queued_bytes = 0
         self._closed = False
         self._times = RunTimes()
+        self.run_seconds = 0.0
 
     def submit(self, job: Job) -> None:
         """Queue a job. It may lie there until rouse() is called.
@@ -196,6 +200,7 @@ class Batcher:
             for job in batch.jobs:
                 job.place = None  # else job and batch would hold each other, and their arrays, until a collection
             if seconds is not None:
+                self.run_seconds += seconds
                 self._times.note(max(batch.rows, 1), seconds)  # without rows it is run with one of zeros
 
     def halve(self, batch: Batch) -> list[Batch]:

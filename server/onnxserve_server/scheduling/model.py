@@ -78,6 +78,11 @@ class ServedModel:
         self._unflushed = False  # before looking: a job that comes after this asks for a flush of its own
         run_waiting(self._runner, self._batcher, self._longest_inline)
 
+    @property
+    def run_seconds(self) -> float:
+        """How long its executors have run so far, all together."""
+        return self._batcher.run_seconds
+
     def load(self) -> Load:
         """Tell what waits and runs now."""
         return self._batcher.load()
