@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Install the Debian packages that the project's commands use beside Python: nghttp2-client, which has h2load, and Chromium
-# with its driver, in which the tests open the status page.
+# Install the Debian packages that the project's commands and tests use beside Python: nghttp2-client, which has h2load;
+# Chromium with its driver, in which the tests open the status page; Prometheus, which scrapes the servers of the tests; and
+# rclone, which the init container of deploy/k8s fetches models with.
 set -euo pipefail
-packages=(nghttp2-client chromium chromium-driver)
+packages=(nghttp2-client chromium chromium-driver prometheus rclone)
 
 if ! command -v apt-get >/dev/null; then
   echo "$0: there is no apt-get here. Install with your system's own tool what Debian calls: ${packages[*]}" >&2
