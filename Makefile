@@ -32,8 +32,8 @@ $(CHECKOV):
 demo: $(VENV)/.cpu            ## serve a trained model and send it real images from 64 callers
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev $(CHECKOV)    ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev $(CHECKOV)    ## run all tests, two files at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev           ## lint, types, protos: what must hold before a commit
 	$(BIN)/ruff format --check .
