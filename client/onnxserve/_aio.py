@@ -16,8 +16,8 @@ from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Key, Share
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import State
-from onnxserve._stream import DEFAULT_WINDOW, AsyncFeed, Unanswered
+from onnxserve._sequence import Course, State, Stop
+from onnxserve._stream import DEFAULT_WINDOW, AsyncFeed, Unanswered, call_cancelled
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -100,6 +100,10 @@ class AsyncClient(BaseClient):
                     if delay is None:
                         raise from_rpc_error(error) from error
                     await asyncio.sleep(delay)
+                except asyncio.CancelledError as error:
+                    if self._closed and call_cancelled(error):
+                        raise closed() from None
+                    raise
                 finally:
                     call.cancel()
             feed.check()
@@ -117,10 +121,32 @@ class AsyncClient(BaseClient):
         state: State | None = None,
     ) -> AsyncModelSequence:
         """Return a sequence of steps through a stateful model, whose state the server keeps; as Client.sequence."""
-        return AsyncModelSequence(
-            lambda: self._methods.stream(metadata=self._metadata),
-            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state),
+        return self._sequence(
+            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state)
         )
+
+    async def generate(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        max_steps: int,
+        stop: Stop | None = None,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+    ) -> AsyncIterator[Prediction]:
+        """Run a model several times, each time on what it gave before; as Client.generate.
+
+        Who breaks off the iteration calls aclose() on it to end the steps.
+        """
+        course = self._course(
+            model, outputs=outputs, version=version, timeout=timeout, priority=priority, keeps_state=False
+        )
+        async with self._sequence(course) as sequence:
+            async for prediction in sequence.generate(inputs, max_steps=max_steps, stop=stop):
+                yield prediction
 
     async def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
         """Return every version of every model, by name, then version, oldest first."""
@@ -162,6 +188,9 @@ class AsyncClient(BaseClient):
         if credentials is None:
             return grpc.aio.insecure_channel(target, **kwargs)
         return grpc.aio.secure_channel(target, credentials, **kwargs)
+
+    def _sequence(self, course: Course) -> AsyncModelSequence:
+        return AsyncModelSequence(lambda: self._methods.stream(metadata=self._metadata), course)
 
     async def _predict(
         self,
@@ -228,9 +257,8 @@ class AsyncClient(BaseClient):
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
         try:
             return await method(request, timeout=self._check(timeout), metadata=self._metadata)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():  # not the task was cancelled, but the call
+        except asyncio.CancelledError as error:
+            if self._closed and call_cancelled(error):
                 raise closed() from None
             raise
         except grpc.RpcError as error:

@@ -9,8 +9,9 @@ import grpc
 import grpc.aio
 
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, State, Stop, cancel_message, cut_short
-from onnxserve.errors import from_rpc_error
+from onnxserve._sequence import Course, Run, State, Stop, cut_short
+from onnxserve._stream import call_cancelled
+from onnxserve.errors import OnnxserveError
 from onnxserve.tensor import Array
 
 
@@ -21,6 +22,7 @@ class AsyncModelSequence:
         self._open_call = open_call
         self._course = course
         self._call: Any = None
+        self._breaking_off = asyncio.Lock()
 
     @property
     def state(self) -> State | None:
@@ -29,22 +31,35 @@ class AsyncModelSequence:
 
     async def step(self, inputs: Mapping[str, Array], *, snapshot: bool = False) -> Prediction:
         """Run the model once, on the inputs and the state after the step before; as ModelSequence.step."""
-        return [prediction async for prediction in self._run(inputs, snapshot=snapshot)][-1]
+        with self._course.turn():
+            return await self._next(await self._begin(inputs, snapshot=snapshot))
 
-    def generate(
+    async def generate(
         self, inputs: Mapping[str, Array], *, max_steps: int, stop: Stop | None = None, snapshot: bool = False
     ) -> AsyncIterator[Prediction]:
         """Run the model several times, each time on what it gave before; as ModelSequence.generate.
 
-        Who breaks off the iteration calls aclose() on it, or ends the sequence, to end the steps.
+        Who breaks off the iteration calls aclose() on it, makes another step, or ends the sequence, to end the steps.
         """
-        return self._run(inputs, snapshot=snapshot, most=max_steps, stop=stop)
+        with self._course.turn():
+            run = await self._begin(inputs, snapshot=snapshot, most=max_steps, stop=stop)
+            prediction = await self._next(run)
+        try:
+            while True:
+                final = run.final  # of this answer: another step may break the run off meanwhile
+                yield prediction
+                if final:
+                    return
+                with self._course.turn():
+                    self._course.check(run)
+                    prediction = await self._next(run)
+        finally:
+            await self._break_off(run)
 
     async def close(self) -> None:
         """End the sequence and free its state."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        self._course.close()
+        self._drop_call()
 
     async def __aenter__(self) -> Self:
         """Return the sequence itself."""
@@ -54,49 +69,95 @@ class AsyncModelSequence:
         """End the sequence."""
         await self.close()
 
-    async def _run(
+    async def _begin(
         self, inputs: Mapping[str, Array], *, snapshot: bool, most: int | None = None, stop: Stop | None = None
-    ) -> AsyncIterator[Prediction]:
-        while True:
-            request_id, message = self._course.message(inputs, snapshot=snapshot, most=most, stop=stop)
-            if self._call is None:
-                self._call = self._open_call()
-            final = False
-            try:
-                await self._write(message)
-                while not final:
-                    response = await self._call.read()
-                    if response is grpc.aio.EOF:
-                        await self._raise_for_status()
-                        raise cut_short(request_id)
-                    prediction = self._course.take(response, request_id)
-                    final = response.final
-                    if prediction is not None:
-                        yield prediction
-            except GeneratorExit:
-                await self._write(cancel_message(request_id))
-                while not final and (response := await self._call.read()) is not grpc.aio.EOF:
-                    final = response.final
-                raise
-            except grpc.RpcError as error:
-                self._call = None
-                delay = self._course.delay_after(error)
-                if delay is None:
-                    raise from_rpc_error(error, request_id) from error
-                await asyncio.sleep(delay)
-            else:
-                return
+    ) -> Run:
+        if self._course.unfinished is not None:
+            await self._break_off(self._course.unfinished)
+        return self._course.begin(inputs, snapshot=snapshot, most=most, stop=stop)
 
-    async def _write(self, message: bytes) -> None:
+    async def _next(self, run: Run) -> Prediction:
+        """Return the next answer; the first one from another server if need be."""
+        try:
+            while True:
+                try:
+                    if run.call is None:
+                        await self._send(run)
+                    return await self._receive(run)
+                except grpc.RpcError as error:
+                    delay = self._course.delay_after(error, run)
+                    self._drop_call()
+                    await asyncio.sleep(delay)
+        except BaseException as error:  # CancelledError too
+            if self._course.give_up(run):
+                self._drop_call()
+            if call_cancelled(error):
+                raise self._course.cancelled() from None
+            raise
+
+    async def _send(self, run: Run) -> None:
+        call = self._call
+        if call is None:
+            self._course.check_start()
+            call = self._call = self._open_call()
+            await _until_made(call)
+        run.call = call
+        await self._write(run, self._course.message(run))
+
+    async def _write(self, run: Run, message: bytes) -> None:
         with contextlib.suppress(asyncio.InvalidStateError):  # the call is over; reading tells how it ended
-            await self._call.write(message)
+            await run.call.write(message)
 
-    async def _raise_for_status(self) -> None:
-        code = await self._call.code()
+    async def _receive(self, run: Run) -> Prediction:
+        while True:
+            response = await run.call.read()
+            if response is grpc.aio.EOF:
+                await self._raise_for_status(run)
+                raise cut_short(run)
+            prediction = self._course.take(run, response)
+            if prediction is not None:
+                return prediction
+
+    async def _break_off(self, run: Run) -> None:
+        """End a generation, and pass over the answers to it that are on their way, unless that has been done."""
+        async with self._breaking_off:  # the event loop ends one that was dropped, while the next step may be asked for
+            if self._course.unfinished is not run:
+                return
+            try:
+                await self._write(run, run.cancel_message())
+                while not run.final:
+                    await self._receive(run)
+            except (grpc.RpcError, OnnxserveError):
+                pass  # of steps that nobody wants; where the call is over, the next step says so
+            except asyncio.CancelledError as error:
+                if not call_cancelled(error):
+                    raise
+            finally:
+                if self._course.give_up(run):
+                    self._drop_call()
+
+    def _drop_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+    async def _raise_for_status(self, run: Run) -> None:
+        code = await run.call.code()
         if code is not grpc.StatusCode.OK:
             raise grpc.aio.AioRpcError(
                 code,
-                await self._call.initial_metadata(),
-                await self._call.trailing_metadata(),
-                details=await self._call.details(),
+                await run.call.initial_metadata(),
+                await run.call.trailing_metadata(),
+                details=await run.call.details(),
             )
+
+
+async def _until_made(call: Any) -> None:
+    """Wait until a call is made, or over: write() waits, too, but for ever where a call is cancelled before."""
+    waits = [asyncio.ensure_future(each) for each in (call.wait_for_connection(), call.code())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)

@@ -71,9 +71,9 @@ class BaseClient(abc.ABC):
             coalesce: whether concurrent calls of predict() may travel together. While four for a model are out, further
                 ones with rows of the same shape wait for them, 2 ms at most, and go as one request, where the model is
                 batched; its answer is split again. Each keeps its own timeout, cancellation and error: when a joined
-                request fails, each call is sent alone. So a lone caller never waits, nor a call with a timeout below
-                0.1 s. The server's log names joined requests, not their calls; a call that is given a request_id goes
-                alone. False: all go alone.
+                request fails, or a new version of the model answers it, each call is sent alone. So a lone caller never
+                waits, nor a call with a timeout below 0.1 s. The server's log names joined requests, not their calls; a
+                call that is given a request_id goes alone. False: all go alone.
             options: further gRPC channel options; they win over those that follow from the other arguments.
         """
         self._channel = self._open(
@@ -175,7 +175,7 @@ class BaseClient(abc.ABC):
         if timeout is None or timeout >= _NO_TIMEOUT:  # gRPC would take such a deadline for one in the past
             return None
         if timeout > 0:
-            return timeout
+            return float(timeout)  # grpc adds it to the time, which float32 knows to the minute
         raise ValueError(f"timeout is a number of seconds above 0, or None, not {timeout}")
 
     def _request(
@@ -233,7 +233,8 @@ class BaseClient(abc.ABC):
         version: str | None,
         timeout: float | None,
         priority: int,
-        state: State | None,
+        state: State | None = None,
+        keeps_state: bool = True,
     ) -> Course:
         def encode(inputs: Mapping[str, Array]) -> tuple[bytes, str]:
             return self._request(
@@ -246,4 +247,4 @@ class BaseClient(abc.ABC):
                 message_timeout=self._check(timeout),
             )
 
-        return Course(encode, state, self._retries)
+        return Course(encode, state, self._retries, keeps_state=keeps_state)

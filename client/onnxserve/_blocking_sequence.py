@@ -1,5 +1,6 @@
 """A sequence of the blocking client."""
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -8,8 +9,8 @@ from typing import Any, Self
 import grpc
 
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, State, Stop, cancel_message, cut_short
-from onnxserve.errors import from_rpc_error
+from onnxserve._sequence import Course, Run, State, Stop, cut_short
+from onnxserve.errors import OnnxserveError
 from onnxserve.tensor import Array
 
 
@@ -17,7 +18,8 @@ class ModelSequence:
     """The steps of one caller through a stateful model. One step at a time; not to be shared between threads.
 
     The server keeps the state and frees it at the end of the `with` block. When it stops, the state moves to another
-    server with the next step.
+    server with the next step. When the call itself fails, or a step is interrupted, the state is lost, and all further
+    steps say so.
     """
 
     def __init__(self, open_call: Callable[[Iterator[bytes]], Any], course: Course) -> None:
@@ -34,23 +36,28 @@ class ModelSequence:
     def step(self, inputs: Mapping[str, Array], *, snapshot: bool = False) -> Prediction:
         """Run the model once, on the inputs and the state after the step before.
 
+        A generation that has not come to its end is broken off.
+
         Args:
             inputs: as for predict(), without the state's.
             snapshot: whether `state` is to be the state after this step.
 
         Raises:
-            FailedPrecondition: the server has given up the state, or it was lost with the connection.
+            FailedPrecondition: the server has given up the state, or it was lost with the call or the step before.
+            Cancelled: the sequence has been closed, or the client.
             OnnxserveError: the step failed; the state is as before.
+            RuntimeError: another thread waits for a step.
         """
-        *_, prediction = self._run(inputs, snapshot=snapshot)
-        return prediction
+        with self._course.turn():
+            return self._next(self._begin(inputs, snapshot=snapshot))
 
     def generate(
         self, inputs: Mapping[str, Array], *, max_steps: int, stop: Stop | None = None, snapshot: bool = False
     ) -> Iterator[Prediction]:
         """Run the model several times, each time on what it gave before; give the answers as they come.
 
-        Who breaks off the iteration ends the steps, and the state is the one after the last that was run.
+        Who breaks off the iteration, or makes another step, ends the steps, and the state is the one after the last
+        that was run. Errors are those of step().
 
         Args:
             inputs: of the first step.
@@ -58,14 +65,27 @@ class ModelSequence:
             stop: what ends them before.
             snapshot: whether `state` is to be the state after each step.
         """
-        return self._run(inputs, snapshot=snapshot, most=max_steps, stop=stop)
+        with self._course.turn():
+            run = self._begin(inputs, snapshot=snapshot, most=max_steps, stop=stop)
+            prediction = self._next(run)
+        try:
+            while True:
+                final = run.final  # of this answer: another step may break the run off meanwhile
+                yield prediction
+                if final:
+                    return
+                with self._course.turn():
+                    self._course.check(run)
+                    prediction = self._next(run)
+        finally:
+            if self._course.unfinished is run:
+                with self._course.turn():
+                    self._break_off(run)
 
     def close(self) -> None:
         """End the sequence and free its state."""
-        self._requests.put(None)
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        self._course.close()
+        self._drop_call()
 
     def __enter__(self) -> Self:
         """Return the sequence itself."""
@@ -75,40 +95,64 @@ class ModelSequence:
         """End the sequence."""
         self.close()
 
-    def _run(
+    def _begin(
         self, inputs: Mapping[str, Array], *, snapshot: bool, most: int | None = None, stop: Stop | None = None
-    ) -> Iterator[Prediction]:
-        while True:
-            request_id, message = self._course.message(inputs, snapshot=snapshot, most=most, stop=stop)
-            if self._call is None:
-                self._requests = queue.SimpleQueue()
-                self._call = self._open_call(iter(self._requests.get, None))
-            self._requests.put(message)
-            try:
-                yield from self._answers(request_id)
-            except grpc.RpcError as error:
-                self._requests.put(None)
-                self._call = None
-                delay = self._course.delay_after(error)
-                if delay is None:
-                    raise from_rpc_error(error, request_id) from error
-                threading.Event().wait(delay)
-            else:
-                return
+    ) -> Run:
+        if self._course.unfinished is not None:
+            self._break_off(self._course.unfinished)
+        return self._course.begin(inputs, snapshot=snapshot, most=most, stop=stop)
 
-    def _answers(self, request_id: str) -> Iterator[Prediction]:
-        final = False
+    def _next(self, run: Run) -> Prediction:
+        """Return the next answer; the first one from another server if need be."""
         try:
-            while not final:
-                response = next(self._call, None)
-                if response is None:
-                    raise cut_short(request_id)
-                prediction = self._course.take(response, request_id)
-                final = response.final
-                if prediction is not None:
-                    yield prediction
-        except GeneratorExit:
-            self._requests.put(cancel_message(request_id))
-            while not final and (response := next(self._call, None)) is not None:
-                final = response.final
+            while True:
+                try:
+                    if run.call is None:
+                        self._send(run)
+                    return self._receive(run)
+                except grpc.RpcError as error:
+                    delay = self._course.delay_after(error, run)
+                    self._drop_call()
+                    threading.Event().wait(delay)
+        except BaseException:  # KeyboardInterrupt too
+            if self._course.give_up(run):
+                self._drop_call()
             raise
+
+    def _send(self, run: Run) -> None:
+        call = self._call
+        if call is None:
+            self._course.check_start()
+            self._requests = queue.SimpleQueue()
+            call = self._call = self._open_call(iter(self._requests.get, None))
+            end = functools.partial(self._requests.put, None)  # or grpc's thread would wait for ever
+            if not call.add_callback(end):
+                end()
+        run.call = call
+        self._requests.put(self._course.message(run))
+
+    def _receive(self, run: Run) -> Prediction:
+        while True:
+            response = next(run.call, None)
+            if response is None:
+                raise cut_short(run)
+            prediction = self._course.take(run, response)
+            if prediction is not None:
+                return prediction
+
+    def _break_off(self, run: Run) -> None:
+        """End a generation, and pass over the answers to it that are on their way."""
+        try:
+            self._requests.put(run.cancel_message())
+            while not run.final:
+                self._receive(run)
+        except (grpc.RpcError, OnnxserveError):
+            pass  # of steps that nobody wants; where the call is over, the next step says so
+        finally:
+            if self._course.give_up(run):
+                self._drop_call()
+
+    def _drop_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()

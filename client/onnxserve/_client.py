@@ -14,7 +14,7 @@ from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Key, Share
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import State
+from onnxserve._sequence import Course, State, Stop
 from onnxserve._stream import DEFAULT_WINDOW, Feed, Unanswered
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
@@ -156,10 +156,45 @@ class Client(BaseClient):
             priority: from -10 to 10; of requests that wait, the higher go first.
             state: what to start with; None: the model's initial state.
         """
-        return ModelSequence(
-            lambda messages: self._methods.stream(messages, metadata=self._metadata),
-            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state),
+        return self._sequence(
+            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state)
         )
+
+    def generate(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        max_steps: int,
+        stop: Stop | None = None,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        priority: int = 0,
+    ) -> Iterator[Prediction]:
+        """Run a model several times, each time on what it gave before; give the answers as they come.
+
+        No state is kept afterwards, so the model need not have any; to go on from where it ended see sequence(). Who
+        breaks off the iteration ends the steps.
+
+        Args:
+            model: its name; its model.yaml says what is fed back.
+            inputs: of the first step, as for predict(), without the state's.
+            max_steps: most steps, from 1 to 10,000.
+            stop: what ends them before.
+            outputs: the names of the outputs wanted of each step; None: all but the state.
+            version: the version to run; None: the one that the server prefers, its newest.
+            timeout: seconds for all steps, from the request's arrival at the server. None: no limit.
+            priority: from -10 to 10; of requests that wait, the higher go first.
+
+        Raises:
+            OnnxserveError: a step failed, or the call did after the first answer.
+        """
+        course = self._course(
+            model, outputs=outputs, version=version, timeout=timeout, priority=priority, keeps_state=False
+        )
+        with self._sequence(course) as sequence:
+            yield from sequence.generate(inputs, max_steps=max_steps, stop=stop)
 
     def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
         """Return every version of every model, by name, then version, oldest first."""
@@ -197,6 +232,9 @@ class Client(BaseClient):
         if credentials is None:
             return grpc.insecure_channel(target, **kwargs)
         return grpc.secure_channel(target, credentials, **kwargs)
+
+    def _sequence(self, course: Course) -> ModelSequence:
+        return ModelSequence(lambda messages: self._methods.stream(messages, metadata=self._metadata), course)
 
     def _predict(
         self,

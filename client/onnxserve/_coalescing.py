@@ -4,8 +4,9 @@ While four calls of a kind are out, further ones of that kind wait. When fewer a
 PATIENCE is over, those that wait are sent, joined as far as the model allows, and the answer is split again. So a few
 callers never wait, and many have about two requests out between them.
 
-A joined request that fails, other than by what would have failed each of its calls, is followed by each call alone, so
-that each gets its own answer or error: at worst half as many requests more than without joining, for two calls.
+A joined request that fails, other than by what would have failed each of its calls, or that another version of the
+model answers, is followed by each call alone, so that each gets its own answer or error: at worst half as many
+requests more than without joining, for two calls.
 
 Nothing here sends or sleeps: each client does that in its own way.
 """
@@ -47,7 +48,7 @@ LEAST_TIMEOUT = 50 * PATIENCE
 
 _FEW = 4  # calls that are cheaper sent than waited for: to wake a waiting thread costs about as much as to send
 _MOST_REQUESTS = 2  # one that is being answered, and one that lies ready
-_REST = 1.0  # seconds without joining after a joined request was refused
+_REST = 1.0  # seconds without joining after a joined request was refused, or another version answered it
 _LONG_REST = 10.0  # the same where the model is not batched, or the server does not describe it
 _MOST_SPECS = 1000
 
@@ -158,7 +159,9 @@ class Batch:
         return join(self.key, [member.share for member in self.members], request_id)
 
     def split(self, response: inference_service_pb2.PredictResponse) -> list[Prediction]:
-        """Return the members' parts of the answer; raises as the function of that name."""
+        """Return the members' parts of the answer; raises as the function of that name, and for another version's."""
+        if response.version != self.spec.version:  # which may not compute row by row
+            raise ValueError(f"version {response.version} answered, not {self.spec.version}")
         return split(response, [(member.share.rows, member.request_id) for member in self.members])
 
 
@@ -284,8 +287,6 @@ class Coalescer:
             self.failed(batch, error)
             return
         self._settle(batch, parts)
-        if response.version != batch.spec.version and monotonic() > batch.spec.learned + _REST:
-            self._forget(batch.key, batch.spec, 0.0)
 
     def failed(self, batch: Batch, error: BaseException) -> None:
         """Tell each member of an error that concerns them all; else have each sent alone, to get its own."""
@@ -293,7 +294,7 @@ class Coalescer:
             self._settle(batch, [error.with_traceback(None)] * len(batch.members))
             return
         if not isinstance(error, _USUAL):
-            self._forget(batch.key, batch.spec, _REST)
+            self._forget(batch.key, batch.spec)
         self._settle(batch, [Verdict.ALONE] * len(batch.members))
 
     def learn(self, model: str, version: str | None, info: ModelInfo | None) -> None:
@@ -325,11 +326,11 @@ class Coalescer:
             self._ask(key.model, key.version)
         return None
 
-    def _forget(self, key: Key, spec: Spec, rest: float) -> None:
+    def _forget(self, key: Key, spec: Spec) -> None:
         """Join nothing for a while, then ask again, unless that has begun."""
         with self._lock:
             if self._specs.get(key[:2]) is spec:
-                self._specs[key[:2]] = monotonic() + rest
+                self._specs[key[:2]] = monotonic() + _REST
 
     def _batches(self, key: Key, lane: _Lane) -> list[Batch]:
         """Return all that waits as batches, which count as being out."""

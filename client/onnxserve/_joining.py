@@ -1,7 +1,6 @@
 """Requests put together into one, and its answer taken apart: no waiting and no sending here."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -98,14 +97,12 @@ class Spec:
     Attributes:
         batches: whether requests may be joined at all.
         version: the version that was described.
-        learned: when, in seconds of time.monotonic().
     """
 
     def __init__(self, info: ModelInfo, max_bytes: int) -> None:
         """Read the description; at most `max_bytes` go into one request."""
         self.batches = info.batching.enabled and all(each.batch_axis == 0 for each in (*info.inputs, *info.outputs))
         self.version = info.version
-        self.learned = monotonic()
         self._max_rows = min(info.batching.max_rows, info.batching.max_queue_rows)
         self._max_bytes = min(info.batching.max_queue_bytes, max_bytes, _MOST_BYTES)
         self._inputs = {each.name: each for each in info.inputs}

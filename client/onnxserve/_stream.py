@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 import grpc
 
 from onnxserve._prediction import Prediction
-from onnxserve.errors import OnnxserveError, from_status
+from onnxserve.errors import Internal, OnnxserveError, from_status
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2
 
@@ -26,6 +26,26 @@ def is_broken(error: grpc.RpcError) -> bool:
         return True
     # What grpc.aio makes of a write to such a call (1.85.1), in place of the call's own status.
     return bool(error.code() == grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core")
+
+
+def call_cancelled(error: BaseException) -> bool:
+    """Whether grpc.aio raised an error because the call was cancelled, and not the task that waits for it."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and not (task is not None and task.cancelling())
+
+
+def check_answer(response: inference_service_pb2.StreamResponse, due: str | None) -> None:
+    """Check that an answer is to the request that is due for one, given by its request_id; None: none is.
+
+    Raises:
+        Internal: it is another one's.
+    """
+    if response.request_id != due:
+        raise Internal(
+            grpc.StatusCode.INTERNAL,
+            f"the stream has an answer to request {response.request_id!r} where one to {due!r} is due",
+            request_id=due or "",
+        )
 
 
 class Unanswered:
@@ -66,6 +86,10 @@ class Unanswered:
         """Add a request that is to be sent."""
         self._requests.append((request_id, message))
 
+    def send_anew(self) -> None:
+        """Note that a call begins, which has sent none of them."""
+        self._sent = 0
+
     def next_message(self) -> bytes | None:
         """Return the next message to send on the present call; None: all have been sent."""
         if not self.has_unsent:
@@ -74,7 +98,12 @@ class Unanswered:
         return self._requests[self._sent - 1][1]
 
     def answer(self, response: inference_service_pb2.StreamResponse) -> Prediction | OnnxserveError:
-        """Return what the server answered to the oldest request, which waits no longer."""
+        """Return what the server answered to the oldest request, which waits no longer.
+
+        Raises:
+            Internal: it is no answer to that request.
+        """
+        check_answer(response, self._requests[0][0] if self._requests else None)
         request_id, _ = self._requests.popleft()
         self._sent -= 1
         self._failures = 0
@@ -100,7 +129,6 @@ class Unanswered:
         if not is_broken(error) or self._failures >= self._retries:
             return None
         self._failures += 1
-        self._sent = 0
         spread: float = random.uniform(0.5, 1.0)  # noqa: S311
         return spread * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._failures - 1))
 
@@ -109,7 +137,8 @@ class Feed:
     """Gives the messages of a stream to the calls that carry it, one after the other.
 
     grpc takes them on a thread of its own, and while the inputs keep it waiting the call may break: then that thread
-    adds what it gets in the end, and the next call's sends it.
+    adds what it gets in the end, and the next call's sends it. Messages that are still taken for the broken call are
+    sent again on the next one, like all that are unanswered when it begins.
 
     Args:
         requests: the caller's requests, each with its request_id; taken one by one as there is room for them.
@@ -117,7 +146,7 @@ class Feed:
     """
 
     def __init__(self, requests: Iterator[tuple[str, bytes]], unanswered: Unanswered) -> None:
-        self.failure: Exception | None = None  # of the caller's own iterator
+        self.failure: BaseException | None = None  # of the caller's own iterator
         self.changed = threading.Condition()
         self._requests = requests
         self._unanswered = unanswered
@@ -129,6 +158,7 @@ class Feed:
         """Return the messages for a new call, the unanswered ones first; the call before gets no more."""
         with self.changed:
             self._call += 1
+            self._unanswered.send_anew()
             self.changed.notify_all()
             return self._of_call(self._call)
 
@@ -161,7 +191,7 @@ class Feed:
         request = None
         try:
             request = next(self._requests, None)
-        except Exception as error:
+        except BaseException as error:  # sys.exit() too: the thread is grpc's, and who reads the answers is to see it
             self.failure = error
         with self.changed:
             self._pulling = False
@@ -175,7 +205,7 @@ class Feed:
 class AsyncFeed:
     """Gives the messages of a stream to the calls that carry it, one after the other, in one event loop.
 
-    A task of its own takes the inputs: grpc cancels the one that sends when a call ends.
+    A task of its own takes the inputs: grpc has one for each call to send, and does not end it with a call that breaks.
 
     Args:
         inputs: the caller's, of either kind.
@@ -189,6 +219,7 @@ class AsyncFeed:
         encode: Callable[[Inputs], tuple[str, bytes]],
         unanswered: Unanswered,
     ) -> None:
+        self._call = 0
         self._changed = asyncio.Event()
         self._encode = encode
         self._unanswered = unanswered
@@ -199,9 +230,15 @@ class AsyncFeed:
         """Look again: a request came, an answer came, or the inputs are exhausted."""
         self._changed.set()
 
-    async def messages(self) -> AsyncIterator[bytes]:
-        """Give the messages for a new call, the unanswered ones first."""
-        while True:
+    def messages(self) -> AsyncIterator[bytes]:
+        """Return the messages for a new call, the unanswered ones first; the call before gets no more."""
+        self._call += 1
+        self._unanswered.send_anew()
+        self.notify()
+        return self._of_call(self._call)
+
+    async def _of_call(self, call: int) -> AsyncIterator[bytes]:
+        while call == self._call:
             message = self._unanswered.next_message()
             if message is not None:
                 yield message
@@ -215,7 +252,8 @@ class AsyncFeed:
         self._puller.result()
 
     async def close(self) -> None:
-        """Take no more inputs."""
+        """Take no more inputs, and give no more messages."""
+        self._call += 1
         self._puller.cancel()
         await asyncio.gather(self._puller, return_exceptions=True)
 

@@ -356,6 +356,20 @@ def test_an_infinite_timeout_is_none(serve):
         assert client.ready(timeout=float("inf"))
 
 
+def test_a_timeout_in_float32_is_as_long_as_it_says(serve):
+    left = []
+
+    def check(request, context):
+        left.append(context.time_remaining())
+        return b"\x08\x01"
+
+    timeouts = [20, 40, 60]  # the time in float32 has steps of 128 s: it cannot be right for all three
+    with onnxserve.Client(serve({"/grpc.health.v1.Health/Check": check})) as client:
+        for timeout in timeouts:
+            client.ready(timeout=np.float32(timeout))
+    assert left == pytest.approx(timeouts, abs=5)
+
+
 def test_a_closed_client_says_so(serve):
     client = onnxserve.Client(serve({"/grpc.health.v1.Health/Check": lambda request, context: b"\x08\x01"}))
     client.close()

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from waiting import until
 
 import onnxserve
-from onnxserve import _base, errors
+from onnxserve import _base, _coalescing, errors
 from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Spec
 from onnxserve._models import model_info
@@ -63,6 +63,7 @@ class Server:
         self._contexts = []
         self.refuse = lambda rows, context: None
         self.version = "1"
+        self.compute = lambda x: 2 * x
 
     def predict(self, message, context):
         request = inference_service_pb2.PredictRequest.FromString(message)
@@ -76,7 +77,7 @@ class Server:
             model=request.model,
             version=self.version,
             request_id=request.request_id,
-            outputs=[encode("y", 2 * x)],
+            outputs=[encode("y", self.compute(x))],
             receipt=inference_service_pb2.Receipt(batch_rows=len(x), batch_requests=1),
         ).SerializeToString()
 
@@ -389,18 +390,20 @@ def test_the_model_is_asked_for_once_and_only_when_there_is_something_to_join(se
     assert sorted(server.rows) == [1, 2]
 
 
-def test_another_version_of_the_model_is_asked_for_anew(server, calls):
+def test_what_another_version_answered_is_asked_again_alone_and_the_version_is_asked_for(server, calls, monkeypatch):
+    """The new version does not compute row by row, and nothing but its name says so."""
+    monkeypatch.setattr(_coalescing, "_REST", 0.0)
     calls = calls()
-    server.version = "2"
-    calls.client._coalescer._specs["m", None].learned -= 10
+    server.version, server.compute = "2", lambda x: x - x.mean(axis=0)
     with busy(server, calls):
         together = start_waiting(calls, row(1), row(2))
-    assert values(together) == doubled(row(1), row(2))
+    assert values(together) == [row(0).tolist()] * 2
     assert {call.result().version for call in together} == {"2"}
-    until(lambda: not isinstance(calls.client._coalescer._specs["m", None], Spec))
+    assert server.rows == [2, 1, 1]
     with busy(server, calls):
-        calls.start(row(3))
+        alone = calls.start(row(3))
         until(lambda: server.asked)
+    assert values([alone]) == [row(0).tolist()]
 
 
 # One caller's trouble

@@ -5,90 +5,10 @@ import threading
 
 import numpy as np
 import pytest
-import zoo
+from stepping import CONFIGS, MODELS, expected, live, n, x
 from waiting import until
 
-from onnxserve import AsyncClient, Client, FailedPrecondition, InvalidArgument, Stop, Unavailable
-
-MODELS = {"recurrent": zoo.recurrent(), "countdown": zoo.countdown(), "slow": zoo.slow()}
-CONFIGS = {
-    "recurrent": "state: [{input: s, output: s_out}]",
-    "countdown": "state: [{input: total, output: total_out}]\nfeedback: {next: n}",
-    "slow": "feedback: {y: x}\nbatching: {max_rows: 1}",
-}
-
-
-def x(value):
-    return {"x": np.full((1, 2), value, np.float32)}
-
-
-def n(value):
-    return {"n": np.full((1, 1), value, np.float32)}
-
-
-def expected(values):
-    state, answers = 0.0, []
-    for value in values:
-        state = state / 2 + value
-        answers.append(3 * state)
-    return answers
-
-
-class Blocking:
-    """A sequence of AsyncClient behind the face of Client's, so that one test is for both."""
-
-    def __init__(self, target, model, **kwargs):
-        self._loop = asyncio.new_event_loop()
-        self._client = self._loop.run_until_complete(self._make(target))
-        self._sequence = self._client.sequence(model, **kwargs)
-
-    @staticmethod
-    async def _make(target):
-        return AsyncClient(target)
-
-    @property
-    def state(self):
-        return self._sequence.state
-
-    def step(self, *args, **kwargs):
-        return self._loop.run_until_complete(self._sequence.step(*args, **kwargs))
-
-    def generate(self, *args, **kwargs):
-        answers = self._sequence.generate(*args, **kwargs)
-        try:
-            while (answer := self._loop.run_until_complete(anext(answers, None))) is not None:
-                yield answer
-        finally:
-            self._loop.run_until_complete(answers.aclose())
-
-    def close(self):
-        self._loop.run_until_complete(self._sequence.close())
-        self._loop.run_until_complete(self._client.close())
-        self._loop.close()
-
-
-@pytest.fixture(params=[False, True], ids=["Client", "AsyncClient"])
-def begin(request):
-    """Begin a sequence with either client; it ends with the test."""
-    ends = []
-
-    def start(target, model="recurrent", **kwargs):
-        if request.param:
-            sequence = Blocking(target, model, **kwargs)
-        else:
-            client = Client(target)
-            ends.append(client.close)
-            sequence = client.sequence(model, **kwargs)
-        ends.append(sequence.close)
-        return sequence
-
-    yield start
-    for end in reversed(ends):
-        end()
-
-
-def live(server):
-    return sum(len(model.sequences) for model in server.app.engine.models())
+from onnxserve import AsyncClient, Cancelled, Client, InvalidArgument, Stop, Unavailable
 
 
 def test_steps_go_on_from_one_another(server, begin):
@@ -139,6 +59,40 @@ def test_a_generation_that_is_broken_off_ends_and_the_sequence_goes_on(server, b
     assert sequence.step(n(7))["next"][0, 0] == 6
 
 
+def test_a_step_breaks_off_a_generation_that_waits_to_be_asked_for_more(server, begin):
+    sequence = begin(server.address, "countdown", outputs=["next"])
+    answers = sequence.generate(n(1000), max_steps=1000)
+    next(answers)
+    assert [sequence.step(n(value))["next"][0, 0] for value in (7, 8)] == [6, 7]
+    with pytest.raises(Cancelled, match="another one of the sequence"):
+        next(answers)
+    assert sequence.step(n(9))["next"][0, 0] == 8
+
+
+def test_a_generation_breaks_off_the_one_before(server, begin):
+    sequence = begin(server.address, "countdown", outputs=["next"])
+    first = sequence.generate(n(1000), max_steps=1000)
+    next(first)
+    assert [answer["next"][0, 0] for answer in sequence.generate(n(3), max_steps=3)] == [2, 1, 0]
+    with pytest.raises(Cancelled, match="another one of the sequence"):
+        next(first)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3, 10])
+def test_a_step_after_an_asynchronous_generation_that_was_dropped_is_that_step(server, turns):
+    """The event loop closes the generator in a task of its own, before the step or beside it."""
+
+    async def run():
+        async with AsyncClient(server.address) as client, client.sequence("countdown", outputs=["next"]) as sequence:
+            async for _ in sequence.generate(n(1000), max_steps=1000):
+                break
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return [(await sequence.step(n(value)))["next"][0, 0] for value in (7, 8)]
+
+    assert asyncio.run(run()) == [6, 7]
+
+
 def test_a_hundred_sequences_move_to_another_server_when_theirs_stops(launch):
     """They are begun on one server, which then stops; the answers are those of an undisturbed run."""
     servers = [launch(MODELS, configs=CONFIGS) for _ in range(2)]
@@ -169,17 +123,6 @@ def test_a_hundred_sequences_move_to_another_server_when_theirs_stops(launch):
     assert code == 0
     assert wrong == []
     assert servers[1].stop()[0] == 0
-
-
-def test_a_state_that_is_lost_with_its_server_is_told(launch, begin):
-    server = launch(MODELS, configs=CONFIGS)
-    sequence = begin(server.address)
-    sequence.step(x(1))
-    server.popen.kill()
-    server.popen.wait(30)
-    with pytest.raises(FailedPrecondition) as raised:
-        sequence.step(x(1))
-    assert raised.value.reason == "SEQUENCE_LOST"
 
 
 def test_no_server_is_told(begin, launch):

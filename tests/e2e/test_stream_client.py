@@ -156,6 +156,19 @@ def test_a_stream_whose_client_is_closed_takes_its_work_along(server):
     assert ended
 
 
+def test_a_stream_whose_client_is_closed_is_not_taken_for_a_cancelled_task(server):
+    async def run():
+        client = AsyncClient(server.address)
+        stream = client.stream("slow", [{"x": np.full((1, 1), 1e6, np.float32)}])
+        waiting = asyncio.create_task(anext(stream))
+        await asyncio.to_thread(server.wait_for, "slow", lambda load: load.running_jobs == 1)
+        await client.close()
+        with pytest.raises(Cancelled, match="the client has been closed"):
+            await waiting
+
+    asyncio.run(run())
+
+
 def test_a_stream_that_is_given_up_takes_its_work_along(server):
     with Client(server.address) as client:
         stream = client.stream("double", inputs(10**9))

@@ -1,0 +1,198 @@
+"""Streams and sequences, against a real gRPC server whose calls break, end early or are mixed up."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+from onnxserve import AsyncClient, Client, Internal, OnnxserveError, _stream
+from onnxserve.v1 import inference_service_pb2 as inference
+
+STREAM = "/onnxserve.v1.InferenceService/Stream"
+FOR_EVER = 60.0  # longer than any test waits
+
+
+def echo(request):
+    """The answer to a request: its inputs as the outputs."""
+    asked = request.predict
+    response = inference.PredictResponse(model=asked.model, request_id=asked.request_id, outputs=asked.inputs)
+    return inference.StreamResponse(request_id=asked.request_id, response=response, final=True)
+
+
+class Server:
+    """Echoes; `first` is what its first call does instead."""
+
+    def __init__(self):
+        self.first = None
+        self.calls = 0
+        self.begun_again = threading.Event()
+
+    def stream(self, requests, context):
+        self.calls += 1
+        if self.calls == 1:
+            yield from self.first(requests, context)
+            return
+        self.begun_again.set()
+        yield from map(echo, requests)
+
+
+@pytest.fixture
+def server():
+    scripted = Server()
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, call):
+            assert call.method == STREAM
+            return grpc.stream_stream_rpc_method_handler(
+                scripted.stream, inference.StreamRequest.FromString, inference.StreamResponse.SerializeToString
+            )
+
+    running = grpc.server(ThreadPoolExecutor(4))
+    running.add_generic_rpc_handlers([Handler()])
+    scripted.address = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
+    running.start()
+    yield scripted
+    running.stop(0).wait()
+
+
+@pytest.fixture(params=[False, True], ids=["Client", "AsyncClient"])
+def asynchronous(request):
+    return request.param
+
+
+def x(value):
+    return {"x": np.full((1, 2), value, np.float32)}
+
+
+def stream(address, asynchronous, count, pause):
+    """The values that stream() gives for so many; before those after the first three it waits for `pause`, an event."""
+
+    def inputs():
+        for number in range(count):
+            if number == 3:
+                assert pause.wait(FOR_EVER)
+            yield x(number)
+
+    async def waiting_inputs():
+        for number in range(count):
+            if number == 3:
+                assert await asyncio.to_thread(pause.wait, FOR_EVER)
+            yield x(number)
+
+    async def gather():
+        async with AsyncClient(address) as client:
+            return [answer async for answer in client.stream("m", waiting_inputs())]
+
+    if asynchronous:
+        answers = asyncio.run(gather())
+    else:
+        with Client(address) as client:
+            answers = [*client.stream("m", inputs())]
+    return [answer["x"][0, 0] for answer in answers]
+
+
+def steps(address, asynchronous, count):
+    """What so many steps of a sequence give, errors included."""
+    outcomes = []
+
+    async def run():
+        async with AsyncClient(address) as client, client.sequence("m") as sequence:
+            for number in range(count):
+                try:
+                    outcomes.append(await sequence.step(x(number)))
+                except OnnxserveError as error:
+                    outcomes.append(error)
+
+    if asynchronous:
+        asyncio.run(run())
+    else:
+        with Client(address) as client, client.sequence("m") as sequence:
+            for number in range(count):
+                try:
+                    outcomes.append(sequence.step(x(number)))
+                except OnnxserveError as error:
+                    outcomes.append(error)
+    return outcomes
+
+
+def answers_three_and_breaks(requests, context):
+    for _ in range(3):
+        yield echo(next(requests))
+    context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
+
+
+def mixes_up(requests, _):
+    for request in requests:
+        answer = echo(request)
+        answer.request_id = "another"
+        yield answer
+
+
+def ends(requests, _):
+    next(requests)
+    yield from ()
+
+
+def test_an_input_that_comes_while_the_client_waits_to_call_again_is_answered(server, asynchronous, monkeypatch):
+    broken = threading.Event()
+    delay_after = _stream.Unanswered.delay_after
+
+    def told(*arguments):
+        delay = delay_after(*arguments)
+        broken.set()
+        return delay
+
+    monkeypatch.setattr(_stream.Unanswered, "delay_after", told)
+    monkeypatch.setattr(_stream, "_FIRST_DELAY", 0.5)
+    server.first = answers_three_and_breaks
+    assert stream(server.address, asynchronous, 7, broken) == [*range(7)]
+    assert server.calls == 2
+
+
+def test_an_input_that_comes_after_the_next_call_has_begun_is_answered(server, asynchronous):
+    server.first = answers_three_and_breaks
+    assert stream(server.address, asynchronous, 7, server.begun_again) == [*range(7)]
+    assert server.calls == 2
+
+
+def test_an_answer_to_another_request_is_an_error(server, asynchronous):
+    server.first = mixes_up
+    with pytest.raises(Internal, match="'another'"):
+        stream(server.address, asynchronous, 1, None)
+
+
+def test_a_step_that_gets_another_ones_answer_fails_and_the_next_is_made_on_another_call(server, asynchronous):
+    server.first = mixes_up
+    failed, answer = steps(server.address, asynchronous, 2)
+    assert isinstance(failed, Internal)
+    assert "'another'" in failed.message
+    assert answer["x"][0, 0] == 1
+
+
+def test_a_step_after_a_stream_that_ended_too_early_is_made_on_another_call(server, asynchronous):
+    server.first = ends
+    failed, answer = steps(server.address, asynchronous, 2)
+    assert failed.code is grpc.StatusCode.UNKNOWN
+    assert answer["x"][0, 0] == 1
+
+
+def test_a_program_that_exits_in_its_inputs_exits(server, asynchronous):
+    server.first = lambda requests, _: map(echo, requests)
+
+    def inputs():
+        yield x(0)
+        raise SystemExit("enough")
+
+    async def run():
+        async with AsyncClient(server.address) as client:
+            [answer async for answer in client.stream("m", inputs())]
+
+    with pytest.raises(SystemExit, match="enough"):
+        if asynchronous:
+            asyncio.run(run())
+        else:
+            with Client(server.address) as client:
+                [*client.stream("m", inputs())]
