@@ -9,6 +9,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from onnxserve import _tracing
 from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
 from onnxserve._channel import SERVING, health_request
@@ -41,6 +42,12 @@ class AsyncClient(BaseClient):
         request_id: str | None = None,
     ) -> Prediction:
         """Run a model once; as Client.predict."""
+        if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
+            with span:
+                request, request_id = self._request(
+                    model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+                )
+                return Prediction(await self._call(self._methods.predict, request, timeout, request_id, span.metadata))
         key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
         if key is None:
             return await self._predict(
@@ -254,9 +261,16 @@ class AsyncClient(BaseClient):
         self._asking.add(task)  # the loop itself would let it go
         task.add_done_callback(told)
 
-    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
+    async def _call(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout: float | None,
+        request_id: str = "",
+        headers: _tracing.Metadata = (),
+    ) -> Any:
         try:
-            return await method(request, timeout=self._check(timeout), metadata=self._metadata)
+            return await method(request, timeout=self._check(timeout), metadata=(*self._metadata, *headers))
         except asyncio.CancelledError as error:
             if self._closed and call_cancelled(error):
                 raise closed() from None

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import grpc
 
+from onnxserve import _tracing
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._channel import SERVING, health_request
@@ -55,6 +56,12 @@ class Client(BaseClient):
             TypeError: an input that is not a numpy array, or of a type that has no counterpart on the wire.
             OnnxserveError: the call failed.
         """
+        if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
+            with span:
+                request, request_id = self._request(
+                    model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
+                )
+                return Prediction(self._call(self._methods.predict, request, timeout, request_id, span.metadata))
         key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
         if key is None:
             return self._predict(model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id)
@@ -301,9 +308,16 @@ class Client(BaseClient):
         else:
             call.add_done_callback(told)
 
-    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None, request_id: str = "") -> Any:
+    def _call(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout: float | None,
+        request_id: str = "",
+        headers: _tracing.Metadata = (),
+    ) -> Any:
         try:
-            return method(request, timeout=self._check(timeout), metadata=self._metadata)
+            return method(request, timeout=self._check(timeout), metadata=(*self._metadata, *headers))
         except grpc.RpcError as error:
             raise from_rpc_error(error, request_id) from error
 

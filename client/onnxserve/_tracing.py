@@ -26,13 +26,13 @@ class CallSpan:
 
     Attributes:
         metadata: what tells the server of it, as the program's propagators have it (traceparent, by default).
-        sampled: whether anybody will see it.
     """
 
-    def __init__(self, span: trace.Span, metadata: Metadata) -> None:
+    def __init__(self, span: trace.Span) -> None:
         self._span = span
-        self.metadata = metadata
-        self.sampled = span.get_span_context().trace_flags.sampled
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier, trace.set_span_in_context(span))
+        self.metadata: Metadata = tuple(carrier.items())
 
     def __enter__(self) -> Self:
         return self
@@ -51,14 +51,12 @@ class CallSpan:
 
 
 def start(method: str, model: str) -> CallSpan | None:
-    """Begin the span of a call below the program's current one; None: the program has no tracer."""
-    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    """Begin the span of a call below the program's current one; None: nobody would see it."""
+    if trace is None or type(trace.get_tracer_provider()) is trace.ProxyTracerProvider:  # no tracer is set up
         return None
     span = trace.get_tracer("onnxserve").start_span(
         f"{_SERVICE}/{method}",
         kind=trace.SpanKind.CLIENT,
         attributes={"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/{method}", "onnxserve.model": model},
     )
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier, trace.set_span_in_context(span))
-    return CallSpan(span, tuple(carrier.items()))
+    return CallSpan(span) if span.get_span_context().trace_flags.sampled else None
