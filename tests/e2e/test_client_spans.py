@@ -32,7 +32,8 @@ async def call():
     async with onnxserve.AsyncClient(target) as client:
         await client.predict("double", {"x": row})
 
-with onnxserve.Client(target, metadata=[("kept", "yes")]) as client, trace.get_tracer("t").start_as_current_span("mine"):
+mine = trace.get_tracer("t").start_as_current_span("mine")
+with onnxserve.Client(target, metadata=[("kept", "yes")]) as client, mine:
     client.predict("double", {"x": row})
     try:
         client.predict("double", {"x": row[:, :2]})

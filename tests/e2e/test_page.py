@@ -663,7 +663,8 @@ def test_everything_has_a_name_for_those_who_cannot_see_it(opened):
 
 MOVING = """
     const moves = ({ transitionDuration, animationName }) => transitionDuration !== '0s' || animationName !== 'none';
-    return [...document.querySelectorAll('*')].filter((one) => moves(getComputedStyle(one))).map((one) => one.tagName);"""
+    const found = [...document.querySelectorAll('*')].filter((one) => moves(getComputedStyle(one)));
+    return found.map((one) => one.tagName);"""
 
 
 def test_it_moves_nothing_for_those_who_asked_for_that(opened):
