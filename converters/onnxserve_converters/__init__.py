@@ -11,7 +11,11 @@ that was asked for (shrinking.py), and only then published (publishing.py).
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# As in onnxserve_server: before ONNX Runtime is first imported, which reports its use unless it is told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxserve_converters.api import convert

@@ -14,3 +14,9 @@ The nouns stand in core.py, what can go wrong in errors.py. repository/ finds mo
 settings.py is what an operator can say; app.py wires it all, starts, drains and stops; commands.py is the command line.
 Imports point one way: app -> edge -> engine -> scheduling -> runtime, and repository -> scheduling, runtime.
 """
+
+import os
+
+# Before it is first imported: ONNX Runtime 1.31 reports its use to its makers unless it is told not to. Who wants it to
+# sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

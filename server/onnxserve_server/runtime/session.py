@@ -1,7 +1,10 @@
 """One model in ONNX Runtime: load it, tell what it takes and gives, run it."""
 
+import contextlib
 import ctypes
+import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +16,7 @@ from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes, placed
+from onnxserve_server.runtime.providers import CUDA
 
 # What ONNX Runtime calls the element types.
 _TYPES = {
@@ -99,6 +103,8 @@ class Session:
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
         providers = _available(path, options)
+        if CUDA in providers:
+            _load_cuda()
         try:
             # By path: from bytes ONNX Runtime would keep a second copy, and not find external data.
             self._session = onnxruntime.InferenceSession(
@@ -172,6 +178,13 @@ def _from_value(value: onnxruntime.OrtValue, number: DataType) -> Array:
     storage = STORAGE[number]
     content = ctypes.string_at(value.data_ptr(), math.prod(shape) * storage.itemsize)
     return np.frombuffer(content, storage).reshape(shape)
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """Load the CUDA and cuDNN libraries that onnxruntime-gpu[cuda,cudnn] installs: its provider does not look there."""
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is the ready line's
+        onnxruntime.preload_dlls()
 
 
 def _session_options(wanted: SessionOptions) -> onnxruntime.SessionOptions:
