@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import dataclass
 
@@ -10,10 +11,13 @@ import grpc
 from cluster import ROOT
 
 from onnxserve_server import app
+from onnxserve_server.engine.engine import Engine
 from onnxserve_server.repository.config import BatchingConfig, ModelConfig, SequencesConfig
+from onnxserve_server.repository.loads import Loads
 from onnxserve_server.settings import Settings
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, prometheus_name
 from onnxserve_server.web.app import make_app
+from onnxserve_server.web.status import ServerStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,11 @@ def program():
         keys=frozenset(keys),
         options=frozenset(re.findall(r"`providers: {cuda: {(\w+):", (ROOT / "docs/operating.md").read_text())),
         metrics=metrics,
-        paths=frozenset(route.path for route in make_app(None).routes),
+        paths=frozenset(route.path for route in make_app(_nothing_served()).routes),
         ending=app._MOST_REFUSING + app._STOP_TIMEOUT + app._WATCHERS_GRACE,
         temporary=subprocess.run(in_a_pod, env={}, check=True, capture_output=True, text=True).stdout.strip(),
     )
+
+
+def _nothing_served():
+    return ServerStatus(Engine(time.monotonic), Loads(), lambda: True, None)
