@@ -1,5 +1,8 @@
 """Sequences: the server keeps their state, runs their steps in order, and many of them at a time."""
 
+import subprocess
+import sys
+
 import grpc
 import numpy as np
 import pytest
@@ -145,6 +148,30 @@ def test_a_thousand_streams_that_break_off_leave_no_sequence(server):
             next(call)
         call.cancel()
     until(lambda: live(server) == 0 and not server.app._streams._live)
+
+
+CALLER = """
+import sys
+import numpy as np
+import onnxserve
+
+client = onnxserve.Client(sys.argv[1])
+sequences = [client.sequence("recurrent") for _ in range(10)]
+while True:
+    for sequence in sequences:
+        sequence.step({"x": np.ones((1, 2), np.float32)})
+    print("stepped", flush=True)
+"""
+
+
+def test_a_caller_that_is_killed_leaves_no_sequence(server):
+    for _ in range(3):
+        caller = subprocess.Popen([sys.executable, "-c", CALLER, server.address], stdout=subprocess.PIPE, text=True)
+        assert caller.stdout.readline() == "stepped\n"
+        assert live(server) == 10
+        caller.kill()
+        caller.communicate()
+        until(lambda: live(server) == 0 and not server.app._streams._live)
 
 
 def test_a_snapshot_starts_another_sequence_where_this_one_stands(line):
