@@ -166,7 +166,7 @@ class App:
         self._http = HttpServer(lambda: make_app(status), self.settings.host, self.settings.http_port)
         self.http_port = self._http.port
         self._http.start()
-        logger.info("status page on http://%s:%d", self.settings.host, self.http_port)
+        logger.info("status page on http://%s:%d", _bracketed(self.settings.host), self.http_port)
 
     def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
         """Serve until `stop` is set, then drain. `ready` is told the address once every model serves.
@@ -177,7 +177,7 @@ class App:
         try:
             self.start(stop)
             if not stop.is_set():
-                ready(f"{self.settings.host}:{self.port}")
+                ready(f"{_bracketed(self.settings.host)}:{self.port}")
                 stop.wait()
             if self.edge_name:
                 self.drain()
@@ -265,7 +265,7 @@ class App:
             {_PREDICT: Predict(self.engine, self._clock, observer), _CHECK: self._health.check},
             {_STREAM: self._streams.open},
         )
-        address = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = _bracketed(settings.host)
         try:
             self.port = self._server.add_insecure_port(f"{address}:{settings.port}")
         except RuntimeError as error:
@@ -300,3 +300,8 @@ class App:
     def _load_report(self) -> LoadReport:
         cpus = resources().cpus
         return LoadReport(self._clock, lambda: time.process_time() / cpus, self.engine.busiest)
+
+
+def _bracketed(host: str) -> str:
+    """Return a host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host

@@ -3,9 +3,10 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -99,9 +100,22 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_endpoint(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError(f"{value!r} must begin with http:// or https://")
+        if not value:
+            return value
+        try:
+            url = urlsplit(value)
+            usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and " " not in value
+        except ValueError:  # brackets that do not close, a port that is none
+            usable = False
+        if not usable:
+            raise ValueError(f"{value!r} is no endpoint; it must be as http://localhost:4317, or https")
         return value
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Self:
+        if self.port == self.http_port and self.port > 0:
+            raise ValueError(f"port and http_port are both {self.port}; they must differ")
+        return self
 
     @field_validator("port", mode="before")
     @classmethod

@@ -1,6 +1,8 @@
 """Telemetry as a whole: what the settings ask for, put together, from start() to stop()."""
 
 import logging
+import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from onnxserve_server.telemetry.otlp import LogPush, MetricPush, span_processor
 from onnxserve_server.telemetry.recorder import Recorder
 from onnxserve_server.telemetry.shares import meters
 from onnxserve_server.telemetry.tracing import Tracing
+
+_STOP_TIMEOUT = 5.0  # seconds in which what is left must be pushed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,14 +90,20 @@ class Telemetry:
             self.metrics.note(catalogue.MODEL_MEMORY, load.model, load.version, value=float(load.memory_bytes))
 
     def stop(self) -> None:
-        """Push what is left, for a few seconds at most."""
+        """Push what is left, all at the same time, for a few seconds at most."""
         if self._logs is not None:
             logging.getLogger().removeHandler(self._logs)
-            self._logs.close()
-        if self._push is not None:
-            self._push.stop()
-        if self._tracing is not None:
-            self._tracing.close()
+        parts = (
+            None if self._logs is None else self._logs.close,
+            None if self._push is None else self._push.stop,
+            None if self._tracing is None else self._tracing.close,
+        )
+        threads = [threading.Thread(target=stop, name="onnxserve-otlp-stop", daemon=True) for stop in parts if stop]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + _STOP_TIMEOUT
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 def _resource() -> Resource:

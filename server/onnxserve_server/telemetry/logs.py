@@ -6,6 +6,7 @@ the class are logged but not the text, which may quote a caller's data.
 
 import json
 import logging
+import re
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "suppressed"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # else a caller's request_id could forge a line
 _MINUTE = 60.0
 _MOST_A_MINUTE = 10  # warnings and errors of one place in the code
 _FOREIGN = {"opentelemetry": 1}  # libraries that tell of each attempt
@@ -48,7 +50,8 @@ class Console(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
         told = "".join(f" {name}={value}" for name, value in fields_of(record).items())
-        return f"{self.formatTime(record)} {record.levelname} {record.name}: {message_of(record)}{told}"
+        line = f"{self.formatTime(record)} {record.levelname} {record.name}: {message_of(record)}{told}"
+        return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], line)
 
 
 class Json(logging.Formatter):

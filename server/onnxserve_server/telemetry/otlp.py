@@ -68,7 +68,8 @@ class MetricPush:
     def stop(self) -> None:
         """Send once more, then stop; within a few seconds, whatever the collector does."""
         self._stopped.set()
-        self._thread.join(_TIMEOUT)
+        if self._thread.is_alive():
+            self._thread.join(_TIMEOUT)
         self._exporter.shutdown(timeout_millis=1000)
 
     def _run(self) -> None:

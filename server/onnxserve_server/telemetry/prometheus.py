@@ -23,7 +23,10 @@ def scrape(metrics: Sequence[Metric], resource: dict[str, str], accept: str) -> 
         resource: attributes of the server; they become the labels of target_info, as OpenTelemetry has it.
         accept: the Accept header of the request.
     """
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encode, content_type = choose_encoder("")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collected(metrics, resource))
     return encode(registry), content_type

@@ -79,16 +79,17 @@ class Recorder:
     def answered(self, asked: Asked, code: str, result: Result | None) -> None:
         """See Observer."""
         now = self._clock()
-        model, version, receipt = asked.model, asked.version, None
         if result is not None:
             model, version, receipt = result.model, result.version, result.receipt
+        else:  # at once: what a caller calls a model may be megabytes
+            (model, version), receipt = self._labels(asked.model, asked.version), None
         trace = asked.trace
         if trace is not None:
             trace.end(asked, code, result)
         if code in _FAULTS:
-            logger.warning("a request failed: %s", code, extra=_told(asked, self._labels(model, version), now))
+            logger.warning("a request failed: %s", code, extra=_told(asked, (model, version), now))
         elif logger.isEnabledFor(logging.DEBUG):
-            logger.debug("a request ended: %s", code, extra=_told(asked, self._labels(model, version), now))
+            logger.debug("a request ended: %s", code, extra=_told(asked, (model, version), now))
         self._answered.append(
             _Answered(asked.method, model, version, code, now - asked.arrived, now, receipt, asked.request_id, trace)
         )
@@ -150,7 +151,7 @@ class Recorder:
         for answer in answers:
             groups[answer[:4]].append(answer)
         for (method, model, version, code), group in groups.items():
-            self._fold_group(_SERVICE + method, self._labels(model, version), code, group)
+            self._fold_group(_SERVICE + method, (model, version), code, group)
 
     def _fold_group(self, method: str, model: Labels, code: str, group: list[_Answered]) -> None:
         seconds = np.array([answer.seconds for answer in group])

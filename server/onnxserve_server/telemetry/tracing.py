@@ -33,6 +33,7 @@ _HEADERS = (_PARENT, "tracestate")
 _SERVICE = "onnxserve.v1.InferenceService"
 _SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 _MOST_LINKS = 128
+_LONGEST = 200  # characters of a name that a caller made up
 
 
 class Span:
@@ -65,7 +66,7 @@ class Span:
         if asked.request_id:
             span.set_attribute("onnxserve.request_id", asked.request_id)
         if result is None:
-            span.set_attribute("onnxserve.model", asked.model)
+            span.set_attribute("onnxserve.model", asked.model[:_LONGEST])
             span.set_attribute("error.type", code)
             if code in _SERVER_FAULTS:  # the others are the caller's: OpenTelemetry leaves a server's span unset then
                 span.set_status(Status(StatusCode.ERROR))

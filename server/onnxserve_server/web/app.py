@@ -37,6 +37,10 @@ def make_app(status: ServerStatus) -> Starlette:
         return PlainTextResponse("ready\n") if status.ready() else PlainTextResponse("not ready\n", 503)
 
     async def metrics(request: Request) -> Response:
+        try:
+            check_reader(request)
+        except ServeError as error:
+            return error_response(error)
         scraped = await run_in_threadpool(status.scrape, request.headers.get("accept", ""))
         if scraped is None:
             return PlainTextResponse("nothing is counted: the server was started with --no-telemetry\n", 404)

@@ -44,7 +44,7 @@ def check_sender(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is None or request.headers.get("sec-fetch-site") == "same-origin":  # a proxy may have changed the Host
         return
-    if urlsplit(origin).netloc != request.headers.get("host"):
+    if origin.partition("://")[2] != request.headers.get("host"):
         raise NotAllowed(f"a page of {origin} must not ask for this")
 
 
@@ -54,13 +54,19 @@ def _media_type(headers: Headers) -> str:
 
 def _name(host: str) -> str:
     """Return a Host header without its port and without the brackets of an IPv6 address."""
-    return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        raise NotAllowed(f"{host!r} is no host") from None
 
 
 def _over_loopback(request: Request) -> bool:
     """Whether the connection came in by the loopback interface."""
     server = request.scope.get("server")
-    return server is not None and _is_address(server[0]) and ip_address(server[0]).is_loopback
+    if server is None or not _is_address(server[0]):
+        return False
+    address = ip_address(server[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _is_address(name: str) -> bool:

@@ -39,6 +39,7 @@ MOST_AT_ONCE = 8
 """Predictions in hand. The form is for people; callers with more than that to ask use gRPC."""
 
 _LONGEST_REQUEST_ID = 128  # characters
+_MOST_VALUES = 250_000  # of one request: to parse millions of them would keep the interpreter from all other callers
 _FIELDS = ("model", "version", "inputs", "request_id")
 
 
@@ -189,7 +190,7 @@ def error_response(error: ServeError) -> Response:
     headers = {"Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    return JSONResponse(told, status, headers)
+    return AsciiJson(told, status, headers)
 
 
 def _response(result: Result, request_id: str) -> Response:
@@ -200,7 +201,15 @@ def _response(result: Result, request_id: str) -> Response:
         "outputs": [write_tensor(spec, array) for spec, array in result.outputs],
         "receipt": result.receipt._asdict(),
     }
-    return JSONResponse(told, headers={"Cache-Control": "no-store"})
+    return AsciiJson(told, headers={"Cache-Control": "no-store"})
+
+
+class AsciiJson(JSONResponse):
+    """JSON in ASCII: what a caller sent may be text that is no valid Unicode, and is told back."""
+
+    def render(self, content: Any) -> bytes:
+        """See JSONResponse."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 async def _body(request: HttpRequest) -> bytes:
@@ -222,6 +231,9 @@ async def _body(request: HttpRequest) -> bytes:
 
 
 def _parsed(body: bytes) -> Mapping[str, Any]:
+    values = sum(map(body.count, (b",", b"[", b"{")))
+    if values > _MOST_VALUES:
+        raise TooLarge(f"the request has about {values} values, at most {_MOST_VALUES} are taken; send base64")
     try:
         told = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """An HTTP server on a thread of its own. It serves people and scrapers; the callers' requests come by gRPC."""
 
+import asyncio
 import os
 import socket
 import threading
@@ -7,11 +8,13 @@ from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from onnxserve_server.errors import ConfigurationError
 
 _BACKLOG = 64
-_MOST_CONNECTIONS = 256  # further ones are answered with 503
+_MOST_CONNECTIONS = 256  # further ones are closed
+_HEAD_TIMEOUT = 10.0  # seconds in which a connection must bring its first request
 _GRACE = 1  # seconds for answers that are under way when it stops
 _START_TIMEOUT = 10.0  # seconds
 
@@ -39,7 +42,7 @@ class HttpServer:
             access_log=False,
             lifespan="off",
             server_header=False,
-            limit_concurrency=_MOST_CONNECTIONS,
+            http=_Connection,
             timeout_graceful_shutdown=_GRACE,
         )
         self._server = uvicorn.Server(config)
@@ -58,6 +61,30 @@ class HttpServer:
 
     def _run(self) -> None:
         self._server.run(sockets=[self._socket])
+
+
+class _Connection(H11Protocol):
+    """A connection. uvicorn bounds neither how many there are nor how long one may say nothing, and each is a file."""
+
+    live = 0  # all of them; touched by the thread of the event loop alone
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol."""
+        _Connection.live += 1
+        super().connection_made(transport)
+        if _Connection.live > _MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        _Connection.live -= 1
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.abort()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -18,6 +18,7 @@ from onnxserve_server.errors import Violation
 _MOST_LISTED = 16_384  # elements; more are base64: a list of a million keeps the interpreter for half a second
 _MOST_BYTES = 4 << 20  # of one output
 _LARGEST_SAFE = 2**53
+_MOST_AXES = 32  # as many as numpy can go through element by element
 _VALUES = {STRING: "a string", BOOL: "true or false"}
 _STRINGS, _BOOLS, _INTEGERS, _FLOATS = {str}, {bool}, {int, str}, {int, float, str}  # what JSON may give for them
 _FIELDS = ("data_type", "shape", "data", "base64")
@@ -95,6 +96,8 @@ def _decoded(text: object, shape: list[int] | None) -> tuple[tuple[int, ...], by
 def _listed(data: object, number: DataType) -> Array:
     """Return nested lists as an array of the type, where each element is a value of it; strings as objects."""
     array: Array = np.array(data, object)
+    if array.ndim > _MOST_AXES:
+        raise _Fault("data", f"lists may be nested {_MOST_AXES} deep")
     kinds: set[Any]
     if number == STRING:
         kinds, wanted = _STRINGS, array.dtype
