@@ -107,7 +107,7 @@ def test_every_name_is_in_the_catalogue(serve):
 
 
 def test_waits_and_runs_are_measured_where_they_happen(serve):
-    server = serve({"slow": zoo.slow()}, http_port=0)
+    server = serve({"slow": zoo.slow(), "other": zoo.double()}, {"other": "instances: 2\n"}, http_port=0)
     with server.occupied():
         calls = [server.send("slow", x=np.zeros((1, 1), np.float32)) for _ in range(4)]
         server.wait_for("slow", lambda load: load.queued_rows == 4)
@@ -115,6 +115,8 @@ def test_waits_and_runs_are_measured_where_they_happen(serve):
         assert value(found, "onnxserve_queue_rows", model="slow", version="1") == 4
         assert value(found, "onnxserve_queue_size_bytes", model="slow", version="1") == 16
         assert value(found, "onnxserve_requests_active", model="slow", version="1") == 5
+        executors = [value(found, "onnxserve_executors", model=model, version="1") for model in ("slow", "other")]
+        assert executors == [1, 2]
     for call in calls:
         call.result(10)
     found = samples(server, requests=5)

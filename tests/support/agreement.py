@@ -6,7 +6,7 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-from cluster import ROOT, containers, dangling, named, of_kind
+from cluster import ROOT, containers, dangling, monitored, named, of_kind
 from promql import TEXTS, strangers, unknown_in_text
 from typer.testing import CliRunner
 
@@ -126,17 +126,44 @@ def _of_metrics(objects, known):
     exposed = {rule["name"]["as"] for one in of_kind(objects, "AdapterValues") for rule in one["rules"]["custom"]}
     for one in of_kind(objects, "HorizontalPodAutoscaler"):
         for metric in one["spec"]["metrics"]:
-            if metric["pods"]["metric"]["name"] not in exposed & set(known.metrics):
+            if metric["pods"]["metric"]["name"] not in exposed:
                 yield f"{named(one)}: no metric {metric['pods']['metric']['name']}"
-    (namespace,) = {one["metadata"]["namespace"] for one in objects if "namespace" in one["metadata"]}
-    recorded = {rule["record"] for one in objects for rule in _nodes(one) if isinstance(rule.get("record"), str)}
-    for one in objects:
-        for expression in _expressions(one):
-            for word in strangers(expression, known, namespace, recorded):
+    nodes = [(one, node) for one in objects for node in _nodes(one)]
+    recorded = {node["record"] for _, node in nodes if isinstance(node.get("record"), str)}
+    values = _values(objects, {node["alert"] for _, node in nodes if "alert" in node})
+    for one, node in nodes:
+        for expression in _expressions(node):
+            for word in strangers(expression, known, values, recorded):
                 yield f"{named(one)}: {word!r} in {expression!r}"
-        for node in _nodes(one):
-            for text in (node[field] for field in TEXTS if isinstance(node.get(field), str)):
-                yield from (f"{named(one)}: {word!r} in {text!r}" for word in unknown_in_text(text, known))
+        for text in (node[field] for field in TEXTS if isinstance(node.get(field), str)):
+            yield from (f"{named(one)}: {word!r} in {text!r}" for word in unknown_in_text(text, known))
+        if "runbook" in node and not _leads_somewhere(node["runbook"]):
+            yield f"{named(one)}: no {node['runbook']}"
+
+
+def _values(objects, alerts):
+    """What labels that come from Kubernetes and Prometheus have for values."""
+    (namespace,) = {one["metadata"]["namespace"] for one in objects if "namespace" in one["metadata"]}
+    scalers = {one["metadata"]["name"] for one in of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject")}
+    return {
+        "namespace": {namespace},
+        "job": {
+            service["metadata"]["name"]
+            for monitor in of_kind(objects, "ServiceMonitor")
+            for service in monitored(monitor, objects)
+        },
+        "deployment": {one["metadata"]["name"] for one in of_kind(objects, "Deployment")},
+        "horizontalpodautoscaler": scalers | {f"keda-hpa-{name}" for name in scalers},
+        "alertname": alerts,
+    }
+
+
+def _leads_somewhere(link):
+    path, _, anchor = link.partition("#")
+    if not (ROOT / path).is_file():
+        return False
+    headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+    return anchor in {heading.lower().replace(" ", "-") for heading in headings}
 
 
 def _of_list(data):
@@ -185,13 +212,12 @@ def _mounted(objects, pod, container):
             yield f"{mount['mountPath']}/{key}", text
 
 
-def _expressions(one):
-    for node in _nodes(one):
-        yield from (node[key] for key in ("expr", "metricsQuery", "seriesQuery") if isinstance(node.get(key), str))
-        if "serverAddress" in node:
-            yield node["query"]
-        elif node.get("type") == "query" and "query" in node:  # a dashboard's variable
-            yield node["query"] if isinstance(node["query"], str) else node["query"]["query"]
+def _expressions(node):
+    yield from (node[key] for key in ("expr", "metricsQuery", "seriesQuery") if isinstance(node.get(key), str))
+    if "serverAddress" in node:
+        yield node["query"]
+    elif node.get("type") == "query" and "query" in node:  # a dashboard's variable
+        yield node["query"] if isinstance(node["query"], str) else node["query"]["query"]
 
 
 def _nodes(value):

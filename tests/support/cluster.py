@@ -33,6 +33,11 @@ def text_of(overlay):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
+def manifest(path):
+    """One file of one object, as it is written."""
+    return yaml.safe_load((MANIFESTS / path).read_text())
+
+
 def render(overlay):
     """The objects of an overlay, as fresh copies."""
     return list(yaml.safe_load_all(text_of(overlay)))
@@ -40,8 +45,9 @@ def render(overlay):
 
 def installation(name):
     """The objects that are applied together, and the adapter's values as an object more."""
-    values = yaml.safe_load((MANIFESTS / "prometheus-adapter.yaml").read_text())
-    adapter = {"kind": "AdapterValues", "metadata": {"name": "prometheus-adapter"}} | values
+    adapter = {"kind": "AdapterValues", "metadata": {"name": "prometheus-adapter"}} | manifest(
+        "prometheus-adapter.yaml"
+    )
     return [one for overlay in INSTALLATIONS[name] for one in render(overlay)] + [adapter]
 
 
@@ -80,7 +86,7 @@ def dangling(objects):
         if (target.get("kind", "Deployment"), target["name"]) not in names:
             yield f"{named(one)}: nothing to scale"
     for one in of_kind(objects, "ServiceMonitor"):
-        services = list(_monitored(one, objects))
+        services = list(monitored(one, objects))
         if len(services) != 1:
             yield f"{named(one)}: finds {len(services)} Services with its port, and not one"
     for labels, pod in pods(objects):
@@ -95,7 +101,8 @@ def _dangling_selector(one, selector, ports, objects):
         yield f"{named(one)}: the pods do not have all of {ports}"
 
 
-def _monitored(monitor, objects):
+def monitored(monitor, objects):
+    """Yield the Services that a ServiceMonitor finds."""
     (endpoint,) = monitor["spec"]["endpoints"]
     for service in of_kind(objects, "Service"):
         labelled = monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()

@@ -4,7 +4,7 @@ import re
 
 _OWN = frozenset(
     """
-    and or unless by without on ignoring group_left group_right offset bool inf nan sum avg min max count topk bottomk
+    and or unless by without on ignoring group_left group_right offset bool Inf NaN sum avg min max count topk bottomk
     quantile stddev group count_values rate irate increase delta deriv predict_linear histogram_quantile clamp_min
     clamp_max clamp abs ceil floor round absent absent_over_time avg_over_time max_over_time min_over_time sum_over_time
     count_over_time quantile_over_time last_over_time label_replace label_join vector scalar time changes resets sort
@@ -12,8 +12,18 @@ _OWN = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
 TARGET_LABELS = {"namespace", "pod", "service", "container", "endpoint", "job", "instance", "node", "le", "alertname"}
-_OTHERS_LABELS = {"alertstate", "grpc_method", "grpc_target", "grpc_status", "severity"}
-_ANOTHER_EXPORTERS = re.compile(r"kube_\w+|DCGM_\w+|grpc_client_call_duration_seconds_count|up|ALERTS")
+_OTHERS_LABELS = {
+    *("alertstate", "grpc_method", "grpc_target", "grpc_status", "severity"),
+    *("deployment", "horizontalpodautoscaler"),
+}
+KUBERNETES = frozenset(
+    """
+    kube_deployment_spec_replicas kube_deployment_status_replicas_available
+    kube_horizontalpodautoscaler_spec_max_replicas kube_horizontalpodautoscaler_status_desired_replicas
+    """.split()  # noqa: SIM905 - a list of words reads better so
+)
+"""Series of kube-state-metrics."""
+_ANOTHER_EXPORTERS = KUBERNETES | {"grpc_client_call_duration_seconds_count", "up", "ALERTS"}
 TEXTS = ("legendFormat", "summary", "description")
 """Fields of rules and dashboards that are prose with names in it."""
 NAMES = re.compile(r"--[a-z][\w-]+|(?:\w+\.)?\w*_\w+")
@@ -21,21 +31,27 @@ NAMES = re.compile(r"--[a-z][\w-]+|(?:\w+\.)?\w*_\w+")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"([^\"]*)\"")
 
 
-def strangers(expression, program, namespace, recorded=()):
-    """Yield each name that nobody knows. `recorded` are names that rules of the same file record."""
+def strangers(expression, program, values, recorded=()):
+    """Yield each name that nobody knows, and each value of a label that it never has.
+
+    `values` are those that labels of the installation have; `recorded` are names that rules of the same file record.
+    """
+    known = {
+        "rpc_response_status_code": program.codes,
+        "rpc_method": program.methods,
+        "grpc_method": program.methods,
+        "outcome": {"ok", "failed"},
+        "alertstate": {"pending", "firing"},
+    } | values
     for label, value in _MATCHER.findall(expression):
-        words = [word for word in re.split(r"[|()]", value) if word and "$" not in word]
-        if label == "rpc_response_status_code":
-            yield from (word for word in words if word not in program.codes)
-        elif label in ("rpc_method", "grpc_method"):
-            yield from (word for word in words if not word.startswith(f"{program.inference}/"))
-        elif label == "namespace":
-            yield from (word for word in words if word != namespace)
+        for pattern in value.split("|") if label in known and "$" not in value else ():
+            if pattern and not any(re.fullmatch(pattern, one) for one in known[label]):
+                yield pattern
     bare = re.sub(r'"[^"]*"|\$\w+|\$\{[^}]*\}|<<[^>]*>>|\[[^\]]*\]|\b\d[\w.]*', " ", expression)
     words = re.findall(r"[A-Za-z_:][\w:]*", bare)
     metrics = [word for word in words if word in program.metrics]
     labels = TARGET_LABELS.union(*(program.metrics[word] for word in metrics))
-    others = [word for word in words if _ANOTHER_EXPORTERS.fullmatch(word)]
+    others = [word for word in words if word in _ANOTHER_EXPORTERS]
     if others or any(word in recorded for word in words):
         labels |= _OTHERS_LABELS | program.labels
     for word in words:

@@ -16,21 +16,30 @@ needs_prometheus = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def prometheus(folder, *targets, rules=""):
-    """Scrape targets ("host:port") every second until the block ends.
+def prometheus(folder, *targets, rules="", interval=1.0):
+    """Scrape targets every `interval` seconds until the block ends.
+
+    Args:
+        folder: for its files.
+        targets: "host:port", or that and the labels of what is scraped there.
+        rules: the text of a file of rules.
 
     Gives a function that evaluates an expression: [(labels, value), ...], empty while Prometheus is not there yet.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "rules.yml").write_text(rules)
+    pairs = [(target, {}) if isinstance(target, str) else target for target in targets]
+    every = f"{interval * 1000:.0f}ms"
+    scraped = [{"targets": [target], "labels": labels} for target, labels in pairs]
     config = folder / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
+        f"global: {{scrape_interval: {every}, scrape_timeout: {every}, evaluation_interval: {every}}}\n"
         + ("rule_files: [rules.yml]\n" if rules else "")
-        + f"scrape_configs: [{{job_name: onnxserve, static_configs: [{{targets: {json.dumps(targets)}}}]}}]\n"
+        + f"scrape_configs: [{{job_name: onnxserve, static_configs: {json.dumps(scraped)}}}]\n"
     )
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+    command += [f"--query.lookback-delta={20 * interval * 1000:.0f}ms"]  # five minutes of 15 seconds each
 
     def query(expression):
         try:

@@ -83,6 +83,9 @@ WASTED = _counter(
 QUEUE_ROWS = _gauge("onnxserve.queue.rows", "{row}", "rows that wait", MODEL, VERSION)
 QUEUE_SIZE = _gauge("onnxserve.queue.size", "By", "bytes of input that wait", MODEL, VERSION)
 QUEUE_LIMIT = _gauge("onnxserve.queue.limit", "{row}", "most rows that may wait", MODEL, VERSION)
+EXECUTORS = _gauge(
+    "onnxserve.executors", "{executor}", "runs that may be on at a time: the model's instances", MODEL, VERSION
+)
 ACTIVE = _gauge("onnxserve.requests.active", "{request}", "requests that wait or run", MODEL, VERSION)
 SEQUENCES = _gauge("onnxserve.sequences.live", "{sequence}", "sequences whose state is kept", MODEL, VERSION)
 EVICTED = _counter(

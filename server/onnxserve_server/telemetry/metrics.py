@@ -84,6 +84,7 @@ class Metrics:
                 catalogue.QUEUE_ROWS: load.queued_rows,
                 catalogue.QUEUE_SIZE: load.queued_bytes,
                 catalogue.QUEUE_LIMIT: model.spec.batching.max_queue_rows,
+                catalogue.EXECUTORS: model.spec.instances,
                 catalogue.ACTIVE: load.queued_jobs + load.running_jobs,
             }
             if model.spec.state:

@@ -1,0 +1,158 @@
+"""A real Prometheus with the overlay's rules at a multiple of their speed, and callers that make the loads for them."""
+
+import contextlib
+import itertools
+import json
+import socket
+import subprocess
+import sys
+import threading
+
+import grpc
+import numpy as np
+import zoo
+from cluster import manifest
+from scraping import prometheus
+from timelapse import faster, faster_rules, seconds
+
+from onnxserve.tensor import encode
+from onnxserve.v1 import inference_service_pb2, inference_service_pb2_grpc
+
+GROUPS = manifest("overlays/monitoring/rules.yaml")["spec"]["groups"]
+_INTERVAL = seconds(manifest("overlays/monitoring/servicemonitor.yaml")["spec"]["endpoints"][0]["interval"])
+_VARIABLES = {
+    "$__rate_interval": f"{4 * _INTERVAL:.0f}s",  # Grafana's own rule
+    "$namespace": ".*",
+    "$pod": ".*",
+    "$model": ".*",
+}
+
+
+@contextlib.contextmanager
+def watched(folder, pods, factor):
+    """Watch servers, {(namespace, pod): "host:port"}, as Prometheus Operator would, `factor` times as fast.
+
+    Gives a function that evaluates an expression of that speed, with a dashboard's variables: all of everything.
+    """
+    targets = [(target, {"namespace": namespace, "pod": pod}) for (namespace, pod), target in pods.items()]
+    rules = json.dumps({"groups": faster_rules(GROUPS, factor)})  # JSON is YAML, too
+
+    def evaluate(expression):
+        for name, value in _VARIABLES.items():
+            expression = expression.replace(name, value)
+        return query(faster(expression, factor))
+
+    with prometheus(folder, *targets, rules=rules, interval=_INTERVAL / factor) as query:
+        yield evaluate
+
+
+def firing(query, expression='ALERTS{alertstate="firing"}'):
+    """{(alert, namespace, pod, model)} of alerts; "" where one is not of one pod, or of one model."""
+    return {
+        (labels["alertname"], *(labels.get(name, "") for name in ("namespace", "pod", "model")))
+        for labels, _ in query(expression)
+    }
+
+
+class Patient:
+    """A server in a process of its own, at one address whenever it runs. A model of its two is damaged."""
+
+    def __init__(self, folder):
+        self._models = zoo.write(folder / "patient", {"double": zoo.double(), "damaged": zoo.double()})
+        self._damaged = self._models / "damaged/1/model.onnx"
+        self._whole = self._damaged.read_bytes()
+        self._damaged.write_bytes(self._whole[:20])
+        self._log = (folder / "patient.log").open("w")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.http_port = free.getsockname()[1]
+        self.start()
+
+    def start(self):
+        """Start it; its HTTP port opens before its models are loaded."""
+        flags = ["--port=0", f"--http-port={self.http_port}", "--providers=cpu", "--threads=1", "--skip-broken-models"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "onnxserve", "serve", f"--models={self._models}", *flags],
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    def kill(self):
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def mend(self):
+        """Make the model whole."""
+        self._damaged.write_bytes(self._whole)
+
+    def close(self):
+        """End it for good."""
+        self.kill()
+        self._log.close()
+
+
+def predict(model, **inputs):
+    """A request for a model."""
+    request = inference_service_pb2.PredictRequest(model=model)
+    request.inputs.extend(encode(name, np.asarray(array)) for name, array in inputs.items())
+    return request
+
+
+@contextlib.contextmanager
+def calling(address, *requests, callers=1, pause=0.02, timeout=None):
+    """Send requests in turn, whatever comes back, from so many callers until the block ends."""
+    ended = threading.Event()
+
+    def call():
+        for request in itertools.cycle(requests):
+            if ended.is_set():
+                return
+            with contextlib.suppress(grpc.RpcError):
+                stub.Predict(request, timeout=timeout)
+            ended.wait(pause)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    with grpc.insecure_channel(address) as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+
+
+@contextlib.contextmanager
+def overloading(address, request, times):
+    """Send `times` requests for each that is answered, until the block ends.
+
+    So that much more comes than can be served, whatever this machine is worth at the moment.
+    """
+    calls, ended, owed = set(), threading.Event(), 0.0
+
+    def send():
+        call = stub.Predict.future(request)
+        calls.add(call)
+        call.add_done_callback(answered)
+
+    def answered(call):
+        nonlocal owed
+        calls.discard(call)
+        if ended.is_set() or call.code() is not grpc.StatusCode.OK:
+            return
+        owed += times
+        while owed >= 1:
+            owed -= 1
+            send()
+
+    with grpc.insecure_channel(address) as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        send()
+        try:
+            yield
+        finally:
+            ended.set()
+            for call in list(calls):
+                call.cancel()
