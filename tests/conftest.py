@@ -96,6 +96,7 @@ def running(root, serves_on=None, **settings):
         for model in app.engine.models():
             load = model.load()
             assert (load.queued_jobs, load.queued_rows, load.queued_bytes, load.running_jobs) == (0, 0, 0, 0)
+        assert app.engine.backlog.nbytes == 0
 
 
 @pytest.fixture(params=["lane", "plain"])
@@ -157,10 +158,13 @@ def onnxserve():
 
 @pytest.fixture
 def launch(tmp_path):
-    """Start `onnxserve serve` for {name: model} in a process of its own; it is killed with the test."""
+    """Start `onnxserve serve` for {name: model} in a process of its own; it is killed with the test.
+
+    `within` is a command that starts it; `threads` None leaves their number to the server.
+    """
     started = []
 
-    def start(models, *flags, configs=None):
+    def start(models, *flags, configs=None, threads=1, within=()):
         number = len(started)
         root = zoo.write(tmp_path / f"launched{number}", models, configs)
         log = tmp_path / f"launched{number}.log"
@@ -175,12 +179,11 @@ def launch(tmp_path):
                 -1,
                 "--providers",
                 "cpu",
-                "--threads",
-                1,
+                *(() if threads is None else ("--threads", threads)),
                 *flags,
             )
             popen = subprocess.Popen(
-                [sys.executable, "-m", "onnxserve", *map(str, arguments)],
+                [*within, sys.executable, "-m", "onnxserve", *map(str, arguments)],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

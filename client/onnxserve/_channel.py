@@ -17,6 +17,9 @@ SERVING = 1
 _SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p):|[^/]+://")
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _MAX_ATTEMPTS = 5  # grpc allows no more
+# A name is looked up again when a connection ends, but by default at most every 30 s: within that time all replicas may
+# have been replaced.
+_LOOKUP_INTERVAL_MS = 1000
 
 
 def target_uri(target: str) -> str:
@@ -46,15 +49,16 @@ def service_config(*, retries: int, load_balancing: str) -> str:
             "initialBackoff": "0.1s",
             "maxBackoff": "2s",
             "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            # A server that stops ends what has reached it and was not begun with CANCELLED: grpc's core does.
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
     return json.dumps(
         {
             "loadBalancingConfig": [{load_balancing: {}}],
             "methodConfig": [calls],
-            # Each failure takes a token, each success gives back a tenth; no retries while half are gone, so that a
-            # server in trouble is not asked several times by everyone.
-            "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+            # Each failure takes a token, each success gives one back; no retries while half are gone, so that servers
+            # in trouble are not asked several times by everyone. One of two replicas that stops does not use them up.
+            "retryThrottling": {"maxTokens": 100, "tokenRatio": 1},
         }
     )
 
@@ -69,6 +73,7 @@ def channel_options(
         ("grpc.keepalive_time_ms", int(keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.dns_min_time_between_resolutions_ms", _LOOKUP_INTERVAL_MS),
         ("grpc.service_config", service_config(retries=retries, load_balancing=load_balancing)),
         # A call whose request does not fit in here is never retried, and the default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),

@@ -48,11 +48,13 @@ _CHECK = f"/{health.SERVICE}/Check"
 # A finished run waits this long for the interpreter lock while another thread computes. CPython's default of 5 ms is
 # longer than most runs; measured here, 0.2 ms gave up to 1.5 times the throughput.
 _SWITCH_INTERVAL = 0.0002
-# Calls that the core holds when a server stops it ends with CANCELLED, which no client tries again. So callers are told
-# UNAVAILABLE first, until none has called for a while.
+# Calls that the core holds when a server stops it ends with CANCELLED, which few clients try again. So callers are told
+# UNAVAILABLE first, until none has called for a while. Not for long: those that balance by themselves go on calling
+# until their connection ends, and a call is tried again each 0.1 s (Draining.retry_after), three times or so in all.
 _QUIET = 0.1  # seconds
-_MOST_REFUSING = 1.0  # seconds; a caller may not listen
+_MOST_REFUSING = 0.2
 _MOST_PENDING = 100_000
+_WAITING_SHARE = 4  # of the memory that is left, this part may wait: messages on their way need more than they hold
 _MOST_STREAMS = 4096  # calls at a time on one connection; further ones wait at their client
 _STOP_TIMEOUT = 5.0  # seconds in which the core must let go of what has ended
 _WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
@@ -127,6 +129,7 @@ class App:
                 self._load(found, defaults, prober)
         if not self.engine.models():
             raise ConfigurationError(f"{settings.models}: none of its models can be loaded; the log says why")
+        self._bound_backlog()
         self._listen()
         names = {f"model/{model.spec.name}" for model in self.engine.models()}
         self._health.set([*names, _INFERENCE, _MODELS, ""], health.SERVING)
@@ -151,6 +154,18 @@ class App:
             logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
         if self.telemetry is not None:
             self.telemetry.note_load(loaded)
+
+    def _bound_backlog(self) -> None:
+        """Set how much may wait, now that the models have taken their memory."""
+        settings, granted = self.settings, resources()
+        left = max(0, granted.memory_bytes - resident_bytes())
+        limit = settings.all_queue_bytes or max(left // _WAITING_SHARE, settings.max_message_bytes)
+        self.engine.backlog.limit = limit
+        told = f"{limit >> 20} MiB of requests may wait; {left >> 20} MiB of memory are left ({granted.memory_from})"
+        if limit > left // 2:
+            logger.warning("%s: give the server more memory, or lower all_queue_bytes and max_message_bytes", told)
+        else:
+            logger.info("%s", told)
 
     def _make_telemetry(self) -> Telemetry:
         settings = self.settings

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         256 << 20, ge=1, description="most bytes that may wait for a model, where model.yaml does not say"
     )
+    all_queue_bytes: int = Field(
+        0, ge=0, description="most bytes that may wait for all models; 0: a quarter of the memory left after loading"
+    )
     max_message_bytes: int = Field(64 << 20, ge=1024, le=2**31 - 1, description="largest message")
     stream_requests: int = Field(128, ge=1, description="most requests of one stream in hand at a time")
     stream_bytes: int = Field(

@@ -152,3 +152,33 @@ def test_a_burst_far_beyond_what_waits_for_a_thread_is_answered_by_the_server_it
     with serving(root, edge="lane") as server:
         calls = [server.send("double", x=np.ones((1, 3), np.float32)) for _ in range(8_000)]
         assert {call.code() for call in calls} == {grpc.StatusCode.OK}
+
+
+def test_what_waits_for_one_model_leaves_less_room_for_another(serve):
+    server = serve({"a": zoo.slow(), "b": zoo.slow()}, all_queue_bytes=32, inline_us=0)
+    with server.occupied("a"), server.occupied("b"):
+        waiting = fill(server, "a", 8)
+        refused = from_rpc_error(server.send("b", x=column(1)).exception(timeout=30))
+        assert (refused.reason, refused.metadata["queued_bytes"]) == ("QUEUE_FULL", "32")
+        assert "for all models" in refused.message
+        waiting.pop().cancel()
+        server.wait_for("a", lambda load: load.queued_rows == 7)
+        waiting.append(server.send("b", x=column(1)))
+        server.wait_for("b", lambda load: load.queued_rows == 1)
+    for call in waiting:
+        call.result(timeout=30)
+
+
+def test_a_request_that_is_alone_may_have_more_than_all_may(serve):
+    server = serve({"a": zoo.slow()}, all_queue_bytes=32, inline_us=0)
+    with server.occupied("a"):
+        large = server.send("a", x=column(9))
+        server.wait_for("a", lambda load: load.queued_rows == 9)
+        assert server.send("a", x=column(1)).exception(timeout=30).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(Prediction(large.result(timeout=30))["y"]) == 9
+
+
+def test_bounds_beyond_the_memory_are_warned_of(serve, caplog):
+    serve({"double": zoo.double()}, all_queue_bytes=2**50)
+    assert f"{2**30} MiB of requests may wait" in caplog.text
+    assert "lower all_queue_bytes and max_message_bytes" in caplog.text

@@ -90,6 +90,18 @@ def slow(factor=1):
     return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
 
 
+def slow_wide():
+    """As slow(), for x of [batch, k]: y, [batch, 1], is the largest of each row."""
+    made = slow()
+    del made.graph.input[:], made.graph.node[-1]
+    made.graph.input.append(tensor("x", ["batch", "k"]))
+    made.graph.initializer.append(constant("axis", [1], np.int64))
+    made.graph.node.append(helper.make_node("ReduceMax", ["x", "axis"], ["row"]))
+    made.graph.node.append(helper.make_node("Add", ["row", "zero"], ["y"]))
+    onnx.checker.check_model(made)
+    return made
+
+
 def gather():
     """y = table[id], id int64 [batch, 1] from 0 to 9; any other id makes the run fail."""
     nodes = [helper.make_node("Gather", ["table", "id"], ["y"])]

@@ -81,7 +81,7 @@ class PlainEdge:
                 handler(call, message)
                 self._flush()
                 answer = call.wait()
-                if self._trailer is not None and context.code() is None:
+                if self._trailer is not None:
                     context.set_trailing_metadata(self._trailer())
                 return answer
 
@@ -144,12 +144,16 @@ class PlainCall:
         self._answered.set()
 
     def wait(self) -> bytes:
-        """Wait for the answer; return its message, or set the error on the context and return no bytes."""
+        """Wait for the answer and return its message; an error is raised, as grpc wants it.
+
+        Set beside no bytes, it would go out after a message, and gRPC's clients retry nothing that has brought one.
+        """
         self._answered.wait()
         if isinstance(self._answer, bytes):
             return self._answer
-        _set_status(self._context, self._answer)
-        return b""
+        self._context.set_trailing_metadata(tuple(self._answer.trailing_metadata))
+        self._context.abort(self._answer.code, self._answer.details)
+        raise AssertionError("abort() raises")
 
     def _on_closed(self) -> None:
         self._gone = True

@@ -11,6 +11,7 @@ from onnxserve_server.engine.sequences import SequenceSet
 from onnxserve_server.engine.splitting import Split
 from onnxserve_server.engine.states import States
 from onnxserve_server.errors import Draining, InvalidRequest, ModelNotFound, ServeError, Violation
+from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.model import ServedModel
 
 
@@ -18,11 +19,13 @@ class Engine:
     """Finds the model of a request, admits it and queues it. Everything may be called from any thread.
 
     Attributes:
+        backlog: what waits for all models.
         refused: requests that were refused since drain().
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.backlog = Backlog()
         self._lock = threading.Lock()
         # By name and version; (name, "") is the newest. Replaced, never changed, so that readers need no lock.
         self._entries: dict[tuple[str, str], Entry] = {}
@@ -34,6 +37,7 @@ class Engine:
     def add(self, model: ServedModel) -> None:
         """Serve a model. Of several versions of one name, the one added last is what requests without a version get."""
         model.settle_by(self.settle)
+        model.share(self.backlog)
         entry = Entry(model, Admission(model.spec), States(model.spec))
         with self._lock:
             self._entries = {

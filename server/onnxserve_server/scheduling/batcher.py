@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from onnxserve_server.core import Batch, BatchPolicy, Clock, Job, Slot
 from onnxserve_server.errors import DeadlineExceeded, Draining, QueueFull
+from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.bucket import Bucket
 from onnxserve_server.scheduling.estimate import RunTimes
 
@@ -41,6 +42,7 @@ class Batcher:
         instances: how many executors take batches, for the estimate of when a job could be done.
 
     Attributes:
+        backlog: what its jobs share with those of other models; set before the first comes.
         run_seconds: how long the batches that succeeded have run so far.
     """
 
@@ -48,6 +50,7 @@ class Batcher:
         self, policy: BatchPolicy, clock: Clock, watch_deadline: Callable[[float], None], instances: int = 1
     ) -> None:
         self.policy = policy
+        self.backlog = Backlog()
         self._clock = clock
         self._watch_deadline = watch_deadline
         self._instances = instances
@@ -67,7 +70,7 @@ class Batcher:
         """Queue a job. It may lie there until rouse() is called.
 
         Raises:
-            QueueFull: as many rows or bytes wait as may.
+            QueueFull: as many rows or bytes wait as may, for this model or for all.
             DeadlineExceeded: the job could not be done in time even if it ran as fast as the fastest of the last runs.
             Draining: the batcher has been closed.
         """
@@ -82,6 +85,8 @@ class Batcher:
                 self._refuse_for_time(job)
             if self._closed:
                 raise Draining("the model is being stopped")
+            if not self.backlog.add(job.nbytes):
+                self._refuse_for_memory(job)
             bucket = self._buckets.get(job.key)
             if bucket is None:
                 bucket = self._buckets[job.key] = Bucket()
@@ -302,6 +307,7 @@ class Batcher:
         bucket.remove(job)
         self._queued_rows -= _weight(job)
         self._queued_bytes -= job.nbytes
+        self.backlog.remove(job.nbytes)
         if not bucket:
             del self._buckets[job.key]
 
@@ -311,10 +317,24 @@ class Batcher:
         raise QueueFull(
             f"the queue is full: {rows} rows ({size} bytes) wait, at most {policy.max_queue_rows} rows "
             f"({policy.max_queue_bytes} bytes) may, and this request has {job.rows} rows ({job.nbytes} bytes)",
-            retry_after=max(0.01, self._times.shortest * (1 + rows // policy.max_rows) / self._instances),
+            retry_after=self._seconds_until_empty(),
             queued_rows=str(rows),
             queued_bytes=str(size),
         )
+
+    def _refuse_for_memory(self, job: Job) -> None:
+        waiting = self.backlog.nbytes
+        raise QueueFull(
+            f"the server's memory is full: {waiting} bytes wait for all models, at most {self.backlog.limit} may, "
+            f"and this request has {job.nbytes} bytes",
+            retry_after=self._seconds_until_empty(),
+            queued_rows=str(self._queued_rows),
+            queued_bytes=str(waiting),
+        )
+
+    def _seconds_until_empty(self) -> float:
+        batches = 1 + self._queued_rows // self.policy.max_rows
+        return max(0.01, self._times.shortest * batches / self._instances)
 
     def _refuse_for_time(self, job: Job) -> None:
         batches_ahead = self._queued_rows / self.policy.max_rows / self._instances

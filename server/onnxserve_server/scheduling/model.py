@@ -4,6 +4,7 @@ import math
 
 from onnxserve_server.core import Clock, Job, ModelSpec
 from onnxserve_server.observing import Observer
+from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.batcher import Batcher, Load
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.executor import Executor, Settle, run_waiting
@@ -48,6 +49,10 @@ class ServedModel:
         """Scatter results by `settle`; call it before start()."""
         for executor in self._executors:
             executor.settle = settle
+
+    def share(self, backlog: Backlog) -> None:
+        """Count what waits in a backlog; call it before start()."""
+        self._batcher.backlog = backlog
 
     def start(self) -> None:
         """Start the executors."""

@@ -1,0 +1,31 @@
+"""What waits for all models together: the memory that callers can make the server hold has one bound."""
+
+import math
+import threading
+
+
+class Backlog:
+    """Counts the bytes of input that wait. Thread-safe.
+
+    Attributes:
+        limit: the most that may wait; a request that is alone may have more.
+        nbytes: those that wait now.
+    """
+
+    def __init__(self) -> None:
+        self.limit = math.inf
+        self.nbytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, nbytes: int) -> bool:
+        """Count so many bytes more, or return False: there is no room for them."""
+        with self._lock:
+            if self.nbytes and self.nbytes + nbytes > self.limit:
+                return False
+            self.nbytes += nbytes
+            return True
+
+    def remove(self, nbytes: int) -> None:
+        """Count so many bytes less."""
+        with self._lock:
+            self.nbytes -= nbytes

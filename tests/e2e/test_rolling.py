@@ -1,0 +1,51 @@
+"""Rolling updates lose nothing: replicas behind one name are replaced one by one, under load, as Kubernetes does it."""
+
+import pytest
+import zoo
+from callers import Callers, asynchronous_predictions, generations, predictions, sequences, streams
+from replicas import LAG, Replicas
+
+from onnxserve import AsyncClient, Client
+
+MODELS = {"double": zoo.double(), "recurrent": zoo.recurrent(), "countdown": zoo.countdown()}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # six servers are started, one after the other
+
+CONFIGS = {
+    "recurrent": "state: [{input: s, output: s_out}]",
+    "countdown": "state: [{input: total, output: total_out}]\nfeedback: {next: n}",
+}
+
+
+@pytest.fixture
+def replicas(launch, edge):
+    """Three of them, that serve on for a while after SIGTERM."""
+    with Replicas(launch, MODELS, CONFIGS, "--edge", edge, "--drain-delay", 2 * LAG) as replicas:
+        for _ in range(3):
+            replicas.add()
+        yield replicas
+
+
+def test_no_unary_call_fails(replicas):
+    callers = Callers()
+    with Client(replicas.target) as joined, Client(replicas.target, coalesce=False) as alone:
+        callers.add("joined", predictions(callers, joined, "joined"), 8)
+        callers.add("alone", predictions(callers, alone, "alone"), 4)
+        callers.add("asyncio", asynchronous_predictions(callers, lambda: AsyncClient(replicas.target), "asyncio", 4))
+        with callers.calling():
+            codes = replicas.roll()
+            callers.go_on()
+    assert callers.errors == []
+    assert codes == [0, 0, 0]
+
+
+def test_no_stream_breaks_and_no_sequence_is_lost(replicas):
+    callers = Callers()
+    with Client(replicas.target) as client:
+        callers.add("stream", streams(callers, client, "stream"), 2)
+        callers.add("sequence", sequences(callers, client, "sequence"), 8)
+        callers.add("generate", generations(callers, client, "generate"), 4)
+        with callers.calling():
+            codes = replicas.roll()
+            callers.go_on()
+    assert callers.errors == []
+    assert codes == [0, 0, 0]
