@@ -95,6 +95,7 @@ def _decoded(text: object, shape: list[int] | None) -> tuple[tuple[int, ...], by
 def _listed(data: object, number: DataType) -> Array:
     """Return nested lists as an array of the type, where each element is a value of it; strings as objects."""
     array: Array = np.array(data, object)
+    kinds: set[Any]
     if number == STRING:
         kinds, wanted = _STRINGS, array.dtype
     elif number == BOOL:
