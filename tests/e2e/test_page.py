@@ -146,6 +146,12 @@ def load(address, model, inputs, callers=CALLERS):
                 thread.join(60)
 
 
+def rate_of(answered):
+    """The answers a second of the last ten seconds."""
+    now = time.monotonic()
+    return sum(now - at < 10 for at in list(answered)) / 10
+
+
 def number(text):
     """The first number of a text; 0 where there is none."""
     return 0.0 if text == NONE else float(text.replace(",", "").split()[0])
@@ -160,14 +166,13 @@ def test_under_the_load_of_64_callers_its_figures_are_right(page, launch):
     image = np.zeros((1, 3, 32, 32), np.float32)
     with load(process.address, "digits", {"image": image}) as answered:
         until(lambda: number(page.tile("Requests/s")) > 0)
-        began = len(answered), time.monotonic()
-        until(lambda: time.monotonic() - began[1] > 13, 30)  # more than a figure is taken over
-        rate = (len(answered) - began[0]) / (time.monotonic() - began[1])
-        assert number(page.tile("Requests/s")) == pytest.approx(rate, rel=0.3)
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > 12, 30)  # what a figure of now is taken over, and an interval
+        until(lambda: number(page.tile("Requests/s")) == pytest.approx(rate_of(answered), rel=0.2), 30)
         assert number(page.tile("Rows per run")) > 2
         row = page.find("#model-table tbody tr").text.split()
         assert row[:4] == ["digits", "1", "ready", "CPU"]
-        assert number(row[4]) > 0.5 * rate
+        assert number(row[4]) > 0.3 * rate_of(answered)
         assert page.tile("Failed") == "0 %"
         for title in (
             "Requests per second",
@@ -458,6 +463,24 @@ def test_what_is_no_picture_is_told_at_its_field(opened, tmp_path):
     until(lambda: opened.run("return document.activeElement.type") == "file")
 
 
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_the_channels_of_a_picture_lie_where_the_model_wants_them(opened, tmp_path, channels_first):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    opened.model("nhwc")
+    opened.picture(write_png(tmp_path / "picture.png", image))
+    values = opened.module(
+        "image.js",
+        """
+        const file = document.querySelector('#form input[type=file]').files[0];
+        const spec = { data_type: 'uint8', shape: a[0] };
+        const tensor = m.tensorOf(file, spec, m.RANGES[1], false, document.createElement('canvas'));
+        return tensor.then(({ shape, values }) => [shape, [...values]]);""",
+        ["batch", 3, 5, 7] if channels_first else ["batch", "height", "width", 3],
+    )
+    wanted = image.transpose(2, 0, 1) if channels_first else image
+    assert values == [[1, *wanted.shape], wanted.ravel().tolist()]
+
+
 @pytest.mark.parametrize("model", ["nhwc", "gray"])
 def test_pictures_keep_their_colours_their_size_and_their_place(opened, server, tmp_path, model):
     height, width = 16, 24
@@ -622,7 +645,8 @@ def test_it_never_scrolls_sideways(page, server, width):
     for name in (max(MODELS, key=len), "digits", "hostile"):
         page.model(name)
         page.send()
-    assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
+    assert page.run("return innerWidth") == width
+    assert page.run("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     beyond = page.run(BEYOND)
     assert beyond == []
 
@@ -642,8 +666,8 @@ def test_all_text_stands_out_in_either_scheme(page, server, bare, scheme):
         told = page.contrasts()
         assert len(told) > 40
         assert [text for text in told if text[0] < 4.5] == []
-    light = page.run("return getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", light)[:3])) > 3 * 128) == (scheme == "light")
+    ground = page.run("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground)[:3])) > 3 * 128) == (scheme == "light")
 
 
 def test_everything_has_a_name_for_those_who_cannot_see_it(opened):
