@@ -141,11 +141,21 @@ def test_a_single_name_as_outputs_is_a_type_error():
         client.predict("m", INPUTS, outputs="logits")
 
 
-def test_an_unavailable_server_is_tried_again(serve):
-    server = Failing(2, grpc.StatusCode.UNAVAILABLE)
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_server_that_stops_is_tried_again(serve, code):
+    server = Failing(2, code)
     with onnxserve.Client(serve(server)) as client:
         assert client.predict("m", INPUTS)["x"].tolist() == [0, 1, 2, 3]
     assert server.calls == 3
+
+
+def test_one_of_two_replicas_that_fails_does_not_use_up_the_retries(serve):
+    """With tokens for few of them: see service_config()."""
+    server = Failing(10_000, grpc.StatusCode.UNAVAILABLE, [("grpc-retry-pushback-ms", "1")])
+    with onnxserve.Client("ipv4:" + ",".join([serve(server), serve(echo)]), retries=4) as client:
+        for _ in range(300):
+            client.predict("m", INPUTS)
+    assert server.calls > 100
 
 
 def test_a_large_request_is_tried_again_too(serve):

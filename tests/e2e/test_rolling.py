@@ -2,7 +2,7 @@
 
 import pytest
 import zoo
-from callers import Callers, asynchronous_predictions, generations, predictions, sequences, streams
+from callers import Callers, asynchronous_predictions, generations, predictions, row, sequences, streams
 from replicas import LAG, Replicas
 
 from onnxserve import AsyncClient, Client
@@ -49,3 +49,16 @@ def test_no_stream_breaks_and_no_sequence_is_lost(replicas):
             callers.go_on()
     assert callers.errors == []
     assert codes == [0, 0, 0]
+
+
+def test_replicas_that_have_all_been_replaced_are_found_at_once(launch):
+    """By default gRPC looks a name up again after 30 s, and knows dead addresses alone until then."""
+    with Replicas(launch, MODELS, CONFIGS) as replicas:
+        old, new = replicas.add(), replicas.add()
+        replicas.publish(old)
+        with Client(replicas.target) as client:
+            client.predict("double", row(0, 1))
+            replicas.publish(new)
+            assert old.stop()[0] == 0
+            for number in range(10):
+                client.predict("double", row(0, number))

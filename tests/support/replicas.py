@@ -25,11 +25,15 @@ class Replicas:
         launch: the fixture.
         models, configs: as for it.
         flags: of `onnxserve serve`.
+
+    Attributes:
+        names: where the name is looked up.
+        live: those that it leads to.
     """
 
     def __init__(self, launch, models, configs, *flags):
         self.names = NameServer()
-        self.live = []
+        self.live = ()
         self._launch = lambda host, port: launch(models, "--host", host, "--port", port, *flags, configs=configs)
         self._hosts = (f"127.{random.randrange(1, 255)}.{random.randrange(255)}.{i}" for i in itertools.count(1))
         self._port = 0
@@ -51,8 +55,7 @@ class Replicas:
         replica = self._launch(next(self._hosts), self._port)
         self._port = int(replica.address.rsplit(":", 1)[1])
         until(lambda: _probe(replica.address), 30)
-        self.live.append(replica)
-        self._publish()
+        self.publish(*self.live, replica)
         return replica
 
     def retire(self, replica, lag=LAG):
@@ -65,19 +68,20 @@ class Replicas:
 
     def forget(self, replica):
         """Take its address out of the name."""
-        self.live.remove(replica)
-        self._publish()
+        self.publish(*(other for other in self.live if other is not replica))
 
     def roll(self):
         """Replace every replica by a new one, one after the other; returns the exit codes of the old ones."""
         codes = []
-        for replica in list(self.live):
+        for replica in self.live:
             self.add()
             codes.append(self.retire(replica))
         return codes
 
-    def _publish(self):
-        self.names.addresses = tuple(replica.address.rsplit(":", 1)[0] for replica in self.live)
+    def publish(self, *live):
+        """Have the name lead to these."""
+        self.live = live
+        self.names.addresses = tuple(replica.address.rsplit(":", 1)[0] for replica in live)
 
 
 def _probe(address):
