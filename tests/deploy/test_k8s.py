@@ -156,7 +156,7 @@ def test_an_installation_agrees_with_the_program(name, known):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("terminationGracePeriodSeconds",), 46),  # drain delay and drain timeout are 40 s
+        (("terminationGracePeriodSeconds",), 45),  # drain delay and drain timeout are 40 s
         (("terminationGracePeriodSeconds",), 600),
         (("containers", 0, "resources"), {kind: {"cpu": "2500m", "memory": "1Gi"} for kind in ("requests", "limits")}),
         (("containers", 0, "resources", "requests", "cpu"), "2"),
