@@ -39,7 +39,7 @@ def main() -> None:
     sound = read(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "data/speech.wav")
     with tempfile.TemporaryDirectory() as folder:
         models = repository(Path(folder))
-        with running_server(models) as (_, address), Client(address) as client:
+        with running_server(models) as (_, address, _), Client(address) as client:
             for begin, end in segments(probabilities(client, sound)):
                 print(f"speech from {begin:.2f} s to {end:.2f} s", flush=True)
 

@@ -102,7 +102,7 @@ def test_a_hundred_sequences_move_to_another_server_when_theirs_stops(launch):
     wrong = []
 
     def run(number, client):
-        with client.sequence("recurrent") as sequence:
+        with client.sequence("recurrent", timeout=None) as sequence:
             got = [sequence.step(x(value))["y"][0, 0] for value in values[number][:6]]
             half.wait(60)
             got += [sequence.step(x(value))["y"][0, 0] for value in values[number][6:9]]

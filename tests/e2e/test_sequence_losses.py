@@ -76,6 +76,15 @@ def test_a_first_step_that_fails_leaves_the_state_to_start_with(server, begin):
     assert [sequence.step(x(value))["y"][0, 0] for value in (2, 3)] == expected([1, 2, 3])[1:]
 
 
+@pytest.fixture
+def interruptible():
+    """Have SIGINT raise KeyboardInterrupt, whatever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_step_that_is_interrupted_leaves_no_answer_behind(server, steps):
     """After a step the state is lost with it; the first step can be made again."""
