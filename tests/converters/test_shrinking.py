@@ -318,7 +318,8 @@ def test_calibration_that_does_not_fit_is_refused(convert, tmp_path, arrays, com
 def test_a_rewritten_graph_is_put_in_order_with_what_its_inner_graphs_read():
     made = zoo.slow()
     made.graph.node.append(made.graph.node.pop(0))
-    inner = made.graph.node[1].attribute[0].g.node[0]
+    [loop] = (node for node in made.graph.node if node.op_type == "Loop")
+    inner = loop.attribute[0].g.node[0]
     assert inner.op_type == "MatMul"
     inner.input[1] = "late"
     made.graph.node.append(helper.make_node("Identity", ["weight"], ["late"]))
