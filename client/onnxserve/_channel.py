@@ -18,8 +18,8 @@ _SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p)
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _MAX_ATTEMPTS = 5  # grpc allows no more
 # A name is looked up again when a connection ends, but by default at most every 30 s: within that time all replicas may
-# have been replaced.
-_LOOKUP_INTERVAL_MS = 1000
+# have been replaced. It is to be less than a call waits for its last retry.
+_LOOKUP_INTERVAL_MS = 200
 
 
 def target_uri(target: str) -> str:
@@ -58,7 +58,8 @@ def service_config(*, retries: int, load_balancing: str) -> str:
             "methodConfig": [calls],
             # Each failure takes a token, each success gives one back; no retries while half are gone, so that servers
             # in trouble are not asked several times by everyone. One of two replicas that stops does not use them up.
-            "retryThrottling": {"maxTokens": 100, "tokenRatio": 1},
+            # A ratio without a decimal point grpc's core (1.85.1) takes for 0.
+            "retryThrottling": {"maxTokens": 100, "tokenRatio": 1.0},
         }
     )
 

@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -147,6 +148,20 @@ def test_a_server_that_stops_is_tried_again(serve, code):
     with onnxserve.Client(serve(server)) as client:
         assert client.predict("m", INPUTS)["x"].tolist() == [0, 1, 2, 3]
     assert server.calls == 3
+
+
+def test_one_replica_of_two_that_fails_does_not_use_up_the_retries(serve):
+    """In turn with the other one, as seen from a client; the retries' tokens last for fifty failures beyond."""
+    replica = Failing(200, grpc.StatusCode.UNAVAILABLE, [("grpc-retry-pushback-ms", "1")])
+    in_turn = itertools.cycle([replica, echo])
+
+    def either(request, context):
+        return next(in_turn)(request, context)
+
+    with onnxserve.Client(serve(either)) as client:
+        for _ in range(200):
+            client.predict("m", INPUTS)
+    assert replica.calls == 200
 
 
 def test_a_large_request_is_tried_again_too(serve):
