@@ -4,39 +4,45 @@ import statistics
 import sys
 from contextlib import ExitStack
 
-from bench import collector, load, ours
+from bench import cells, collector, figures, ours
+from bench.cells import Plan
 from bench.figures import Keys
-from bench.models import MODELS
+from bench.models import MODELS, expected
 
 MODEL = MODELS["tiny"]
 CALLERS = 64
-_LEAST_RUNS = 5  # the differences are small
+# The differences are small, and the machine's pace changes from one second to the next: many short turns.
+_TURNS = 15  # of each server, for each run
+_SHARE = 0.15  # of the time of a measurement
 
 
 def measure(runs: int, seconds: float) -> Keys:
-    """Call three servers in turn, `runs` times over (five at least), each for about so long.
+    """Call three servers in turn, in changing order; about so many runs of so long in all.
 
-    Returns `telemetry.{off,metrics,traces}.rps`, medians, and of the runs' ratios over "off" the medians:
-    `telemetry.metrics_cost` and `telemetry.traces_cost`. The metrics are pushed to a collector while traces are on.
+    Returns `telemetry.{off,metrics,traces}.{rps,cpu_us}`, medians, and of the turns' ratios over "off" the medians:
+    `telemetry.{metrics,traces}_cost` of requests/s, `telemetry.{metrics,traces}_cpu` of CPU time a request. The metrics
+    are pushed to a collector while traces are on.
     """
     print("telemetry", file=sys.stderr, flush=True)
     with ExitStack() as stack:
         endpoint = f"http://{stack.enter_context(collector.serve()).address}"
         push = ("--otlp-endpoint", endpoint, "--otlp-interval", "1")
-        servers = {
-            "off": stack.enter_context(ours.serve("untold", "--no-telemetry")),
-            "metrics": stack.enter_context(ours.serve("counted")),
-            "traces": stack.enter_context(ours.serve("traced", *push, "--trace-ratio", "0.01")),
-        }
-        targets = {name: ours.target(server.address, MODEL) for name, server in servers.items()}
-        rates: dict[str, list[float]] = {name: [] for name in targets}
-        for _ in range(max(runs, _LEAST_RUNS)):
-            for name, target in targets.items():
-                requests = int(load.warm_up(target, CALLERS) * seconds)
-                rates[name].append(load.send(target, CALLERS, requests).rps)
-    return {f"telemetry.{name}.rps": statistics.median(of_name) for name, of_name in rates.items()} | {
-        f"telemetry.{name}_cost": statistics.median(
-            rate / off for rate, off in zip(rates[name], rates["off"], strict=True)
-        )
-        for name in ("metrics", "traces")
-    }
+        servers = [
+            stack.enter_context(ours.serve("off", "--no-telemetry")),
+            stack.enter_context(ours.serve("metrics")),
+            stack.enter_context(ours.serve("traces", *push, "--trace-ratio", "0.01")),
+        ]
+        contenders = [cells.contender(server, [MODEL], ours.target, ours.decode, expected) for server in servers]
+        plan = Plan(models=[MODEL], callers=[CALLERS], runs=runs * _TURNS, seconds=seconds * _SHARE)
+        results = cells.measure(plan, contenders, with_raw=False)
+    keys: Keys = {}
+    for server in servers:
+        turns = results.served[MODEL.name, CALLERS, server.name]
+        for figure in ("rps", "cpu_us"):
+            keys[f"telemetry.{server.name}.{figure}"] = statistics.median(getattr(turn, figure) for turn in turns)
+    for name in ("metrics", "traces"):
+        for key, figure in (("cost", "rps"), ("cpu", "cpu_us")):
+            keys[f"telemetry.{name}_{key}"] = figures.ratio(
+                results, MODEL.name, CALLERS, ours=name, theirs="off", figure=figure
+            )
+    return keys
