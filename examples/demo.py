@@ -177,6 +177,9 @@ def keep(server: subprocess.Popen[str], address: str, page: str) -> None:
     command = Path(sys.executable).parent / "onnxserve"  # it need not be on the PATH
     print(f"  {command} models --target {address}")
     print(f"  {command} predict digits --input image=examples/data/digit.npy --target {address}")
+    print(f"  {command} bench digits --target {address}")
+    print(f"  {command} explain digits --input image=examples/data/digit.npy --mask 0 --target {address}")
+    print("    (which needs more: pip install 'onnxserve[explain]')")
     print("\nCtrl-C stops it.", flush=True)
     try:
         raise RuntimeError(f"the server ended by itself with exit code {server.wait()}")

@@ -90,30 +90,31 @@ class AsyncClient(BaseClient):
             unanswered,
         )
         try:
-            while True:
-                self._check(None)
-                call = self._methods.stream(feed.messages(), metadata=self._metadata)
-                try:
-                    async for response in call:
-                        outcome = unanswered.answer(response)
-                        feed.notify()
-                        if isinstance(outcome, OnnxserveError) and not return_errors:
-                            raise outcome
-                        yield outcome
-                    unanswered.check_empty()
-                    break
-                except grpc.RpcError as error:
-                    delay = unanswered.delay_after(error)
-                    if delay is None:
-                        raise from_rpc_error(error) from error
-                    await asyncio.sleep(delay)
-                except asyncio.CancelledError as error:
-                    if self._closed and call_cancelled(error):
-                        raise closed() from None
-                    raise
-                finally:
-                    call.cancel()
-            feed.check()
+            with _tracing.start_stream(model) as span:
+                while True:
+                    self._check(None)
+                    call = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
+                    try:
+                        async for response in call:
+                            outcome = unanswered.answer(response)
+                            feed.notify()
+                            if isinstance(outcome, OnnxserveError) and not return_errors:
+                                raise outcome
+                            yield outcome
+                        unanswered.check_empty()
+                        break
+                    except grpc.RpcError as error:
+                        delay = unanswered.delay_after(error)
+                        if delay is None:
+                            raise from_rpc_error(error) from error
+                        await asyncio.sleep(delay)
+                    except asyncio.CancelledError as error:
+                        if self._closed and call_cancelled(error):
+                            raise closed() from None
+                        raise
+                    finally:
+                        call.cancel()
+                feed.check()
         finally:
             await feed.close()
 
@@ -197,7 +198,10 @@ class AsyncClient(BaseClient):
         return grpc.aio.secure_channel(target, credentials, **kwargs)
 
     def _sequence(self, course: Course) -> AsyncModelSequence:
-        return AsyncModelSequence(lambda: self._methods.stream(metadata=self._metadata), course)
+        def open_call(headers: _tracing.Metadata) -> Any:
+            return self._methods.stream(metadata=(*self._metadata, *headers))
+
+        return AsyncModelSequence(open_call, course)
 
     async def _predict(
         self,

@@ -11,6 +11,7 @@ import grpc.aio
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Course, Run, State, Stop, cut_short
 from onnxserve._stream import call_cancelled
+from onnxserve._tracing import Metadata
 from onnxserve.errors import OnnxserveError
 from onnxserve.tensor import Array
 
@@ -18,7 +19,7 @@ from onnxserve.tensor import Array
 class AsyncModelSequence:
     """The steps of one caller through a stateful model, for asyncio; as ModelSequence. One step at a time."""
 
-    def __init__(self, open_call: Callable[[], Any], course: Course) -> None:
+    def __init__(self, open_call: Callable[[Metadata], Any], course: Course) -> None:
         self._open_call = open_call
         self._course = course
         self._call: Any = None
@@ -81,31 +82,37 @@ class AsyncModelSequence:
         try:
             while True:
                 try:
-                    if run.call is None:
-                        await self._send(run)
-                    return await self._receive(run)
+                    return await (self._ask(run) if run.call is None else self._receive(run))
                 except grpc.RpcError as error:
                     delay = self._course.delay_after(error, run)
                     self._drop_call()
                     await asyncio.sleep(delay)
         except BaseException as error:  # CancelledError too
             if self._course.give_up(run):
-                self._drop_call()
+                self._end_call(error)
             if call_cancelled(error):
                 raise self._course.cancelled() from None
             raise
 
-    async def _send(self, run: Run) -> None:
+    async def _ask(self, run: Run) -> Prediction:
+        """Send a run and return its first answer."""
         call = self._call
         if call is None:
             self._course.check_start()
-            call = self._call = self._open_call()
+            call = self._call = self._open_call(self._course.headers())
             await _until_made(call)
         run.call = call
-        await self._write(run, self._course.message(run))
+        writing = asyncio.create_task(self._write(run, self._course.message(run)))
+        try:
+            # Reading begins before the task does. After a write that fails, grpc.aio would not even give the state that
+            # the server has handed over before (1.85.1).
+            return await self._receive(run)
+        finally:
+            await asyncio.wait([writing])
 
     async def _write(self, run: Run, message: bytes) -> None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # the call is over; reading tells how it ended
+        # These tell that the call is over; reading tells how it ended.
+        with contextlib.suppress(asyncio.InvalidStateError, grpc.RpcError):
             await run.call.write(message)
 
     async def _receive(self, run: Run) -> Prediction:
@@ -134,7 +141,11 @@ class AsyncModelSequence:
                     raise
             finally:
                 if self._course.give_up(run):
-                    self._drop_call()
+                    self._end_call(GeneratorExit())
+
+    def _end_call(self, error: BaseException) -> None:
+        self._drop_call()
+        self._course.end_span(error)
 
     def _drop_call(self) -> None:
         call, self._call = self._call, None

@@ -72,8 +72,9 @@ class BaseClient(abc.ABC):
                 ones with rows of the same shape wait for them, 2 ms at most, and go as one request, where the model is
                 batched; its answer is split again. Each keeps its own timeout, cancellation and error: when a joined
                 request fails, or a new version of the model answers it, each call is sent alone. So a lone caller never
-                waits, nor a call with a timeout below 0.1 s. The server's log names joined requests, not their calls; a
-                call that is given a request_id goes alone. False: all go alone.
+                waits, nor a call with a timeout below 0.1 s. What the server counts, traces and logs are joined
+                requests, not their calls; a call that is given a request_id, or that the program traces, goes alone.
+                False: all go alone.
             options: further gRPC channel options; they win over those that follow from the other arguments.
         """
         self._channel = self._open(
@@ -247,4 +248,4 @@ class BaseClient(abc.ABC):
                 message_timeout=self._check(timeout),
             )
 
-        return Course(encode, state, self._retries, keeps_state=keeps_state)
+        return Course(model, encode, state, self._retries, keeps_state=keeps_state)

@@ -10,6 +10,7 @@ import grpc
 
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Course, Run, State, Stop, cut_short
+from onnxserve._tracing import Metadata
 from onnxserve.errors import OnnxserveError
 from onnxserve.tensor import Array
 
@@ -22,7 +23,7 @@ class ModelSequence:
     steps say so.
     """
 
-    def __init__(self, open_call: Callable[[Iterator[bytes]], Any], course: Course) -> None:
+    def __init__(self, open_call: Callable[[Iterator[bytes], Metadata], Any], course: Course) -> None:
         self._open_call = open_call
         self._course = course
         self._call: Any = None
@@ -114,9 +115,9 @@ class ModelSequence:
                     delay = self._course.delay_after(error, run)
                     self._drop_call()
                     threading.Event().wait(delay)
-        except BaseException:  # KeyboardInterrupt too
+        except BaseException as error:  # KeyboardInterrupt too
             if self._course.give_up(run):
-                self._drop_call()
+                self._end_call(error)
             raise
 
     def _send(self, run: Run) -> None:
@@ -124,7 +125,7 @@ class ModelSequence:
         if call is None:
             self._course.check_start()
             self._requests = queue.SimpleQueue()
-            call = self._call = self._open_call(iter(self._requests.get, None))
+            call = self._call = self._open_call(iter(self._requests.get, None), self._course.headers())
             end = functools.partial(self._requests.put, None)  # or grpc's thread would wait for ever
             if not call.add_callback(end):
                 end()
@@ -150,7 +151,11 @@ class ModelSequence:
             pass  # of steps that nobody wants; where the call is over, the next step says so
         finally:
             if self._course.give_up(run):
-                self._drop_call()
+                self._end_call(GeneratorExit())
+
+    def _end_call(self, error: BaseException) -> None:
+        self._drop_call()
+        self._course.end_span(error)
 
     def _drop_call(self) -> None:
         call, self._call = self._call, None

@@ -1,5 +1,6 @@
 """The blocking client."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -112,13 +113,15 @@ class Client(BaseClient):
             self._stream_request(model, each, outputs=outputs, version=version, timeout=timeout, priority=priority)
             for each in inputs
         )
-        return self._stream(Feed(requests, unanswered), unanswered, return_errors)
+        return self._stream(model, Feed(requests, unanswered), unanswered, return_errors)
 
-    def _stream(self, feed: Feed, unanswered: Unanswered, return_errors: bool) -> Iterator[Prediction | OnnxserveError]:
-        try:
+    def _stream(
+        self, model: str, feed: Feed, unanswered: Unanswered, return_errors: bool
+    ) -> Iterator[Prediction | OnnxserveError]:
+        with contextlib.closing(feed), _tracing.start_stream(model) as span:
             while True:
                 self._check(None)
-                call = self._methods.stream(feed.messages(), metadata=self._metadata)
+                call = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
                 try:
                     for response in call:
                         with feed.changed:
@@ -139,8 +142,6 @@ class Client(BaseClient):
                     call.cancel()
             if feed.failure is not None:
                 raise feed.failure
-        finally:
-            feed.close()
 
     def sequence(
         self,
@@ -241,7 +242,10 @@ class Client(BaseClient):
         return grpc.secure_channel(target, credentials, **kwargs)
 
     def _sequence(self, course: Course) -> ModelSequence:
-        return ModelSequence(lambda messages: self._methods.stream(messages, metadata=self._metadata), course)
+        def open_call(messages: Iterator[bytes], headers: _tracing.Metadata) -> Any:
+            return self._methods.stream(messages, metadata=(*self._metadata, *headers))
+
+        return ModelSequence(open_call, course)
 
     def _predict(
         self,

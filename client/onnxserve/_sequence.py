@@ -11,6 +11,7 @@ import grpc
 
 from onnxserve._prediction import Prediction
 from onnxserve._stream import check_answer, is_broken
+from onnxserve._tracing import CallSpan, Metadata, start_stream
 from onnxserve._wire import stream_request
 from onnxserve.errors import Cancelled, FailedPrecondition, OnnxserveError, from_rpc_error, from_status
 from onnxserve.tensor import Array
@@ -77,6 +78,7 @@ class Course:
     next call then: it would start from the initial state, and nobody would know.
 
     Args:
+        model: its name.
         encode: returns a serialized PredictRequest and its request_id.
         state: what to start with.
         retries: how often in a row a stream that brings no answer is followed by another.
@@ -88,11 +90,14 @@ class Course:
         closed: whether the caller has ended it.
     """
 
-    def __init__(self, encode: Encode, state: State | None, retries: int, *, keeps_state: bool = True) -> None:
+    def __init__(
+        self, model: str, encode: Encode, state: State | None, retries: int, *, keeps_state: bool = True
+    ) -> None:
         """Begin with nothing on a server."""
         self.state: State | None = None
         self.unfinished: Run | None = None
         self.closed = False
+        self._model = model
         self._encode = encode
         self._start = state
         self._retries = retries
@@ -101,6 +106,7 @@ class Course:
         self._on_server = False  # the server has a state that we have not
         self._handed_over = False
         self._busy = threading.Lock()
+        self._span: CallSpan | None = None
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -140,8 +146,9 @@ class Course:
 
     def close(self) -> None:
         """Note that the caller has ended the sequence."""
+        run, self.unfinished = self.unfinished, None
         self.closed = True
-        self.unfinished = None
+        self.end_span(None if run is None else GeneratorExit())
 
     def check(self, run: Run) -> None:
         """Check that further answers to a run are to come.
@@ -174,6 +181,18 @@ class Course:
                 "start another sequence, from a snapshot's state if there is one",
                 reason="SEQUENCE_LOST",
             ) from cause
+
+    def headers(self) -> Metadata:
+        """Return what tells a new call of the span, which begins with the first one and goes on over the others."""
+        if self._span is None:
+            self._span = start_stream(self._model)
+        return self._span.metadata
+
+    def end_span(self, error: BaseException | None) -> None:
+        """End the span, which a new call would begin anew, with what ended the call; see CallSpan.end()."""
+        span, self._span = self._span, None
+        if span is not None:
+            span.end(error)
 
     def message(self, run: Run) -> bytes:
         """Return what is sent of a run, which is the unfinished one from now on."""
@@ -208,11 +227,11 @@ class Course:
     def give_up(self, run: Run) -> bool:
         """Note that a run has failed, or been broken off; return whether its call is of no more use.
 
-        So it is while an answer may still come. And where the step that brought the state to start with failed: nobody
-        can tell whether the server has taken the state, and it takes one only once.
+        So it is while an answer may still come, and where there is one run alone. And where the step that brought the
+        state to start with failed: nobody can tell whether the server has taken the state, and it takes one only once.
         """
         self.unfinished = None
-        return not run.final or self._start is not None
+        return not run.final or not self._keeps_state or self._start is not None
 
     def delay_after(self, error: grpc.RpcError, run: Run) -> float:
         """Return after how many seconds to send a run again whose call ended with an error, and note that it is to be.

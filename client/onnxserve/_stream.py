@@ -176,9 +176,10 @@ class Feed:
                 if call != self._call:
                     return
                 message = self._unanswered.next_message()
-                if message is None and self._exhausted:
-                    return
-                self._pulling = message is None
+                if message is None:
+                    if self._exhausted:
+                        return
+                    self._pulling = True
             if message is not None:
                 yield message
             else:

@@ -1,6 +1,8 @@
 """The caller's span of a call, where the calling program uses OpenTelemetry: `pip install 'onnxserve[otel]'`.
 
 The package is optional. A program that has it but has set up no tracer pays for one comparison a call.
+
+As OpenTelemetry's conventions for RPC have it, a stream has one span to its end, over however many calls it goes on.
 """
 
 from __future__ import annotations
@@ -22,16 +24,18 @@ _SERVICE = "onnxserve.v1.InferenceService"
 
 
 class CallSpan:
-    """A span of kind CLIENT; a context manager around the call that it is of.
+    """A span of kind CLIENT; a context manager around the call that it is of, which it does not make the current span.
 
     Attributes:
         metadata: what tells the server of it, as the program's propagators have it (traceparent, by default).
     """
 
-    def __init__(self, span: trace.Span) -> None:
+    def __init__(self, span: trace.Span | None) -> None:
+        """Take a span that has been started; None: there is none, and nothing is told."""
         self._span = span
         carrier: dict[str, str] = {}
-        propagate.inject(carrier, trace.set_span_in_context(span))
+        if span is not None:
+            propagate.inject(carrier, trace.set_span_in_context(span))
         self.metadata: Metadata = tuple(carrier.items())
 
     def __enter__(self) -> Self:
@@ -40,14 +44,29 @@ class CallSpan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End it with what the call ended with; what is no Exception, such as GeneratorExit: its caller has left it."""
         span = self._span
-        if isinstance(error, OnnxserveError):
-            span.set_attribute("rpc.response.status_code", error.code.name)
-            span.set_attribute("error.type", error.code.name)
-            span.set_status(trace.Status(trace.StatusCode.ERROR, error.reason))
-        elif error is None:
-            span.set_attribute("rpc.response.status_code", "OK")
+        if span is None:
+            return
+        match error:
+            case None:
+                span.set_attribute("rpc.response.status_code", "OK")
+            case OnnxserveError():
+                span.set_attribute("rpc.response.status_code", error.code.name)
+                span.set_attribute("error.type", error.code.name)
+                span.set_status(trace.Status(trace.StatusCode.ERROR, error.reason))
+            case Exception():  # of the caller's own inputs
+                span.set_attribute("error.type", type(error).__qualname__)
+                span.set_status(trace.Status(trace.StatusCode.ERROR))
+            case _:
+                span.set_attribute("rpc.response.status_code", "CANCELLED")
         span.end()
+
+
+_UNSEEN = CallSpan(None)
 
 
 def start(method: str, model: str) -> CallSpan | None:
@@ -60,3 +79,8 @@ def start(method: str, model: str) -> CallSpan | None:
         attributes={"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/{method}", "onnxserve.model": model},
     )
     return CallSpan(span) if span.get_span_context().trace_flags.sampled else None
+
+
+def start_stream(model: str) -> CallSpan:
+    """Begin the span of a call of Stream, as start() does; where nobody would see it, one that does nothing."""
+    return start("Stream", model) or _UNSEEN

@@ -99,6 +99,12 @@ def test_a_file_of_each_kind_is_read(files, file):
     np.testing.assert_array_equal(array, files)
 
 
+def test_json_itself_is_read(files):
+    (array,) = read_inputs(["x=[[0.1, 0.7, 0.2], [3, 2, 1]]"], specs(x="float32")).values()
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, files)
+
+
 def test_a_key_picks_the_array_of_an_archive(files):
     np.testing.assert_array_equal(read_inputs(["x=two.npz:y"], [])["x"], files * 2)
 
@@ -154,6 +160,7 @@ def test_json_values_that_the_dtype_cannot_hold_are_refused(tmp_path, dtype, tex
         ("x=two.npz:z", "no array 'z'; it has x, y"),
         ("other=two.npz", "no array 'other'; it has x, y"),
         ("x=broken.json", "x=broken.json"),
+        ("x=[1, ", "x=[1, : "),
         ("other=rows.json", "no such input, so its dtype is unknown; it has x"),
         ("x=pickled.npy", "allow_pickle"),
     ],

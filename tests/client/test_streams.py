@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from waiting import until
 
 from onnxserve import AsyncClient, Client, Internal, OnnxserveError, _stream
 from onnxserve.v1 import inference_service_pb2 as inference
@@ -156,6 +157,37 @@ def test_an_input_that_comes_after_the_next_call_has_begun_is_answered(server, a
     server.first = answers_three_and_breaks
     assert stream(server.address, asynchronous, 7, server.begun_again) == [*range(7)]
     assert server.calls == 2
+
+
+def test_the_next_call_waits_for_an_input_that_the_broken_one_is_taking():
+    """It sends the unanswered requests meanwhile; taking from the inputs on two threads would end the stream."""
+    taking, waiting, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    class Changed(threading.Condition):
+        def wait(self, timeout=None):
+            waiting.set()
+            return super().wait(timeout)
+
+    def requests():
+        yield "1", b"1"
+        taking.set()
+        assert go_on.wait(FOR_EVER)
+        yield "2", b"2"
+
+    feed = _stream.Feed(requests(), _stream.Unanswered(4, 3))
+    feed.changed = Changed()
+    with ThreadPoolExecutor(2) as threads:
+        broken = feed.messages()
+        assert next(broken) == b"1"
+        ended = threads.submit(next, broken, None)
+        assert taking.wait(FOR_EVER)
+        following = feed.messages()
+        assert next(following) == b"1"
+        message = threads.submit(next, following, None)
+        until(lambda: message.done() or waiting.is_set())
+        go_on.set()
+        assert (message.result(FOR_EVER), ended.result(FOR_EVER)) == (b"2", None)
+    assert feed.failure is None
 
 
 def test_an_answer_to_another_request_is_an_error(server, asynchronous):

@@ -16,7 +16,7 @@ ROWS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 @pytest.fixture(scope="module", params=["lane", "plain"])
 def server(request, serving, tmp_path_factory):
     models = {"double": zoo.double(), "gather": zoo.gather(), "fixed": zoo.fixed()}
-    root = zoo.write(tmp_path_factory.mktemp("models"), models, {"double": "labels: {y: [a, b, c]}"})
+    root = zoo.write(tmp_path_factory.mktemp("models"), models, {"double": "labels: {y: [a, b, c]}\nfeedback: {y: x}"})
     with serving(root, edge=request.param) as running:
         yield running
 
@@ -102,7 +102,40 @@ def test_what_the_server_refuses_is_told_on_stderr_and_ends_with_1(run, argument
     assert says in done.stderr
 
 
+def test_steps_are_printed_one_after_the_other(run):
+    done = run("generate", "double", "--input", "x=[[1, 2, 3]]", "--max-steps", "3")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith(("step", "  row"))] == [
+        "step 1",
+        "  row 0: c 6, b 4, a 2",
+        "step 2",
+        "  row 0: c 12, b 8, a 4",
+        "step 3",
+        "  row 0: c 24, b 16, a 8",
+    ]
+    assert lines[-1].startswith("queue")
+
+
+@pytest.mark.parametrize(("stop", "last"), [((), 64), (("--stop", "y"), 2), (("--stop", "y=8"), 8)])
+def test_steps_as_json_are_a_line_each_up_to_the_stop(run, stop, last):
+    done = run("generate", "double", "--input", "x=[[1, 1, 1]]", "--max-steps", "6", "--json", *stop)
+    assert done.exit_code == 0, done.output
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers[-1]["outputs"]["y"]["data"] == [[last] * 3]
+    assert answers[0]["outputs"]["y"]["data"] == [[2.0] * 3]
+
+
+def test_a_model_that_cannot_go_on_says_so(run):
+    done = run("generate", "fixed", "--input", f"x={json.dumps([[1.0] * 3] * 4)}", "--max-steps", "2")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "declares no feedback" in done.stderr
+
+
 def test_a_mistake_of_use_ends_with_2(run):
+    stop = run("generate", "double", "--input", "x=[[1, 1, 1]]", "--max-steps", "2", "--stop", "y=z")
+    assert stop.exit_code == 2
+    assert "'z' is not a number" in stop.stderr
     assert run("predict", "double", "--input", "absent.npy").exit_code == 2
     assert run("predict").exit_code == 2
 

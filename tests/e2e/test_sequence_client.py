@@ -125,6 +125,23 @@ def test_a_hundred_sequences_move_to_another_server_when_theirs_stops(launch):
     assert servers[1].stop()[0] == 0
 
 
+def test_an_asynchronous_sequence_moves_that_waits_while_its_server_stops(launch):
+    """Its call is over when the next step is asked for, and the state lies there unread."""
+    servers = [launch(MODELS, configs=CONFIGS) for _ in range(2)]
+    target = "ipv4:" + ",".join(server.address for server in servers)
+
+    async def run():
+        async with (
+            AsyncClient(target, load_balancing="pick_first") as client,
+            client.sequence("recurrent") as sequence,
+        ):
+            before = await sequence.step(x(1))
+            assert (await asyncio.to_thread(servers[0].stop))[0] == 0
+            return [before["y"][0, 0], (await sequence.step(x(2)))["y"][0, 0]]
+
+    assert asyncio.run(run()) == expected([1, 2])
+
+
 def test_no_server_is_told(begin, launch):
     server = launch(MODELS, configs=CONFIGS)
     server.stop()

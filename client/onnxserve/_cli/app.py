@@ -12,6 +12,7 @@ from rich.markup import escape
 
 import onnxserve
 from onnxserve._cli.bench import bench
+from onnxserve._cli.generate import generate
 from onnxserve._cli.models import models
 from onnxserve._cli.predict import predict
 
@@ -97,6 +98,7 @@ def _print_version(wanted: bool) -> None:
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(models)
 app.command()(predict)
+app.command()(generate)
 app.command()(bench)
 
 

@@ -12,7 +12,10 @@ import numpy as np
 from onnxserve import TensorSpec
 from onnxserve.tensor import Array
 
-INPUT_HELP = "name=file for each input: .npy, .npz (one array: file.npz:key), .json, or - for JSON or npy from stdin."
+INPUT_HELP = (
+    "name=file for each input: .npy, .npz (one array: file.npz:key), .json, or - for JSON or npy from stdin; "
+    "or JSON itself: name=[1,2]."
+)
 """What read_inputs() takes, for the help of an option."""
 
 _NPY_MAGIC = b"\x93NUMPY"
@@ -28,8 +31,8 @@ def read_inputs(arguments: Sequence[str], specs: Sequence[TensorSpec]) -> dict[s
     """Read every `name=file`.
 
     Args:
-        arguments: of the command line: `name=x.npy`, `name=x.npz`, `name=x.npz:key`, `name=x.json` or `name=-`,
-            which is JSON or npy from stdin.
+        arguments: of the command line: `name=x.npy`, `name=x.npz`, `name=x.npz:key`, `name=x.json`, `name=-`,
+            which is JSON or npy from stdin, or `name=[...]`, which is JSON itself.
         specs: the model's inputs; they give JSON its dtypes. Arrays of files keep their own.
 
     Raises:
@@ -63,7 +66,9 @@ def _read(name: str, source: str, specs: dict[str, TensorSpec]) -> Array:
             return _npy(path.read_bytes())
         case ".json":
             return _json(name, path.read_bytes(), specs)
-    raise ValueError("not a .npy, .npz or .json file")
+    if source.startswith("["):
+        return _json(name, source.encode(), specs)
+    raise ValueError("not a .npy, .npz or .json file, and no JSON in brackets")
 
 
 def _npy(data: bytes) -> Array:

@@ -1,23 +1,18 @@
 """`onnxserve predict`: one request, its inputs from files."""
 
-import dataclasses
 import json as jsonlib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
-from onnxserve import Prediction, TensorSpec
+from onnxserve import Prediction
 from onnxserve._base import DEFAULT_TIMEOUT
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
 from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
-from onnxserve.tensor import Array
-
-_ROWS = 10  # so many are told of an output with labels
-_LABELS = 3  # so many are told of a row
+from onnxserve._cli.printing import as_json, output_lines, receipt_lines
 
 
 def predict(
@@ -46,44 +41,10 @@ def predict(
         )
     if save:
         _save(save, prediction)
-    typer.echo(jsonlib.dumps(_as_json(prediction)) if json else "\n".join(_lines(prediction, info.outputs)))
-
-
-def _lines(prediction: Prediction, specs: tuple[TensorSpec, ...]) -> Iterator[str]:
-    labels = {spec.name: spec.labels for spec in specs}
-    for name, array in prediction.items():
-        yield f"{name}: {array.dtype}{list(array.shape)}"
-        yield np.array2string(array, precision=4, threshold=50, edgeitems=3, suppress_small=True)
-        yield from _top_labels(array, labels.get(name, ()))
-    yield f"{prediction.model} version {prediction.version}, request {prediction.request_id}"
-    receipt = prediction.receipt
-    yield (
-        f"queue {receipt.queue_us} µs, batch wait {receipt.batch_wait_us} µs, compute {receipt.compute_us} µs; "
-        f"batch of {receipt.batch_rows} rows from {receipt.batch_requests} requests on {receipt.provider}"
-    )
-
-
-def _top_labels(array: Array, labels: tuple[str, ...]) -> Iterator[str]:
-    if not labels or not array.size or array.shape[-1:] != (len(labels),):
-        return
-    for number, scores in enumerate(array.reshape(-1, len(labels))[:_ROWS].astype(np.float64)):
-        best = np.argsort(-scores, kind="stable")[:_LABELS]
-        yield f"  row {number}: " + ", ".join(f"{labels[index]} {scores[index]:.4g}" for index in best)
-
-
-def _as_json(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "model": prediction.model,
-        "version": prediction.version,
-        "request_id": prediction.request_id,
-        "outputs": {name: _array_as_json(array) for name, array in prediction.items()},
-        "receipt": dataclasses.asdict(prediction.receipt),
-    }
-
-
-def _array_as_json(array: Array) -> dict[str, Any]:
-    dtype = "string" if array.dtype.kind == "O" else array.dtype.name
-    return {"dtype": dtype, "shape": list(array.shape), "data": array.tolist()}
+    if json:
+        typer.echo(jsonlib.dumps(as_json(prediction)))
+    else:
+        typer.echo("\n".join([*output_lines(prediction, info.outputs), *receipt_lines(prediction)]))
 
 
 def _save(path: Path, prediction: Prediction) -> None:
