@@ -5,17 +5,18 @@ machine where a whole small request takes 50), and we have four of them. So what
 append() is atomic, and folded into counts many at a time, by numpy: by whoever notes the thousandth, or who collects.
 """
 
+import functools
 import logging
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
 from onnxserve_server.core import Clock, ModelSpec, Receipt, Result
-from onnxserve_server.observing import Asked, Run, Trace
+from onnxserve_server.observing import PAGE, Asked, Run, Trace
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import Instrument
 from onnxserve_server.telemetry.points import Distribution, Exemplar, Labels, Metric
@@ -30,9 +31,24 @@ OTHER = "_OTHER"
 _MOST_UNFOLDED = 1024
 _MOST_SLOW = 5  # of those that are folded together
 _SERVICE = "onnxserve.v1.InferenceService/"
+_PREDICT = _SERVICE + "Predict"
 _OK = "OK"
 _FAULTS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}  # of the server or the model; the others are the caller's, or load
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+def _harmless(note: Callable[_P, None]) -> Callable[_P, None]:
+    """Keep a defect of ours from the threads that answer callers: it costs figures, and a line in the log."""
+
+    @functools.wraps(note)
+    def noted(*arguments: _P.args, **more: _P.kwargs) -> None:
+        try:
+            note(*arguments, **more)
+        except Exception:
+            logger.exception("figures are lost")
+
+    return noted
 
 
 class _Answered(NamedTuple):
@@ -76,6 +92,7 @@ class Recorder:
         """See Observer."""
         return None if self._tracing is None else self._tracing.begin(metadata, method, arrived)
 
+    @_harmless
     def answered(self, asked: Asked, code: str, result: Result | None) -> None:
         """See Observer."""
         now = self._clock()
@@ -96,6 +113,7 @@ class Recorder:
         if len(self._answered) >= _MOST_UNFOLDED:
             self._fold()
 
+    @_harmless
     def ran(self, run: Run) -> None:
         """See Observer."""
         spec = run.spec
@@ -137,6 +155,7 @@ class Recorder:
         with self._lock:
             return {labels: seen.total for labels, seen in self._distributions[catalogue.COMPUTE_DURATION].items()}
 
+    @_harmless
     def _fold(self) -> None:
         with self._lock:
             self._fold_answers(_drained(self._answered))
@@ -151,12 +170,12 @@ class Recorder:
         for answer in answers:
             groups[answer[:4]].append(answer)
         for (method, model, version, code), group in groups.items():
-            self._fold_group(_SERVICE + method, (model, version), code, group)
+            self._fold_group(method if method == PAGE else _SERVICE + method, (model, version), code, group)
 
     def _fold_group(self, method: str, model: Labels, code: str, group: list[_Answered]) -> None:
         seconds = np.array([answer.seconds for answer in group])
         self._counters[catalogue.REQUESTS][*model, method, code] += len(group)
-        if not method.endswith("/Stream"):  # a stream is one call, see ended()
+        if method == _PREDICT:  # a stream is one call, see ended()
             self._add(catalogue.CALL_DURATION, (method, code), seconds)
         if code == _OK:
             waits = np.array([answer.receipt[:2] for answer in group if answer.receipt is not None]) / 1e6
