@@ -5,6 +5,9 @@ from typing import NamedTuple, Protocol
 
 from onnxserve_server.core import ModelSpec, Result
 
+PAGE = "Page"
+"""The method of requests that come by HTTP, POST /api/predict: those of the status page's form."""
+
 
 class Run(NamedTuple):
     """One run of a model that is over, for observers. Times are the clock's, in seconds.
@@ -43,6 +46,10 @@ class Trace(Protocol):
         """Note that a hop begins now."""
         ...
 
+    def answered_by_http(self, status: int) -> None:
+        """Note the HTTP status of the answer, before the end of a request that came by HTTP."""
+        ...
+
     def end(self, asked: "Asked", code: str, result: Result | None) -> None:
         """Note the end of the request, once."""
         ...
@@ -52,7 +59,7 @@ class Asked(Protocol):
     """What observers need to know of a request that is answered.
 
     Attributes:
-        method: "Predict" or "Stream".
+        method: "Predict", "Stream" or PAGE.
         model: the model asked for, as the caller said, known or not.
         version: the same of its version; "" for the newest.
         request_id: the caller's name for the request, "" for none.

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     models: Path = Field(Path("models"), description="folder that holds the models")
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all of IPv4, :: for IPv6 too")
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     edge: Literal["lane", "plain"] = Field(
         "lane", description="how calls are served: lane (fast), plain (grpc's own threads)"

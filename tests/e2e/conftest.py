@@ -1,10 +1,20 @@
-"""One server for all tests of a file that has MODELS, on either edge, with its CONFIGS and SETTINGS; and sequences."""
+"""One server for all tests of a file that has MODELS, with its CONFIGS and SETTINGS; its page; and sequences."""
+
+import contextlib
+import time
 
 import pytest
 import zoo
+from asking import Http
 from stepping import Blocking
 
 from onnxserve import Client
+from onnxserve_server.engine.engine import Engine
+from onnxserve_server.repository.loads import Loads
+from onnxserve_server.telemetry.assembly import Options, Telemetry
+from onnxserve_server.web.app import make_app
+from onnxserve_server.web.server import HttpServer
+from onnxserve_server.web.status import ServerStatus
 
 
 @pytest.fixture(scope="module", params=["lane", "plain"])
@@ -22,6 +32,69 @@ def server(request, shared):
     yield shared
     for model in request.module.MODELS:
         shared.wait_for(model, lambda load: (load.queued_jobs, load.queued_bytes, load.running_jobs) == (0, 0, 0))
+
+
+@pytest.fixture(scope="module")
+def http_server(request, serving, tmp_path_factory):
+    """The server of a file about the HTTP port."""
+    root = zoo.write(tmp_path_factory.mktemp("models"), request.module.MODELS, getattr(request.module, "CONFIGS", None))
+    with serving(root, http_port=0, inline_us=0) as running:
+        yield running
+
+
+@pytest.fixture
+def http_port(request, http_server):
+    """Its HTTP port, with nothing waiting or running after each test."""
+    yield Http(http_server.app.http_port)
+    for model in request.module.MODELS:
+        http_server.wait_for(model, lambda load: (load.queued_jobs, load.running_jobs) == (0, 0))
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """A browser; the test is skipped where there is none."""
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    from browsing import CHROMIUM, DRIVER, chromium
+
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip(f"{CHROMIUM} and {DRIVER} are not there: run scripts/install-debian.sh")
+    with chromium("--window-size=1280,1000") as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(driver):
+    """The status page in it, of which no script may fail."""
+    from browsing import Page
+
+    page = Page(driver)
+    yield page
+    severe = page.severe()
+    page.leave()
+    assert severe == []
+
+
+@pytest.fixture
+def opened(page, http_server):
+    """The page of the file's server."""
+    return page.open(http_server.app.http_port)
+
+
+@pytest.fixture
+def bare():
+    """The HTTP port of an engine without models; call it with whether it is ready and fill its loads."""
+    with contextlib.ExitStack() as stack:
+
+        def start(ready=False):
+            engine, loads = Engine(time.monotonic), Loads()
+            telemetry = Telemetry(Options(), time.monotonic, engine.models, engine.known)
+            status = ServerStatus(engine, loads, lambda: ready, telemetry)
+            http = HttpServer(lambda: make_app(status), "127.0.0.1", 0)
+            http.start()
+            stack.callback(http.stop)
+            return http.port, loads
+
+        yield start
 
 
 @pytest.fixture(params=[False, True], ids=["Client", "AsyncClient"])

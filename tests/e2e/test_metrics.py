@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 import zoo
+from asking import Http, double
 from otlp import receiver
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,6 +43,13 @@ def samples(server, requests=0):
         return found if total >= requests else None
 
     return until(scrape)
+
+
+@pytest.fixture(scope="module")
+def scraped(serving, tmp_path_factory):
+    """The HTTP port of a server."""
+    with serving(zoo.write(tmp_path_factory.mktemp("models"), {"double": zoo.double()}), http_port=0) as server:
+        yield Http(server.app.http_port)
 
 
 def value(found, name, **labels):
@@ -139,6 +147,55 @@ def test_names_that_callers_make_up_make_no_series(serve):
         with pytest.raises(grpc.RpcError):
             server.stub.Predict(request, metadata=[(f"key{i}", f"value{i}"), ("traceparent", f"nonsense{i}")])
     assert set(samples(server, requests=502)) == before
+
+
+def test_methods_and_paths_that_callers_make_up_make_no_series(serve):
+    server = serve({"double": zoo.double()}, http_port=0)
+    server.client.predict("double", {"x": ROW})
+    asked = Http(server.app.http_port)
+    nobody = {"model": "nobody", "inputs": {}}
+    assert asked.predict(nobody)[0] == 404
+    before = set(samples(server, requests=2))
+    with grpc.insecure_channel(server.address) as channel:
+        for i in range(20):
+            for method in (f"/onnxserve.v1.InferenceService/M{i}", f"/made.up.Service{i}/Predict"):
+                with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
+                    channel.unary_unary(method)(b"", timeout=10)
+            assert asked.status(f"/nothing{i}") == 404
+            assert asked.predict(nobody | {"model": f"m{i}", "version": str(i)})[0] == 404
+    assert set(samples(server, requests=22)) == before
+
+
+def test_what_comes_by_http_is_counted_as_a_request_of_the_page_and_not_as_a_call(serve):
+    server = serve({"double": zoo.double()}, http_port=0)
+    asked = Http(server.app.http_port)
+    assert asked.predict(double(data=[[1, 2, 3]]))[0] == 200
+    found = samples(server, requests=1)
+    of_page = {"model": "double", "version": "1", "rpc_method": "Page"}
+    assert value(found, "onnxserve_requests_total", rpc_response_status_code="OK", **of_page) == 1
+    assert value(found, "onnxserve_request_duration_seconds_count", **of_page) == 1
+    assert not [name for name, _ in found if name.startswith("rpc_server_call_duration")]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=x",
+        "application/openmetrics-text; version=",
+        "application/openmetrics-text; version=1.0.0.0.0",
+        "application/openmetrics-text; version=999",
+        "text/plain; version=nothing",
+        "text/plain; version=1.x",
+        ";;,,=",
+        "*/*; q=many",
+        "",
+    ],
+)
+def test_an_odd_accept_header_gets_the_metrics_all_the_same(scraped, accept):
+    status, headers, body = scraped.ask("/metrics", Accept=accept)
+    assert status == 200
+    assert headers["Content-Type"].startswith(("text/plain", "application/openmetrics-text"))
+    assert b"process_uptime_seconds" in body
 
 
 def test_counts_are_exact_under_load_and_scrapes(serve):

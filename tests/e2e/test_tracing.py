@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import zoo
+from asking import Http
 from otlp import attributes, receiver
 from waiting import until
 
@@ -20,6 +21,7 @@ from onnxserve.v1 import inference_service_pb2 as pb
 ROW = np.ones((1, 3), np.float32)
 HOPS = ["receive", "admit", "queue", "batch", "run", "scatter", "reply"]
 SERVER = 2  # SPAN_KIND_SERVER
+ERROR = 2  # STATUS_CODE_ERROR
 
 
 def traceparent(sampled=True):
@@ -115,6 +117,36 @@ def test_requests_of_a_stream_are_traced_one_by_one(serve, collector):
     spans = until(lambda: found if len(found := [s for s in collector.spans if s.kind == SERVER]) == 3 else None)
     assert {(one.trace_id.hex(), one.parent_span_id.hex()) for one in spans} == {(trace, parent)}
     assert sorted(attributes(one)["onnxserve.request_id"] for one in spans) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "double", "inputs": {"x": {"data": [[1, 2, 3]]}}}, 200),
+        ({"model": "double", "inputs": {"x": {"data": [[1]]}}}, 400),
+        ({"model": "nobody", "inputs": {}}, 404),
+        ({"model": "gather", "inputs": {"id": {"data": [[99]]}}}, 500),
+    ],
+)
+def test_a_request_by_http_has_a_span_of_http(serving, collector, tmp_path, body, status):
+    root = zoo.write(tmp_path, {"double": zoo.double(), "gather": zoo.gather()})
+    trace, parent, header = traceparent()
+    with serving(root, otlp_endpoint=collector.endpoint, trace_ratio=0, http_port=0) as server:
+        got, answer = Http(server.app.http_port).predict(body | {"request_id": "by-http"}, **dict([header]))
+        assert got == status
+        span = until(lambda: next((one for one in collector.spans if one.kind == SERVER), None))
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (trace, parent)
+    told = attributes(span)
+    assert span.name == "POST /api/predict"
+    assert (told["http.request.method"], told["http.route"], told["url.scheme"]) == ("POST", "/api/predict", "http")
+    assert told["url.path"] == "/api/predict"
+    assert told["http.response.status_code"] == status
+    assert told.get("error.type") == answer.get("code")
+    assert told["onnxserve.request_id"] == "by-http"
+    assert not [name for name in told if name.startswith("rpc.")]
+    assert (span.status.code == ERROR) == (status >= 500)
+    if status == 200:
+        assert [event.name for event in span.events] == HOPS
 
 
 def test_metrics_are_pushed_and_once_more_at_the_end(launch, collector):

@@ -6,6 +6,8 @@ import pytest
 
 from onnxserve_server.runtime import resources as module
 from onnxserve_server.runtime.resources import Resources, resources
+from onnxserve_server.telemetry import catalogue
+from onnxserve_server.telemetry.system import System
 
 GIB = 2**30
 
@@ -119,6 +121,21 @@ def test_the_smallest_limit_on_the_way_up_holds(own, tmp_path):
     }
     found = resources(tree(tmp_path, files))
     assert (found.cpus, found.memory_bytes) == (1.5, 2 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("own_groups", "folder", "name"),
+    [
+        (["0::/pod/one"], "pod", "memory.current"),
+        (["3:cpu,cpuacct:/pod/two", "4:memory:/pod/one"], "memory/pod", "memory.usage_in_bytes"),
+    ],
+    ids=["v2", "v1"],
+)
+def test_what_is_used_is_that_of_the_own_group_not_of_others_nor_of_all(own, tmp_path, own_groups, folder, name):
+    own(*own_groups)
+    root = tree(tmp_path, {f"{folder}/one/{name}": "5", f"{folder}/two/{name}": "6", f"{folder}/{name}": "11"})
+    found = {metric.instrument: metric.points for metric in System(root).collect()}
+    assert found[catalogue.CONTAINER_MEMORY] == [((), 5)]
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1.0, 1), (1.9, 1), (2.0, 2), (7.5, 7)])

@@ -249,6 +249,46 @@ def test_a_bad_setting_in_a_program_is_an_error_that_names_it():
         load_settings(drain_delay=-1)
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["", "http://localhost:4317", "https://collector.example", "http://[::1]:4317", "http://10.0.0.1:4317/"]
+)
+def test_an_endpoint_is_a_url(endpoint):
+    assert load_settings(otlp_endpoint=endpoint).otlp_endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "localhost:4317",
+        "localhost",
+        "grpc://localhost:4317",
+        "http://",
+        "http://:4317",
+        "http://localhost:0",
+        "http://localhost:70000",
+        "http://localhost:otlp",
+        "http://[::1:4317",
+        "http://local host:4317",
+        "4317",
+    ],
+)
+def test_what_is_no_endpoint_is_told_before_anything_starts(root, endpoint):
+    line = the_line(serve(root, "--otlp-endpoint", endpoint))
+    assert f"otlp_endpoint: {endpoint!r} is no endpoint; it must be as http://localhost:4317" in line
+
+
+def test_an_endpoint_from_opentelemetry_s_variable_is_checked_too(root):
+    assert "otlp_endpoint: 'nowhere' is no endpoint" in the_line(serve(root, OTEL_EXPORTER_OTLP_ENDPOINT="nowhere"))
+
+
+def test_the_two_ports_must_differ_unless_they_are_to_be_found_or_not_there():
+    with pytest.raises(ConfigurationError, match="port and http_port are both 8501; they must differ"):
+        load_settings(port=8501)
+    with pytest.raises(ConfigurationError, match="both 9000"):
+        load_settings(port=9000, http_port=9000)
+    assert load_settings(port=0, http_port=0).http_port == 0
+
+
 def test_a_bad_model_ends_the_start_also_beside_good_ones(tmp_path):
     root = zoo.write(tmp_path / "models", {"a": zoo.double(), "z": zoo.double()})
     onnx.save(zoo.double(), root / "z" / "1" / "model.onnx")

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from onnxserve_server.core import Receipt, Result
+from onnxserve_server.observing import PAGE
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name, table
 from onnxserve_server.telemetry.logs import Console, Json, RateLimit
 from onnxserve_server.telemetry.points import Distribution
-from onnxserve_server.telemetry.recorder import Recorder
+from onnxserve_server.telemetry.recorder import _MOST_UNFOLDED, OTHER, Recorder
 from onnxserve_server.telemetry.shares import Rapl, Shares
 from onnxserve_server.telemetry.slow import SlowRequest, SlowRequests
 from onnxserve_server.telemetry.system import System
@@ -84,6 +85,54 @@ def test_failures_do_not_count_as_durations(clock):
     assert catalogue.REQUEST_DURATION not in {metric.instrument for metric in metrics}
 
 
+def test_names_that_callers_make_up_are_one_series(clock):
+    watched = recorder(clock)
+    for i in range(3000):
+        made_up = asked(clock, model="m" if i % 2 else f"m{i}" * 1000)
+        made_up.version = str(i)
+        watched.answered(made_up, "NOT_FOUND", None)
+    watched.know(lambda _name, _version: None)
+    watched.answered(asked(clock), "NOT_FOUND", None)
+    found = points(watched.collect(), catalogue.REQUESTS)
+    assert {labels[:2] for labels in found} == {("m", "1"), (OTHER, OTHER)}
+    assert sum(found.values()) == 3001
+    assert {one.model for one in watched.slow.slowest(time.time())} <= {"m", OTHER}
+
+
+def test_what_came_by_http_is_no_call_of_grpc(clock):
+    watched = recorder(clock)
+    for method in ("Predict", PAGE):
+        one = asked(clock)
+        one.method = method
+        watched.answered(one, "OK", Result("m", "1", (), RECEIPT))
+    metrics = watched.collect()
+    predict = "onnxserve.v1.InferenceService/Predict"
+    assert {labels[2] for labels in points(metrics, catalogue.REQUESTS)} == {predict, "Page"}
+    assert points(metrics, catalogue.CALL_DURATION).keys() == {(predict, "OK")}
+
+
+def test_a_defect_in_counting_costs_figures_and_no_answer(clock, caplog):
+    watched = recorder(clock)
+    for _ in range(_MOST_UNFOLDED):  # the last one folds
+        watched.answered(asked(clock), "OK", Result("m", "1", (), "no receipt"))
+    assert [record.message for record in caplog.records] == ["figures are lost"]
+
+    watched.answered(asked(clock), "OK", Result("m", "1", (), "no receipt"))
+    watched.collect()  # folds, and does not fail either
+    caplog.clear()
+
+    def fail(*_):
+        raise RuntimeError
+
+    one = asked(clock)
+    one.trace = SimpleNamespace(end=fail)
+    watched.answered(one, "OK", Result("m", "1", (), RECEIPT))
+    watched.ran(None)
+    assert [record.message for record in caplog.records] == ["figures are lost"] * 2
+    watched.answered(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+    assert [seen.counts.sum() for seen in points(watched.collect(), catalogue.QUEUE_DURATION).values()] == [1]
+
+
 def test_the_slowest_requests_are_kept_with_their_receipts_for_a_while(clock):
     watched = recorder(clock)
     for i in range(100):
@@ -145,17 +194,29 @@ def test_without_a_readable_counter_there_is_no_energy(tmp_path):
     assert Rapl.find(tmp_path) is None
 
 
-def test_figures_of_the_container_are_read_and_those_that_are_not_there_left_out(tmp_path):
-    (tmp_path / "memory.current").write_text("123456\n")
-    (tmp_path / "cpu.stat").write_text("usage_usec 5\nthrottled_usec 2500000\n")
-    told = {
-        metric.instrument: dict(metric.points)[()] for metric in System(tmp_path).collect() if () in dict(metric.points)
-    }
-    assert told[catalogue.CONTAINER_MEMORY] == 123456
-    assert told[catalogue.THROTTLED] == 2.5
-    empty = {metric.instrument for metric in System(tmp_path / "nowhere").collect()}
-    assert catalogue.CONTAINER_MEMORY not in empty
-    assert catalogue.MEMORY in empty
+V2 = {"memory.current": "123456", "cpu.stat": "usage_usec 5\nthrottled_usec 2500000"}
+V1 = {
+    "memory/memory.usage_in_bytes": "123456",
+    "cpu/cpu.stat": "nr_periods 9\nnr_throttled 3\nthrottled_time 2500000000",
+}
+
+
+@pytest.mark.parametrize("files", [V2, V1], ids=["v2", "v1"])
+def test_figures_of_the_container_are_read(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    metrics = list(System(tmp_path).collect())
+    assert points(metrics, catalogue.CONTAINER_MEMORY) == {(): 123456}
+    assert points(metrics, catalogue.THROTTLED) == {(): 2.5}
+
+
+@pytest.mark.parametrize("text", ["", "usage_usec 5", "nr_periods", "throttled_usec many"])
+def test_figures_that_are_not_there_are_left_out(tmp_path, text):
+    (tmp_path / "cpu.stat").write_text(text)
+    found = {metric.instrument for metric in System(tmp_path).collect()}
+    assert not found & {catalogue.CONTAINER_MEMORY, catalogue.THROTTLED}
+    assert catalogue.MEMORY in found
 
 
 def record(message="m", level=logging.WARNING, name="onnxserve_server.x", line=1, **fields):
@@ -201,6 +262,18 @@ def test_a_json_line_has_the_fields_and_no_text_of_an_exception():
     assert "ValueError" in fields["message"]
     assert "a caller's data" not in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "control", ["\n", "\r", "\r\n", "\v", "\f", "\x1b[2K", "\x85", "\u2028", "\u2029", "\0", "\x7f"]
+)
+def test_no_name_of_a_caller_forges_a_line_for_people(control):
+    forged = f"x{control}2026-01-01 00:00:00,000 ERROR onnxserve_server.app: all is lost"
+    for told in (record(model=forged), record(request_id=forged), record(message=forged), record(**{forged: 1})):
+        line = Console().format(told)
+        assert len(line.splitlines()) == 1
+        assert line.isprintable()
+        assert "all is lost" in line
 
 
 def test_the_documents_list_every_metric():

@@ -10,6 +10,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from waiting import until
 
+NONE = "\N{EN DASH}"  # a figure that is not there
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")  # where Debian has them
 
 # For each text that is seen: its contrast to what is behind it, by WCAG 2.2, and how it begins.
@@ -164,6 +165,11 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
         self.driver.get("about:blank")
         self.driver.get_log("browser")
+
+
+def number(text):
+    """The first number of a text; 0 where there is none."""
+    return 0.0 if text == NONE else float(text.replace(",", "").split()[0])
 
 
 def write_png(path, image):

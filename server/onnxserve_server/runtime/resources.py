@@ -37,7 +37,7 @@ def resources(cgroup: Path = _CGROUP) -> Resources:
 
 def _cpu_quota(root: Path) -> float | None:
     quotas = []
-    for folder in _folders(root, "cpu"):
+    for folder in cgroup_folders(root, "cpu"):
         words = _words(folder / "cpu.max")
         if len(words) == 2 and words[0] != "max":
             quotas.append(int(words[0]) / int(words[1]))
@@ -49,7 +49,7 @@ def _cpu_quota(root: Path) -> float | None:
 
 def _memory_limit(root: Path) -> int | None:
     limits = []
-    for folder in _folders(root, "memory"):
+    for folder in cgroup_folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             words = _words(folder / name)
             if words and words[0] != "max":
@@ -57,10 +57,14 @@ def _memory_limit(root: Path) -> int | None:
     return min(limits, default=None)
 
 
-def _folders(root: Path, controller: str) -> list[Path]:
-    """Return where limits may stand: in a container at the root, else from this process's own cgroup upwards."""
-    own = [line.split(":", 2)[2].lstrip("/") for line in _lines(Path("/proc/self/cgroup")) if line.count(":") >= 2]
-    groups = {group for path in own for group in (Path(path), *Path(path).parents)} | {Path()}
+def cgroup_folders(root: Path, controller: str) -> list[Path]:
+    """Return where figures of this process's cgroup may stand (version 2, or 1): its own folder, then upwards.
+
+    In a container the root of what it sees is its own.
+    """
+    found = [line.split(":", 2) for line in _lines(Path("/proc/self/cgroup")) if line.count(":") >= 2]
+    own = [Path(path.lstrip("/")) for _, names, path in found if controller in names.split(",") or not names]
+    groups = dict.fromkeys([group for path in own for group in (path, *path.parents)] + [Path()])
     return [base / group for group in groups for base in (root, root / controller)]
 
 

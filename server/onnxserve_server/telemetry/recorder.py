@@ -5,17 +5,18 @@ machine where a whole small request takes 50), and we have four of them. So what
 append() is atomic, and folded into counts many at a time, by numpy: by whoever notes the thousandth, or who collects.
 """
 
+import functools
 import logging
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from onnxserve_server.core import Clock, ModelSpec, Receipt, Result
-from onnxserve_server.observing import Asked, Run, Trace
+from onnxserve_server.observing import PAGE, Asked, Run, Trace
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import Instrument
 from onnxserve_server.telemetry.points import Distribution, Exemplar, Labels, Metric
@@ -30,21 +31,29 @@ OTHER = "_OTHER"
 _MOST_UNFOLDED = 1024
 _MOST_SLOW = 5  # of those that are folded together
 _SERVICE = "onnxserve.v1.InferenceService/"
+_PREDICT = _SERVICE + "Predict"
 _OK = "OK"
 _FAULTS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}  # of the server or the model; the others are the caller's, or load
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
-class _Answered(NamedTuple):
-    method: str
-    model: str
-    version: str
-    code: str
-    seconds: float
-    at: float
-    receipt: Receipt | None
-    request_id: str
-    trace: Trace | None
+def _harmless(note: Callable[_P, None]) -> Callable[_P, None]:
+    """Keep a defect of ours from the threads that answer callers: it costs figures, and a line in the log."""
+
+    @functools.wraps(note)
+    def noted(*arguments: _P.args, **more: _P.kwargs) -> None:
+        try:
+            note(*arguments, **more)
+        except Exception:
+            logger.exception("figures are lost")
+
+    return noted
+
+
+_Kind = tuple[str, str, str, str]  # method, model, version, code
+# Seconds, when, and of whom. A plain tuple: a NamedTuple takes half a microsecond more to make, and its users as long.
+_Answered = tuple[float, float, Receipt | None, str, Trace | None]
 
 
 class Recorder:
@@ -59,7 +68,7 @@ class Recorder:
         self._clock = clock
         self._tracing = tracing
         self._known: Callable[[str, str], ModelSpec | None] = _nothing_is_known
-        self._answered: deque[_Answered] = deque()
+        self._answered: deque[tuple[_Kind, _Answered]] = deque()
         self._runs: deque[tuple[str, str, int, int, float, float]] = deque()
         self._ended: deque[tuple[str, str, float]] = deque()
         self._bursts: deque[float] = deque()
@@ -76,6 +85,7 @@ class Recorder:
         """See Observer."""
         return None if self._tracing is None else self._tracing.begin(metadata, method, arrived)
 
+    @_harmless
     def answered(self, asked: Asked, code: str, result: Result | None) -> None:
         """See Observer."""
         now = self._clock()
@@ -90,12 +100,12 @@ class Recorder:
             logger.warning("a request failed: %s", code, extra=_told(asked, (model, version), now))
         elif logger.isEnabledFor(logging.DEBUG):
             logger.debug("a request ended: %s", code, extra=_told(asked, (model, version), now))
-        self._answered.append(
-            _Answered(asked.method, model, version, code, now - asked.arrived, now, receipt, asked.request_id, trace)
-        )
+        kind = (asked.method, model, version, code)
+        self._answered.append((kind, (now - asked.arrived, now, receipt, asked.request_id, trace)))
         if len(self._answered) >= _MOST_UNFOLDED:
             self._fold()
 
+    @_harmless
     def ran(self, run: Run) -> None:
         """See Observer."""
         spec = run.spec
@@ -137,6 +147,7 @@ class Recorder:
         with self._lock:
             return {labels: seen.total for labels, seen in self._distributions[catalogue.COMPUTE_DURATION].items()}
 
+    @_harmless
     def _fold(self) -> None:
         with self._lock:
             self._fold_answers(_drained(self._answered))
@@ -146,41 +157,43 @@ class Recorder:
             if bursts := _drained(self._bursts):
                 self._add(catalogue.LANE_LAG, (), np.array(bursts))
 
-    def _fold_answers(self, answers: list[_Answered]) -> None:
-        groups: dict[tuple[str, ...], list[_Answered]] = defaultdict(list)
-        for answer in answers:
-            groups[answer[:4]].append(answer)
+    def _fold_answers(self, answers: list[tuple[_Kind, _Answered]]) -> None:
+        groups: dict[_Kind, list[_Answered]] = defaultdict(list)
+        for kind, answer in answers:
+            groups[kind].append(answer)
         for (method, model, version, code), group in groups.items():
-            self._fold_group(_SERVICE + method, (model, version), code, group)
+            self._fold_group(method if method == PAGE else _SERVICE + method, (model, version), code, group)
 
     def _fold_group(self, method: str, model: Labels, code: str, group: list[_Answered]) -> None:
-        seconds = np.array([answer.seconds for answer in group])
+        seconds = np.array([answer[0] for answer in group])
         self._counters[catalogue.REQUESTS][*model, method, code] += len(group)
-        if not method.endswith("/Stream"):  # a stream is one call, see ended()
+        if method == _PREDICT:  # a stream is one call, see ended()
             self._add(catalogue.CALL_DURATION, (method, code), seconds)
         if code == _OK:
-            waits = np.array([answer.receipt[:2] for answer in group if answer.receipt is not None]) / 1e6
+            receipts = [receipt for _, _, receipt, _, _ in group if receipt is not None]
+            queued = np.array([receipt.queue_us for receipt in receipts]) / 1e6
+            waited = np.array([receipt.batch_wait_us for receipt in receipts]) / 1e6
             self._add(catalogue.REQUEST_DURATION, (*model, method), seconds)
-            self._add(catalogue.QUEUE_DURATION, model, waits[:, 0])
-            self._add(catalogue.BATCH_WAIT_DURATION, model, waits[:, 1])
+            self._add(catalogue.QUEUE_DURATION, model, queued)
+            self._add(catalogue.BATCH_WAIT_DURATION, model, waited)
         to_unix = time.time() - self._clock()
-        for answer in group:
-            if code == _OK and isinstance(answer.trace, Span) and answer.trace.span_id:
-                exemplar = Exemplar(answer.seconds, answer.at + to_unix, answer.trace.trace_id, answer.trace.span_id)
+        for took, at, _, _, trace in group:
+            if trace is not None and code == _OK and isinstance(trace, Span) and trace.span_id:
+                exemplar = Exemplar(took, at + to_unix, trace.trace_id, trace.span_id)
                 self._distributions[catalogue.REQUEST_DURATION][*model, method].show(exemplar)
         for i in seconds.argsort()[-_MOST_SLOW:]:
-            slow = group[i]
+            took, at, receipt, request_id, _ = group[i]
             name, version = model
             self.slow.offer(
                 SlowRequest(
-                    time=slow.at + to_unix,
+                    time=at + to_unix,
                     model=name,
                     version=version,
                     method=method,
                     code=code,
-                    seconds=slow.seconds,
-                    receipt=slow.receipt,
-                    request_id=slow.request_id,
+                    seconds=took,
+                    receipt=receipt,
+                    request_id=request_id,
                 )
             )
 

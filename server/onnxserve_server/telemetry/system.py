@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from onnxserve_server.runtime.resources import Resources, resources
+from onnxserve_server.runtime.resources import Resources, cgroup_folders, resources
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.points import Labels, Metric
 
@@ -20,12 +20,13 @@ def resident_bytes() -> int:
 
 
 class System:
-    """Reads the figures; `cgroup` is where the kernel shows control groups (version 2)."""
+    """Reads the figures; `cgroup` is where the kernel shows control groups, of version 2 or 1."""
 
     def __init__(self, cgroup: Path = _CGROUP) -> None:
         self._started = time.monotonic()
         self._granted: Resources = resources(cgroup)
-        self._cgroup = _own_group(cgroup)
+        self._memory = _first(cgroup_folders(cgroup, "memory"), "memory.current", "memory.usage_in_bytes")
+        self._cpu = _first(cgroup_folders(cgroup, "cpu"), "cpu.stat")
 
     def collect(self) -> Iterator[Metric]:
         """Return the figures as they are now."""
@@ -38,8 +39,8 @@ class System:
             (catalogue.UPTIME, time.monotonic() - self._started),
             (catalogue.CPU_LIMIT, self._granted.cpus),
             (catalogue.MEMORY_LIMIT, self._granted.memory_bytes),
-            (catalogue.CONTAINER_MEMORY, _number(self._cgroup / "memory.current")),
-            (catalogue.THROTTLED, _throttled(self._cgroup / "cpu.stat")),
+            (catalogue.CONTAINER_MEMORY, _number(self._memory)),
+            (catalogue.THROTTLED, _throttled(self._cpu)),
         )
         labels: Labels = ()
         for instrument, value in figures:
@@ -47,27 +48,27 @@ class System:
                 yield Metric(instrument, [(labels, float(value))])
 
 
-def _own_group(root: Path) -> Path:
-    """Return the folder of this process's control group; in a container that is the root of what it sees."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return root
-    path = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    own = root / path
-    return own if (own / "memory.current").exists() else root
+def _first(folders: Iterable[Path], *names: str) -> Path | None:
+    """Return the first file of such a name that is there."""
+    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
 
 
-def _number(path: Path) -> int | None:
+def _number(path: Path | None) -> int | None:
+    if path is None:
+        return None
     try:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
 
 
-def _throttled(path: Path) -> float | None:
-    try:
-        words = dict(line.split() for line in path.read_text().splitlines())
-        return int(words["throttled_usec"]) / 1e6
-    except (OSError, ValueError, KeyError):
+def _throttled(path: Path | None) -> float | None:
+    if path is None:
         return None
+    try:
+        words = {name: int(value) for name, value in map(str.split, path.read_text().splitlines())}
+    except (OSError, ValueError):
+        return None
+    if "throttled_usec" in words:
+        return words["throttled_usec"] / 1e6
+    return words["throttled_time"] / 1e9 if "throttled_time" in words else None  # version 1: nanoseconds

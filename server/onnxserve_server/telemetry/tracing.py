@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from onnxserve_server.core import Clock, Result
-from onnxserve_server.observing import Asked, Run
+from onnxserve_server.observing import PAGE, Asked, Run
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _PARENT = "traceparent"
@@ -57,12 +57,17 @@ class Span:
             self._queued = now
         self._event(hop, now)
 
+    def answered_by_http(self, status: int) -> None:
+        """See Trace."""
+        self._span.set_attribute("http.response.status_code", status)
+
     def end(self, asked: Asked, code: str, result: Result | None) -> None:
         """See Trace."""
         span, now = self._span, self._clock()
         if not span.is_recording():
             return
-        span.set_attribute("rpc.response.status_code", code)
+        if asked.method != PAGE:
+            span.set_attribute("rpc.response.status_code", code)
         if asked.request_id:
             span.set_attribute("onnxserve.request_id", asked.request_id)
         if result is None:
@@ -160,12 +165,13 @@ class Tracing:
 
     def _span(self, context: Context | None, method: str, arrived: float) -> Span:
         offset = time.time() - self._clock()
+        name, attributes = _described(method)
         span = self._tracer.start_span(
-            f"{_SERVICE}/{method}",
+            name,
             context=context or Context(),
             kind=SpanKind.SERVER,
             start_time=_nanoseconds(arrived + offset),
-            attributes={"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/{method}"},
+            attributes=attributes,
         )
         if span.is_recording():
             span.add_event("receive", timestamp=_nanoseconds(arrived + offset))
@@ -187,6 +193,16 @@ class _ChosenIds(RandomIdGenerator):
         chosen: int | None = getattr(self._thread, "chosen", None)
         self._thread.chosen = None
         return super().generate_trace_id() if chosen is None else chosen
+
+
+def _described(method: str) -> tuple[str, dict[str, str]]:
+    """Return name and attributes of a request's span, by OpenTelemetry's conventions for what it came by."""
+    if method == PAGE:
+        verb, route = "POST", "/api/predict"
+        told = {"http.request.method": verb, "http.route": route, "url.path": route, "url.scheme": "http"}
+        return f"{verb} {route}", told
+    name = f"{_SERVICE}/{method}"
+    return name, {"rpc.system.name": "grpc", "rpc.method": name}
 
 
 def _nanoseconds(unix_time: float) -> int:

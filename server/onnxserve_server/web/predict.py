@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -27,26 +26,18 @@ from onnxserve_server.errors import (
     ServeError,
     Violation,
 )
-from onnxserve_server.observing import Observer, Trace
+from onnxserve_server.observing import PAGE, Observer, Trace
+from onnxserve_server.web import uploads
 from onnxserve_server.web.origin import NotAllowed, check_sender
 from onnxserve_server.web.tensors import read_tensor, write_tensor
+from onnxserve_server.web.uploads import TooLarge, Uploads
 
-MAX_BODY = 8 << 20
-"""Bytes of one request."""
-TIMEOUT = 30.0
-"""Seconds from the request's first byte to its answer."""
 MOST_AT_ONCE = 8
 """Predictions in hand. The form is for people; callers with more than that to ask use gRPC."""
 
 _LONGEST_REQUEST_ID = 128  # characters
 _MOST_VALUES = 250_000  # of one request: to parse millions of them would keep the interpreter from all other callers
 _FIELDS = ("model", "version", "inputs", "request_id")
-
-
-class TooLarge(ServeError):
-    """The request has more bytes than this port takes."""
-
-    reason = "TOO_LARGE"
 
 
 # Codes are those of gRPC, see edge/status.py, so that people and metrics have one set of names.
@@ -73,25 +64,26 @@ class Predictions:
     def __init__(self, engine: Engine, observer: Observer | None) -> None:
         self._engine = engine
         self._observer = observer
+        self._uploads = Uploads()
         self._in_hand = 0
 
     async def answer(self, request: HttpRequest) -> Response:
-        """Answer one request."""
+        """Answer one request. It takes a place once it is there as a whole: until then it is its sender's time."""
         try:
             check_sender(request)
+            asked = _Asked(self._engine.clock())
+            body = await self._uploads.read(request)
             if self._in_hand >= MOST_AT_ONCE:
                 raise QueueFull(f"{MOST_AT_ONCE} predictions of this port are in hand", 1.0)
             self._in_hand += 1
             try:
-                return await self._predict(request)
+                return await self._predict(request, body, asked)
             finally:
                 self._in_hand -= 1
         except ServeError as error:
             return error_response(error)
 
-    async def _predict(self, request: HttpRequest) -> Response:
-        asked = _Asked(self._engine.clock())
-        body = await _body(request)
+    async def _predict(self, request: HttpRequest, body: bytes, asked: "_Asked") -> Response:
         if self._observer is not None:
             asked.trace = self._observer.begin(request.headers.items(), asked.method, asked.arrived)
         try:
@@ -140,16 +132,16 @@ class Predictions:
     def _note(self, asked: "_Asked", outcome: Result | ServeError) -> None:
         if self._observer is None:
             return
-        if isinstance(outcome, Result):
-            self._observer.answered(asked, "OK", outcome)
-        else:
-            self._observer.answered(asked, STATUSES[type(outcome)][0], None)
+        code, status = ("OK", 200) if isinstance(outcome, Result) else STATUSES[type(outcome)]
+        if asked.trace is not None:
+            asked.trace.answered_by_http(status)
+        self._observer.answered(asked, code, outcome if isinstance(outcome, Result) else None)
 
 
 class _Asked:
     """Implements observing.Asked."""
 
-    method = "Page"
+    method = PAGE
 
     def __init__(self, arrived: float) -> None:
         self.arrived = arrived
@@ -169,6 +161,12 @@ class _Asked:
         ]
         if not isinstance(told.get("inputs"), Mapping):
             faults.append(Violation("inputs", "it must be an object of tensors by name"))
+        if not faults:
+            faults = [
+                Violation(name, "it is no text: a surrogate stands alone")
+                for name in ("model", "version", "request_id")
+                if not _is_text(told.get(name, ""))
+            ]
         if not faults and len(told.get("request_id", "")) > _LONGEST_REQUEST_ID:
             faults.append(Violation("request_id", f"it is longer than {_LONGEST_REQUEST_ID} characters"))
         if faults:
@@ -212,22 +210,13 @@ class AsciiJson(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-async def _body(request: HttpRequest) -> bytes:
-    body, nbytes = bytearray(), 0
+def _is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8, as logs and traces write it; what JSON escapes may not be."""
     try:
-        async with asyncio.timeout(TIMEOUT):
-            async for chunk in request.stream():
-                body += chunk
-                nbytes += len(chunk)
-                if nbytes > MAX_BODY:  # read on: a browser that cannot send everything does not read the answer
-                    body.clear()
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"the request did not arrive within {TIMEOUT:.0f} s") from error
-    except ClientDisconnect as error:
-        raise Cancelled("the caller left") from error
-    if nbytes > MAX_BODY:
-        raise TooLarge(f"the request has {nbytes} bytes, and at most {MAX_BODY} are taken here; call by gRPC")
-    return bytes(body)
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parsed(body: bytes) -> Mapping[str, Any]:
@@ -235,12 +224,16 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
     if values > _MOST_VALUES:
         raise TooLarge(f"the request has about {values} values, at most {_MOST_VALUES} are taken; send base64")
     try:
-        told = json.loads(body)
+        told = json.loads(body, parse_constant=_no_json)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest([Violation("request", f"it is no JSON: {error}")]) from error
     if not isinstance(told, Mapping):
         raise InvalidRequest([Violation("request", "it must be a JSON object")])
     return told
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f'{constant} is no number of JSON; write "{constant}"')
 
 
 def _request(told: Mapping[str, Any], spec: ModelSpec, asked: _Asked) -> Request:
@@ -260,7 +253,7 @@ def _request(told: Mapping[str, Any], spec: ModelSpec, asked: _Asked) -> Request
         version=asked.version,
         inputs=[tensor for tensor in tensors if tensor is not None],
         request_id=asked.request_id,
-        deadline=asked.arrived + TIMEOUT,
+        deadline=asked.arrived + uploads.TIMEOUT,
         trace=asked.trace,
     )
 

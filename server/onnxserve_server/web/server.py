@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from onnxserve_server.errors import ConfigurationError
 
 _BACKLOG = 64
-_MOST_CONNECTIONS = 256  # further ones are closed
+_MOST_CONNECTIONS = 256  # for a further one, that is closed which was silent for longest
 _HEAD_TIMEOUT = 10.0  # seconds in which a connection must bring its first request
 _GRACE = 1  # seconds for answers that are under way when it stops
 _START_TIMEOUT = 10.0  # seconds
@@ -43,7 +44,7 @@ class HttpServer:
             lifespan="off",
             server_header=False,
             http=_Connection,
-            timeout_graceful_shutdown=_GRACE,
+            timeout_graceful_shutdown=2 * _GRACE,  # by then there is nothing left to be cancelled, see _Connection
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="onnxserve-http", daemon=True)
@@ -66,31 +67,55 @@ class HttpServer:
 class _Connection(H11Protocol):
     """A connection. uvicorn bounds neither how many there are nor how long one may say nothing, and each is a file."""
 
-    live = 0  # all of them; touched by the thread of the event loop alone
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
-        _Connection.live += 1
         super().connection_made(transport)
-        if _Connection.live > _MOST_CONNECTIONS:
-            transport.abort()
-        else:
-            self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
+        self._heard = self.loop.time()
+        self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            self._make_room()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        _Connection.live -= 1
-        super().connection_lost(exc)
+        self._heard = self.loop.time()
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """See H11Protocol: an answer is out."""
+        self._heard = self.loop.time()
+        super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """See H11Protocol: the server stops. Whoever is still sending is cut off; others may read their answer."""
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            super().shutdown()
+            self.loop.call_later(_GRACE, self.transport.abort)
 
     def _give_up(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.abort()
 
+    def _make_room(self) -> None:
+        """Close the connection that has been silent for longest, rather than refuse the one that came last."""
+        others = cast("set[_Connection]", self.connections) - {self}
+        silent = min((one for one in others if not one._is_waiting), key=lambda one: one._heard, default=self)
+        self.connections.discard(silent)
+        silent.transport.abort()
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether the caller has sent a request, is not yet answered, and reads."""
+        cycle = self.cycle
+        return cycle is not None and not (cycle.more_body or cycle.response_complete or self.flow.write_paused)
+
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        everywhere = address[0] == "::" and socket.has_dualstack_ipv6()  # IPv4 too, as on the port of gRPC
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=everywhere)
     except OSError as error:
         # create_server() puts the address into its text once more; the resolver's errors have numbers of their own.
         told = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)

@@ -1,11 +1,13 @@
 """Tensors as JSON: {"data_type", "shape", "data"}, or "base64" in place of "data" where there is much of it.
 
 Numbers that JSON has not are strings: "NaN", "Infinity", "-Infinity", and integers beyond 2^53, as JavaScript rounds.
+A number may always be a string, if it is written as JSON writes numbers.
 """
 
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,11 @@ _LARGEST_SAFE = 2**53
 _MOST_AXES = 32  # as many as numpy can go through element by element
 _VALUES = {STRING: "a string", BOOL: "true or false"}
 _STRINGS, _BOOLS, _INTEGERS, _FLOATS = {str}, {bool}, {int, str}, {int, float, str}  # what JSON may give for them
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")  # Python's int() takes "1_000", " 5 " and digits of other scripts, too
+_FLOAT = re.compile(_INTEGER.pattern + r"(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_LONGEST_QUOTED = 40  # characters
+_INFINITE = ("Infinity", "-Infinity")
+_NOT_FINITE = ("NaN", *_INFINITE)
 _FIELDS = ("data_type", "shape", "data", "base64")
 
 
@@ -109,14 +116,29 @@ def _listed(data: object, number: DataType) -> Array:
         wanted = STORAGE[number]
         kinds = _INTEGERS if wanted.kind in "iu" else _FLOATS
     needed = f"each element must be {_VALUES.get(number, f'a number of {NAMES[number]}')}"
-    if strange := {*map(type, array.flat)} - kinds:
+    found = {*map(type, array.flat)}
+    if strange := found - kinds:
         what = "lists must be of equal length" if list in strange else needed
         raise _Fault("data", what)
+    if str in found and number != STRING:
+        for element in array.flat:
+            if isinstance(element, str) and not _is_number(element, wanted):
+                raise _Fault("data", f"{needed}: {element[:_LONGEST_QUOTED]!r} is not written as one")
     try:
         with np.errstate(over="raise"):
-            return array.astype(wanted)
+            converted: Array = array.astype(wanted)
     except (ValueError, OverflowError, FloatingPointError) as error:
         raise _Fault("data", f"{needed}: {error}") from error
+    if wanted.kind == "f" and any(element not in _INFINITE for element in array[np.isinf(converted)].flat):
+        raise _Fault("data", f"{needed}: one is too large")  # JSON's 1e400 is infinite to Python
+    return converted
+
+
+def _is_number(text: str, wanted: "np.dtype[np.generic]") -> bool:
+    """Whether a string is written as JSON writes numbers, or is one that JSON has not."""
+    if wanted.kind in "iu":
+        return _INTEGER.fullmatch(text) is not None
+    return text in _NOT_FINITE or _FLOAT.fullmatch(text) is not None
 
 
 def _tensor(name: str, number: DataType, array: Array, shape: list[int] | None) -> WireTensor:

@@ -1,0 +1,61 @@
+"""The end of pushing, whatever the collector does."""
+
+import logging
+import socket
+import time
+from types import SimpleNamespace
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+
+from onnxserve_server.telemetry import assembly
+from onnxserve_server.telemetry.assembly import Options, Telemetry
+from onnxserve_server.telemetry.otlp import MetricPush
+
+SHORT, SLACK = 1.0, 0.5  # seconds
+
+
+@pytest.fixture
+def silent():
+    """A collector that takes connections and says nothing: its socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        yield listener
+
+
+def endpoint(listener):
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def telemetry(listener):
+    """All three signals, to that collector."""
+    options = Options(endpoint=endpoint(listener), interval=0.1, trace_ratio=1)
+    return Telemetry(options, time.monotonic, list, lambda _name, _version: None)
+
+
+def test_what_never_started_can_be_stopped(silent):
+    began = time.monotonic()
+    MetricPush(endpoint(silent), 60, list, Resource.create()).stop()
+    telemetry(silent).stop()
+    assert time.monotonic() - began < assembly._STOP_TIMEOUT + SLACK
+
+
+@pytest.mark.parametrize("longest", [SHORT, assembly._STOP_TIMEOUT])
+def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, longest):
+    assert assembly._STOP_TIMEOUT <= 5
+    monkeypatch.setattr(assembly, "_STOP_TIMEOUT", longest)
+    handlers = list(logging.getLogger().handlers)
+    pushing = telemetry(silent)
+    pushing.start()
+    recorder, now = pushing.recorder, time.monotonic()
+    trace = recorder.begin([], "Predict", now)
+    assert trace is not None
+    # A span, a record of the log, and figures are there to be sent.
+    asked = SimpleNamespace(method="Predict", model="m", version="", request_id="", arrived=now, trace=trace)
+    recorder.answered(asked, "INTERNAL", None)
+    connection, _ = silent.accept()
+    with connection:
+        began = time.monotonic()
+        pushing.stop()
+        assert time.monotonic() - began < longest + SLACK
+    assert logging.getLogger().handlers == handlers
