@@ -51,8 +51,8 @@ format: $(VENV)/.dev          ## put the code into its standard form
 gallery: $(VENV)/.dev         ## train, convert, serve and compare every model of examples/gallery
 	$(BIN)/python examples/gallery/run.py $(ARGS)
 
-k8s-check: $(VENV)/.dev $(CHECKOV)    ## render the manifests of deploy/k8s and check them
-	$(BIN)/python -m pytest tests/deploy/test_k8s.py tests/deploy/test_k8s_models.py $(ARGS)
+k8s-check: $(VENV)/.dev $(CHECKOV)    ## render the manifests of deploy/k8s and check them, alerts and scaling too
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/deploy $(ARGS)
 
 protos: $(VENV)/.dev          ## generate the stubs from protos/ into client/onnxserve/v1
 	$(BIN)/python scripts/protos.py

@@ -1,10 +1,14 @@
 """The command line: `onnxserve`, or `python -m onnxserve`."""
 
+import os
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line; exit with 2 when the packages that it needs are not installed."""
+    if os.getpid() == 1:  # Linux gives such a process, a container's first, no signal that it has no handler for
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     try:
         from onnxserve._cli.app import app
     except ModuleNotFoundError as error:

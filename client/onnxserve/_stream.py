@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 import grpc
 
 from onnxserve._prediction import Prediction
-from onnxserve.errors import Internal, OnnxserveError, from_status
+from onnxserve.errors import Internal, OnnxserveError, from_rpc_error, from_status
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2
 
@@ -18,6 +18,7 @@ Inputs = Mapping[str, Array]
 DEFAULT_WINDOW = 64
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0  # seconds
+_DRAINING = "DRAINING"  # the reason with which a server ends a stream that is to go on elsewhere
 
 
 def is_broken(error: grpc.RpcError) -> bool:
@@ -128,7 +129,9 @@ class Unanswered:
         """Return after how many seconds to call again after a call ended with an error; None: not at all."""
         if not is_broken(error) or self._failures >= self._retries:
             return None
-        self._failures += 1
+        # A call that had nothing to do when it was sent elsewhere has failed at nothing: inputs may be slow to come.
+        if self._sent or from_rpc_error(error).reason != _DRAINING:
+            self._failures += 1
         spread: float = random.uniform(0.5, 1.0)  # noqa: S311
         return spread * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._failures - 1))
 

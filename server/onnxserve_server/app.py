@@ -56,6 +56,7 @@ _MOST_REFUSING = 0.2
 _MOST_PENDING = 100_000
 _WAITING_SHARE = 4  # of the memory that is left, this part may wait: messages on their way need more than they hold
 _MOST_STREAMS = 4096  # calls at a time on one connection; further ones wait at their client
+_HANDING_OVER = 1.0  # seconds for streams that are cut off to hand their states over
 _STOP_TIMEOUT = 5.0  # seconds in which the core must let go of what has ended
 _WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
 
@@ -209,6 +210,7 @@ class App:
         self._server.stop(self.settings.drain_timeout + _STOP_TIMEOUT)  # returns at once; stop() shortens it
         if not self._edge.wait_drained(self.settings.drain_timeout):
             logger.warning("calls were still in flight after %.1f s; they are ended", self.settings.drain_timeout)
+            self._streams.cut_off(_HANDING_OVER)
             self._streams.abort()
 
     def _refuse(self) -> None:
@@ -260,6 +262,7 @@ class App:
                 ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of the load
                 # Clients may ping a quiet connection every 30 s; the default of 5 minutes would cut them off.
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+                *_ages(settings),
             ),
         )
         self._health.add_to(self._server)
@@ -273,7 +276,15 @@ class App:
             all_requests=settings.all_stream_requests,
         )
         observer = None if self.telemetry is None else self.telemetry.recorder
-        self._streams = Streams(self.engine, self._clock, window, observer)
+        self._streams = Streams(
+            self.engine,
+            self._clock,
+            window,
+            observer,
+            lifetime=settings.stream_lifetime,
+            watch=self._deadlines.watch,
+        )
+        self._deadlines.subscribe(self._streams.expire)
         if self.telemetry is not None:
             self.telemetry.metrics.streams = self._streams
         self._edge = self._make_edge(
@@ -315,6 +326,12 @@ class App:
     def _load_report(self) -> LoadReport:
         cpus = resources().cpus
         return LoadReport(self._clock, lambda: time.process_time() / cpus, self.engine.busiest)
+
+
+def _ages(settings: Settings) -> list[tuple[str, int]]:
+    """Return the channel arguments that end connections by their age; without them the core keeps each for ever."""
+    ages = {"age": settings.max_connection_age, "age_grace": settings.max_connection_age_grace}
+    return [(f"grpc.max_connection_{name}_ms", round(1000 * seconds)) for name, seconds in ages.items() if seconds]
 
 
 def _bracketed(host: str) -> str:

@@ -66,9 +66,9 @@ def doctor(
 
 def _serve(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
-    stop = threading.Event()
-    set_on_signal(stop)
-    App(settings).run(stop, lambda address: print(f"onnxserve is ready on {address}", flush=True))  # noqa: T201 - for whoever started us
+    app, stop = App(settings), threading.Event()
+    set_on_signal(stop, lambda: bool(app.edge_name))
+    app.run(stop, lambda address: print(f"onnxserve is ready on {address}", flush=True))  # noqa: T201 - for whoever started us
 
 
 def _signature_of_serve() -> inspect.Signature:

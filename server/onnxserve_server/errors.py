@@ -62,6 +62,10 @@ class Draining(ServeError):
     retry_after = 0.1
 
 
+class CutOff(Draining):
+    """The server stopped before it was done. On a stream it is left unanswered, for another server."""
+
+
 class QueueFull(ServeError):
     """As many rows or bytes wait as may."""
 

@@ -1,5 +1,6 @@
 """The server's settings: flags win over the environment (ONNXSERVE_*), it over a file, and a file over the defaults."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -76,6 +77,15 @@ class Settings(BaseSettings):
         0.0, ge=0, le=86_400, description="seconds to go on serving after SIGTERM, for load balancers to notice"
     )
     drain_timeout: float = Field(30.0, ge=0, le=86_400, description="seconds to wait for calls in flight after that")
+    max_connection_age: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="seconds after which a connection is given up, so that clients look for others",
+    )
+    max_connection_age_grace: float = Field(
+        0.0, ge=0, le=86_400, description="seconds that its calls have from then on; 0: as long as they take"
+    )
     skip_broken_models: bool = Field(False, description="serve the other models when one cannot be loaded")
     http_port: int = Field(
         8501,
@@ -120,11 +130,25 @@ class Settings(BaseSettings):
             raise ValueError(f"port and http_port are both {self.port}; they must differ")
         return self
 
+    @model_validator(mode="after")
+    def _check_ages(self) -> Self:
+        if self.max_connection_age_grace and not self.max_connection_age:
+            raise ValueError("max_connection_age_grace has no meaning without max_connection_age: set that, too")
+        return self
+
     @field_validator("port", mode="before")
     @classmethod
     def _pass_over_service_link(cls, value: object) -> object:
         link = isinstance(value, str) and value.startswith(_SERVICE_LINK)
         return cls.model_fields["port"].default if link else value
+
+    @property
+    def stream_lifetime(self) -> float:
+        """Seconds after which a stream is to end; inf: never.
+
+        It may open when its connection's life ends, so half of the grace is for it to last, and half for it to end.
+        """
+        return min(self.max_connection_age or math.inf, self.max_connection_age_grace / 2 or math.inf)
 
     @property
     def batching_defaults(self) -> dict[str, object]:

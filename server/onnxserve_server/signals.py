@@ -1,14 +1,22 @@
-"""SIGTERM and SIGINT set an event, whichever thread they reach."""
+"""SIGTERM and SIGINT set an event, whichever thread they reach; before anything is served they end the process."""
 
+import logging
+import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def set_on_signal(stop: threading.Event) -> None:
+def set_on_signal(stop: threading.Event, is_serving: Callable[[], bool]) -> None:
     """Set `stop` on the first SIGTERM or SIGINT; a SIGINT after that ends the process. Call it in the main thread.
+
+    While `is_serving` is false the first one ends the process, with 128 and its number as a shell has it: nobody has
+    called yet, and the model at hand may take minutes to load.
 
     A handler in Python runs in the main thread alone, which must wake up for it. The system may give a signal to any
     thread, and does so under load: the main thread, waiting for a lock, then never learns of it. The byte that the
@@ -19,11 +27,18 @@ def set_on_signal(stop: threading.Event) -> None:
     signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     for number in _SIGNALS:
         signal.signal(number, _let_the_next_interrupt_end_the_process)
-    threading.Thread(target=_wait, args=(receiver, sender, stop), name="onnxserve-signals", daemon=True).start()
+    threading.Thread(
+        target=_wait, args=(receiver, sender, stop, is_serving), name="onnxserve-signals", daemon=True
+    ).start()
 
 
-def _wait(receiver: socket.socket, _sender: socket.socket, stop: threading.Event) -> None:
-    receiver.recv(1)
+def _wait(
+    receiver: socket.socket, _sender: socket.socket, stop: threading.Event, is_serving: Callable[[], bool]
+) -> None:
+    (number,) = receiver.recv(1)
+    if not is_serving():
+        logger.info("stopped by %s before the models were loaded", signal.Signals(number).name)
+        os._exit(128 + number)  # an exception would reach the main thread when the model is loaded
     stop.set()  # wakes the main thread, which then runs the handler
     while receiver.recv(64):
         pass

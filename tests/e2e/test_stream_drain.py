@@ -11,6 +11,7 @@ import zoo
 from streaming import Line, cancel, error_of, expected, output, step
 from waiting import until
 
+from onnxserve import Client, Unavailable
 from onnxserve.tensor import decode, encode
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server import app
@@ -129,3 +130,73 @@ def test_a_server_that_stops_refuses_streams_as_long_as_they_come(stopping, monk
     assert refusing.is_alive()
     refusing.join(30)
     assert not refusing.is_alive()
+
+
+@pytest.fixture
+def two(launch, edge):
+    """A server, and a client and a sequence on it that go on over a second one."""
+    flags = ("--edge", edge, "--drain-timeout", 0.5)
+    servers = [
+        launch({"counter": MODELS["counter"]}, *flags, configs={"counter": CONFIGS["counter"]}) for _ in range(2)
+    ]
+    target = "ipv4:" + ",".join(server.address for server in servers)
+    with (
+        Client(target, load_balancing="pick_first") as client,
+        client.sequence("counter", outputs=["count_out"]) as sequence,
+    ):
+        yield SimpleNamespace(server=servers[0], client=client, sequence=sequence)
+
+
+def count_of(answer):
+    return answer["count_out"].item()
+
+
+def steps(number):
+    return {"x": np.full((1, 1), number, np.float32)}
+
+
+def test_a_generation_beyond_the_drain_timeout_ends_and_its_sequence_goes_on_where_it_was(two):
+    answers = two.sequence.generate(steps(20), max_steps=10_000)
+    counts = [count_of(next(answers))]
+    two.server.popen.terminate()
+    with pytest.raises(Unavailable) as raised:
+        counts.extend(map(count_of, answers))
+    assert raised.value.reason == "DRAINING"
+    assert two.server.stop(sig=0)[0] == 0
+    counts.append(count_of(two.sequence.step(steps(0))))
+    assert len(counts) > 2
+    assert counts == [*range(1, len(counts) + 1)]
+
+
+def test_a_step_beyond_the_drain_timeout_is_made_by_another_server(two):
+    began = time.monotonic()
+    assert count_of(two.sequence.step(steps(100))) == 1
+    two_seconds = 200 / (time.monotonic() - began)
+    killer = threading.Timer(0.2, two.server.popen.terminate)
+    killer.start()
+    assert count_of(two.sequence.step(steps(two_seconds))) == 2
+    killer.join()
+    assert two.server.stop(sig=0)[0] == 0
+
+
+def test_a_generation_without_a_sequence_says_where_it_was_cut_off(two):
+    answers = two.client.generate("counter", steps(20), max_steps=10_000)
+    assert next(answers)
+    two.server.popen.terminate()
+    with pytest.raises(Unavailable) as raised:
+        list(answers)
+    assert raised.value.reason == "DRAINING"
+    assert two.server.stop(sig=0)[0] == 0
+
+
+def test_no_state_is_handed_over_that_has_a_step_in_it_whose_answer_cannot_be_sent(stopping):
+    """It waits behind one that is cut off: sent without that one, it would be taken for its answer."""
+    line, streams = stopping.line, stopping.server.app._streams
+    assert output(line.ask(step("a", 1, handoff=True)))[0, 0] == 3
+    line.send(step("b", 1e6, model="counter", shape=(1, 1), handoff=True), step("a", 2, handoff=True))
+    (stream,) = streams._live
+    until(lambda: len(stream._hand.places) == 2 and stream._hand.places[1].answers)
+    stopping.stop()
+    streams.cut_off(10)
+    assert rest_of(line) == ([], grpc.StatusCode.UNAVAILABLE)
+    assert streams.in_hand == 0

@@ -177,6 +177,7 @@ def test_a_host_that_is_not_ours_is_told(root):
         ("port: 70000", "port: "),
         ("[1, 2", "while parsing"),
         ("providers: quantum", "'quantum' is no execution provider"),
+        ("max_connection_age_grace: 60", "max_connection_age_grace has no meaning without max_connection_age"),
         ("- port", "it must be a mapping of settings"),
         ("just text", "it must be a mapping of settings"),
     ],

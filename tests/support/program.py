@@ -81,7 +81,7 @@ def program():
         options=frozenset(re.findall(r"`providers: {cuda: {(\w+):", (ROOT / "docs/operating.md").read_text())),
         metrics=metrics,
         paths=frozenset(route.path for route in make_app(_nothing_served()).routes),
-        ending=app._MOST_REFUSING + app._STOP_TIMEOUT + app._WATCHERS_GRACE,
+        ending=app._MOST_REFUSING + app._HANDING_OVER + app._STOP_TIMEOUT + app._WATCHERS_GRACE,
         temporary=subprocess.run(in_a_pod, env={}, check=True, capture_output=True, text=True).stdout.strip(),
     )
 

@@ -10,7 +10,7 @@ from onnxserve_server.edge.codec import write_result, write_snapshot
 from onnxserve_server.edge.in_hand import Place
 from onnxserve_server.edge.predict import unexpected
 from onnxserve_server.edge.status import OK, code_of, google_status
-from onnxserve_server.errors import ServeError
+from onnxserve_server.errors import CutOff, ServeError
 from onnxserve_server.observing import Observer, Trace
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Answer:
     def _put(self, outcome: Result | StepResult | ServeError) -> Result | StepResult | ServeError:
         """Put the outcome in its place among the answers; return it, or the error that had to stand in for it."""
         place = self._place
+        if isinstance(outcome, CutOff):
+            self._stream.leave(place)
+            return outcome
         try:
             message = encode_answer(outcome, place.request_id)
         except Exception:

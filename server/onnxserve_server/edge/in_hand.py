@@ -73,16 +73,22 @@ class InHand:
         """Forget the newest request, which has no answer."""
         self._nbytes -= self.places.pop().nbytes
 
+    def leave(self, place: Place) -> int | None:
+        """Leave a request without its last answer; return how many fewer there are. None: it is not the newest."""
+        if not self.places or self.places[-1] is not place:
+            return None
+        self._complete(place)
+        if place.answers:
+            return 0
+        self.places.pop()
+        return 1
+
     def put(self, place: Place, message: bytes, *, final: bool) -> None:
         """Put an answer in its place; `final`: it is the last one there."""
         self._nbytes += len(message)
         place.answers.append(message)
         if final:
-            self._nbytes -= place.nbytes
-            place.complete = True
-            place.work = None
-            if self._held:
-                self._held.pop(place, None)
+            self._complete(place)
 
     def take(self) -> tuple[bytes | None, int]:
         """Take the next answer to send, and how many requests it leaves fewer; None: it is not there yet."""
@@ -138,6 +144,13 @@ class InHand:
         self.places.clear()
         self._held.clear()
         return count
+
+    def _complete(self, place: Place) -> None:
+        self._nbytes -= place.nbytes
+        place.complete = True
+        place.work = None
+        if self._held:
+            self._held.pop(place, None)
 
     def _is_due(self, place: Place) -> bool:
         """Whether the stream can send nothing before this request's next answer."""

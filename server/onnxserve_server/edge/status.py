@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from onnxserve_server.errors import (
     Cancelled,
+    CutOff,
     DeadlineExceeded,
     Draining,
     InvalidRequest,
@@ -26,6 +27,7 @@ CODES: dict[type[ServeError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
     Draining: grpc.StatusCode.UNAVAILABLE,
+    CutOff: grpc.StatusCode.UNAVAILABLE,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     SequencesFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     SequenceEvicted: grpc.StatusCode.FAILED_PRECONDITION,

@@ -21,8 +21,10 @@ from onnxserve_server.edge.predict import unexpected
 from onnxserve_server.edge.status import OK, Status, status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.entry import Entry
-from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, ServeError, Violation
+from onnxserve_server.errors import Cancelled, CutOff, Draining, InvalidRequest, ServeError, Violation
 from onnxserve_server.observing import Observer
+
+_SERVER_STOPS = "the server is about to stop"
 
 
 class StreamCall(Protocol):
@@ -95,9 +97,10 @@ class Stream:
         self._reading = False
         self._sending = False
         self._half_closed = False
-        self._stopping = False
+        self._stopping = ""  # why no more requests are taken
         self._dropped = False  # a request was left unanswered, so the call cannot end well
         self._gone: ServeError | None = None
+        self._cut: CutOff | None = None
         self._ended = False
 
     def on_message(self, message: bytes) -> None:
@@ -129,10 +132,19 @@ class Stream:
         """Note that the caller left: its work goes with it."""
         self._give_up(Cancelled("the caller left"))
 
-    def stop(self) -> None:
-        """Take no more requests; end when those in hand are answered."""
+    def stop(self, why: str = _SERVER_STOPS) -> None:
+        """Take no more requests; end when those in hand are answered, and tell the caller why."""
         with self._lock:
-            self._stopping = True
+            self._stopping = why
+        self._pump()
+
+    def cut_off(self) -> None:
+        """Leave what is in hand, and end with the states that are to be handed over."""
+        with self._lock:
+            self._stopping, self._cut = _SERVER_STOPS, CutOff("the server stopped before this was answered")
+            works = self._hand.works()
+        for work in works:
+            work.withdraw(self._cut)
         self._pump()
 
     def abort(self) -> None:
@@ -158,6 +170,17 @@ class Stream:
             self._hand.put(place, message, final=final)
         self._pump()
 
+    def leave(self, place: Place) -> None:
+        """Leave a request unanswered, or without its last answers. Answers behind it would be taken for its own."""
+        with self._lock:
+            self._dropped = True
+            count = self._hand.leave(place)
+        if count is None:
+            self.abort()
+        else:
+            self._streams.give_back(count)
+            self._pump()
+
     def hold(self, place: Place, resume: Callable[[], None]) -> bool:
         """Whether a request of several steps has to wait until its caller has read more; `resume` is called then."""
         with self._lock:
@@ -166,7 +189,7 @@ class Stream:
     @property
     def _is_closing(self) -> bool:
         """Whether no more requests are taken."""
-        return self._stopping and not self._sequences.must_stay
+        return bool(self._stopping) and not self._sequences.must_stay
 
     def _add(self, nbytes: int) -> Place | None:
         """Take a request in hand; None: the call ends without it, by which its caller knows that it was not run."""
@@ -199,11 +222,11 @@ class Stream:
                 answer(error)
         else:
             with self._lock:
-                gone = self._gone
+                over = self._gone or self._cut
                 if not place.complete:
                     place.work = work
-            if gone is not None:
-                work.withdraw(gone)
+            if over is not None:
+                work.withdraw(over)
 
     def _cancel(self, request_id: str) -> None:
         with self._lock:
@@ -217,7 +240,7 @@ class Stream:
         with self._lock:
             if self._sequences.must_stay:
                 return False
-            self._stopping = self._dropped = True
+            self._stopping, self._dropped = _SERVER_STOPS, True
             if self._ended:
                 return True
             self._hand.drop_last()
@@ -261,7 +284,7 @@ class Stream:
                 if self._half_closed and not self._dropped:
                     self._ended = True
                 elif self._is_closing:
-                    self._ended, error = True, Draining("the server is about to stop")
+                    self._ended, error = True, Draining(self._stopping)
             ended = self._ended
             resumed = self._hand.resumable()
         if left:

@@ -3,7 +3,9 @@
 Run in a child process, because a bad graph can end the process that loads it (onnxruntime 1.31.1 does so on a
 float16 LSTM), and because a declared batch axis proves nothing: exported graphs freeze sizes inside.
 
-    python -m onnxserve_server.runtime.probe      reads one JSON object a line from stdin, answers each with one line
+    python -m onnxserve_server.runtime.probe PARENT      reads one JSON object a line from stdin, answers each by a line
+
+PARENT is a process id: it ends with that process.
 """
 
 import ctypes
@@ -97,6 +99,7 @@ class Prober:
                     "-P",
                     "-m",
                     __spec__.name if __spec__ else __name__,
+                    str(os.getpid()),
                 ],  # -P: not from the working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -281,6 +284,8 @@ def _answer(line: str) -> dict[str, Any]:
 
 def _main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a model that hangs must not outlive the server
+    if os.getppid() != int(sys.argv[1]):  # nor if that ended before this line
+        return
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ONNX Runtime prints some warnings to stdout
     for line in sys.stdin:
