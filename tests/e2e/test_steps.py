@@ -145,6 +145,7 @@ def test_a_cancellation_ends_it_between_or_in_a_step(server):
 
 
 def test_its_timeout_ends_it(server):
+    run(server, generate(20, 16, model="slow", name="x"))  # lest it is refused: of as many runs it knows how long
     answers = run(server, generate(20, 10_000, model="slow", name="x", timeout={"nanos": 200_000_000}))
     assert len(answers) > 1
     assert error_of(answers[-1])[1] == "DEADLINE_EXCEEDED"
