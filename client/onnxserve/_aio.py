@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from onnxserve import _tracing
+from onnxserve import _counting, _tracing
 from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
 from onnxserve._channel import SERVING, health_request
@@ -42,6 +42,7 @@ class AsyncClient(BaseClient):
         request_id: str | None = None,
     ) -> Prediction:
         """Run a model once; as Client.predict."""
+        _counting.count("Predict", model)
         if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
             with span:
                 request, request_id = self._request(

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from onnxserve import _counting
 from onnxserve._channel import Methods, Options, channel_options, target_uri
 from onnxserve._coalescing import LEAST_TIMEOUT, Batch, Coalescer, Member
 from onnxserve._joining import Key, Share, key_of
@@ -215,6 +216,7 @@ class BaseClient(abc.ABC):
         priority: int,
     ) -> tuple[str, bytes]:
         """Return the request_id of a new request and the serialized StreamRequest that holds it."""
+        _counting.count("Stream", model)
         request, request_id = self._request(
             model,
             inputs,
@@ -238,6 +240,7 @@ class BaseClient(abc.ABC):
         keeps_state: bool = True,
     ) -> Course:
         def encode(inputs: Mapping[str, Array]) -> tuple[bytes, str]:
+            _counting.count("Stream", model)
             return self._request(
                 model,
                 inputs,

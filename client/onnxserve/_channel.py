@@ -11,6 +11,9 @@ from onnxserve.v1 import inference_service_pb2, model_service_pb2
 
 Options = Sequence[tuple[str, Any]]
 
+INFERENCE = "onnxserve.v1.InferenceService"
+"""The service that answers requests."""
+
 SERVING = 1
 """grpc.health.v1's ServingStatus of what takes requests."""
 
@@ -40,9 +43,7 @@ def service_config(*, retries: int, load_balancing: str) -> str:
 
     Health checks are not retried: their answer is wanted as it is now.
     """
-    calls: dict[str, Any] = {
-        "name": [{"service": "onnxserve.v1.InferenceService"}, {"service": "onnxserve.v1.ModelService"}]
-    }
+    calls: dict[str, Any] = {"name": [{"service": INFERENCE}, {"service": "onnxserve.v1.ModelService"}]}
     if retries > 0:
         calls["retryPolicy"] = {
             "maxAttempts": min(retries + 1, _MAX_ATTEMPTS),
@@ -97,11 +98,9 @@ class Methods:
     def __init__(self, channel: Any) -> None:
         """Bind the methods to a channel."""
         models, inference = model_service_pb2, inference_service_pb2
-        self.predict: Any = channel.unary_unary(
-            "/onnxserve.v1.InferenceService/Predict", None, inference.PredictResponse.FromString
-        )
+        self.predict: Any = channel.unary_unary(f"/{INFERENCE}/Predict", None, inference.PredictResponse.FromString)
         self.stream: Callable[..., Any] = channel.stream_stream(
-            "/onnxserve.v1.InferenceService/Stream", None, inference.StreamResponse.FromString
+            f"/{INFERENCE}/Stream", None, inference.StreamResponse.FromString
         )
         self.list_models: Callable[..., Any] = channel.unary_unary(
             "/onnxserve.v1.ModelService/ListModels",

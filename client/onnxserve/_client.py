@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import grpc
 
-from onnxserve import _tracing
+from onnxserve import _counting, _tracing
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._channel import SERVING, health_request
@@ -57,6 +57,7 @@ class Client(BaseClient):
             TypeError: an input that is not a numpy array, or of a type that has no counterpart on the wire.
             OnnxserveError: the call failed.
         """
+        _counting.count("Predict", model)
         if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
             with span:
                 request, request_id = self._request(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from onnxserve._channel import INFERENCE
 from onnxserve.errors import OnnxserveError
 
 try:
@@ -19,8 +20,6 @@ except ImportError:  # then start() gives None
     trace = None  # type: ignore[assignment]
 
 Metadata = Sequence[tuple[str, str]]
-
-_SERVICE = "onnxserve.v1.InferenceService"
 
 
 class CallSpan:
@@ -74,9 +73,9 @@ def start(method: str, model: str) -> CallSpan | None:
     if trace is None or type(trace.get_tracer_provider()) is trace.ProxyTracerProvider:  # no tracer is set up
         return None
     span = trace.get_tracer("onnxserve").start_span(
-        f"{_SERVICE}/{method}",
+        f"{INFERENCE}/{method}",
         kind=trace.SpanKind.CLIENT,
-        attributes={"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/{method}", "onnxserve.model": model},
+        attributes={"rpc.system.name": "grpc", "rpc.method": f"{INFERENCE}/{method}", "onnxserve.model": model},
     )
     return CallSpan(span) if span.get_span_context().trace_flags.sampled else None
 

@@ -24,7 +24,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def sample(load, latencies_ms):
     recorder = Recorder()
     for ms in latencies_ms:
-        recorder.record(Receipt(batch_rows=2, batch_requests=1), ms / 1000)
+        recorder.record(Receipt(batch_rows=2, batch_requests=1, queue_us=100, compute_us=400), ms / 1000)
     return recorder.sample(load, seconds=1.0, rows=2, cpu=Use(0.5, 0.6), complete=True)
 
 
@@ -96,14 +96,15 @@ def test_the_json_has_every_load_and_what_was_measured():
         "rows": 2,
         "most_rows": 2,
         "requests": 1,
-        "queue_us": 0,
+        "queue_us": 100,
         "batch_wait_us": 0,
-        "compute_us": 0,
+        "compute_us": 400,
     }
     assert (first["requests"], first["succeeded"], first["rows_per_second"]) == (3, 3, 6)
     assert (first["caller_cpu"], first["machine_cpu"]) == (0.5, 0.6)
-    assert (nothing["succeeded"], nothing["latency_ms"], nothing["runs"]) == (0, None, None)
+    assert (nothing["succeeded"], nothing["latency_ms"], nothing["runs"], nothing["in_server"]) == (0, None, None, None)
     assert told["best"]["concurrency"] == 1
+    assert told["best"]["in_server"] == first["in_server"] == pytest.approx(3 * 500e-6)
     assert told["model"]["version"] == "3"
 
 

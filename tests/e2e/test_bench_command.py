@@ -1,17 +1,20 @@
 """`onnxserve bench` against a real server."""
 
 import json
+import threading
+from statistics import mean
 
 import numpy as np
 import pytest
 import zoo
+from asking import Http
 from onnx import helper
 from typer.testing import CliRunner
 
 from onnxserve import TensorSpec
 from onnxserve._bench import workload
 from onnxserve._bench.generator import Generator
-from onnxserve._bench.load import Callers
+from onnxserve._bench.load import Callers, Rate
 from onnxserve._cli.app import app
 
 BRIEF = ("--seconds", "0.3", "--warm-up", "0.1")
@@ -30,10 +33,12 @@ MODELS = {
     "layered": zoo.layered(),
     "picky": picky(),
     "sequence": zoo.sequence(),
+    "slow": zoo.slow(),
     "suffixed": zoo.suffixed(),
     "two": zoo.two_by_two(),
 }
 CONFIGS = {"layered": "batch_axis: {state: 1, stateN: 1}\nshared: [scale]", "double": "batching: {max_rows: 4}"}
+SETTINGS = {"http_port": 0}
 
 
 @pytest.fixture
@@ -141,21 +146,49 @@ def test_a_version_that_is_not_there_is_told(bench):
     assert "model 'double' has no version '7'; it has 1" in done.stderr
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-def test_a_server_that_dies_meanwhile_costs_the_requests_from_then_on(launch, stream):
-    process = launch({"double": zoo.double()})
-    inputs = [TensorSpec(name="x", dtype="float32", shape=("batch", 3), labels=())]
-    requests = workload.make(inputs, {}, rows=None, sizes={})
-    generator = Generator(
-        target=process.address,
+def generator_of(target, model, x, stream=False):
+    inputs = [TensorSpec(name="x", dtype="float32", shape=("batch", x.shape[1]), labels=())]
+    requests = workload.make(inputs, {"x": x}, rows=None, sizes={})
+    return Generator(
+        target=target,
         credentials=None,
-        messages=requests.messages("double", outputs=None, version=None, timeout=None),
+        messages=requests.messages(model, outputs=None, version=None, timeout=None),
         rows=1,
         timeout=30.0,
         stream=stream,
-        warm_up=0.0,
+        warm_up=0.2,
         seconds=1.0,
     )
+
+
+@pytest.mark.parametrize("load", [Callers(8), Rate(100)], ids=str)
+def test_as_many_requests_were_in_the_server_as_its_own_gauge_says(server, load):
+    asked, actives = Http(server.app.http_port), []
+    is_measured, is_over = threading.Event(), threading.Event()
+
+    def look():
+        is_measured.wait()
+        while not is_over.wait(0.01):
+            points = asked.told()["metrics"]["onnxserve.requests.active"]["points"]
+            actives.extend(point["value"] for point in points if point["attributes"]["model"] == "slow")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        generator = generator_of(server.address, "slow", np.full((1, 1), 15, np.float32))
+        sample = generator.measure(load, lambda *_: is_measured.set())
+    finally:
+        is_over.set()
+        is_measured.set()
+        looking.join()
+    assert sample.errors == {}
+    assert mean(actives) / 1.5 < sample.in_server < mean(actives) * 1.5
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+def test_a_server_that_dies_meanwhile_costs_the_requests_from_then_on(launch, stream):
+    process = launch({"double": zoo.double()})
+    generator = generator_of(process.address, "double", np.ones((1, 3), np.float32), stream=stream)
 
     def kill(share, answered, failed):
         if answered:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import zoo
+from either import EITHER
 from otlp import attributes, receiver
 from stepping import CONFIGS, MODELS
 from waiting import until
@@ -14,7 +15,7 @@ UNSET, ERROR = 0, 2  # STATUS_CODE_…
 
 # In a process of its own: the tracer provider of a process can be set once.
 SET_UP = """
-import asyncio, contextlib, inspect, sys
+import asyncio, contextlib, sys
 import numpy as np
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -23,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 import onnxserve
 
-target, endpoint, sampler, *more = sys.argv[1:]
+target, endpoint, sampler = sys.argv[1:4]
 provider = TracerProvider(sampler={"on": ALWAYS_ON, "off": ALWAYS_OFF}[sampler])
 provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint)))
 trace.set_tracer_provider(provider)
@@ -44,25 +45,6 @@ with onnxserve.Client(target, metadata=[("kept", "yes")]) as client, below("mine
     except onnxserve.InvalidArgument:
         pass
     asyncio.run(call())
-"""
-# The same for either client: what the one gives, the other has awaited.
-EITHER = """
-async def given(result):
-    return await result if inspect.isawaitable(result) else result
-
-async def rest(answers):
-    return [each async for each in answers] if inspect.isasyncgen(answers) else list(answers)
-
-def first(answers):
-    return anext(answers) if inspect.isasyncgen(answers) else next(answers)
-
-async def make(target, **options):
-    return getattr(onnxserve, more[0])(target, **options)
-
-def some(count):
-    return [{"x": row}] * count
-
-x = {"x": row[:, :2]}
 """
 STREAMS = """
 async def main():

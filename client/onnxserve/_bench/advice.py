@@ -29,8 +29,11 @@ class Best:
     @property
     def headline(self) -> str:
         """Return it in a line."""
-        rate, p99 = self.sample.requests_per_second, _ms(self.sample).p99
-        return f"Best of these: {self.sample.load}, {rate:,.1f} requests/s, p99 {p99:.2f} ms ({self.why})."
+        rate, p99, in_server = self.sample.requests_per_second, _ms(self.sample).p99, self.sample.in_server
+        return (
+            f"Best of these: {self.sample.load}, {rate:,.1f} requests/s, p99 {p99:.2f} ms ({self.why}); "
+            f"on the server {in_server:.2f} requests at a time: C of the scaling rules."
+        )
 
 
 def best(samples: Sequence[Sample], info: ModelInfo, limit_ms: float | None) -> Best | None:

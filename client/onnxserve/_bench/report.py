@@ -63,10 +63,15 @@ class Report:
                 "limit_ms": self.limit_ms,
             },
             "loads": [_sample(each) for each in self.samples],
-            "best": best and {**_load(best.sample), "why": best.why, "batches": list(best.batches)},
+            "best": best and _best(best),
             "cautions": list(cautions(self.samples)),
             "interrupted": self.interrupted,
         }
+
+
+def _best(best: Best) -> dict[str, Any]:
+    sample = best.sample
+    return {**_load(sample), "in_server": sample.in_server, "why": best.why, "batches": list(best.batches)}
 
 
 def _load(sample: Sample) -> dict[str, Any]:
@@ -91,6 +96,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
         "rows_per_second": sample.rows_per_second,
         "latency_ms": asdict(sample.latency) if sample.latency else None,
         "runs": asdict(sample.runs) if sample.runs else None,
+        "in_server": sample.in_server,
         "caller_cpu": sample.cpu.own,
         "machine_cpu": sample.cpu.machine,
     }

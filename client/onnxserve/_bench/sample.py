@@ -89,6 +89,13 @@ class Sample:
         return sum(self.errors.values())
 
     @property
+    def in_server(self) -> float | None:
+        """How many requests waited or ran in the server at a time, by Little's law; None where nothing was answered."""
+        if self.runs is None:
+            return None
+        return self.requests_per_second * (self.runs.queue_us + self.runs.batch_wait_us + self.runs.compute_us) / 1e6
+
+    @property
     def fell_behind(self) -> bool:
         """Whether answers came at less than the rate of an open loop: the longer that goes on, the longer they take."""
         return isinstance(self.load, Rate) and self.requests_per_second < _KEPT_UP * self.load.per_second

@@ -14,9 +14,10 @@ HEAD = (
     "rows/run",
     "queue µs",
     "run µs",
+    "in server",
     "caller CPU",
 )
-"""Names of the columns; `queue µs` is all that a request waits before its run."""
+"""Names of the columns; `queue µs` is all that a request waits before its run, `in server` is Sample.in_server."""
 
 
 def cells(sample: Sample) -> tuple[str, ...]:
@@ -29,9 +30,14 @@ def cells(sample: Sample) -> tuple[str, ...]:
         *((f"{ms:.2f}" for ms in (latency.mean, latency.p50, latency.p90, latency.p99)) if latency else "----"),
         f"{sample.failed + sample.dropped:,}",
         *(
-            (f"{runs.rows:.1f}", f"{runs.queue_us + runs.batch_wait_us:,.0f}", f"{runs.compute_us:,.0f}")
+            (
+                f"{runs.rows:.1f}",
+                f"{runs.queue_us + runs.batch_wait_us:,.0f}",
+                f"{runs.compute_us:,.0f}",
+                f"{sample.in_server:.2f}",
+            )
             if runs
-            else "---"
+            else "----"
         ),
         f"{sample.cpu.own:.0%}",
     )

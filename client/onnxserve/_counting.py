@@ -1,0 +1,48 @@
+"""A count of the program's requests, where the program uses OpenTelemetry: `pip install 'onnxserve[otel]'`.
+
+A request is counted when it is made, whatever becomes of it: while no server is there, nobody else can count it.
+
+The package is optional. The counter is an observable one, of which the SDK asks when it exports: to add to one of its
+others takes it 6 to 11 µs, and a request here less than one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from onnxserve._channel import INFERENCE
+
+try:
+    from opentelemetry import metrics
+except ImportError:  # then nothing is counted
+    metrics = None  # type: ignore[assignment]
+
+_MOST_KINDS = 1000  # the program may pass on names that others make up
+
+_lock = threading.Lock()
+_counts: dict[tuple[str, str], int] = {}  # by method and model
+
+
+def count(method: str, model: str) -> None:
+    """Count a request of the method "Predict" or "Stream". Of more than a thousand models the last are `_OTHER`."""
+    if metrics is None or not isinstance(model, str):  # which is refused at once
+        return
+    kind = method, model
+    with _lock:
+        if not _counts:  # not before: a provider that the environment names is made for who asks first
+            metrics.get_meter("onnxserve").create_observable_counter(
+                "onnxserve.client.requests", [_observe], "{request}", "requests that the program made, joined ones too"
+            )
+        if kind not in _counts and len(_counts) >= _MOST_KINDS:
+            kind = method, "_OTHER"
+        _counts[kind] = _counts.get(kind, 0) + 1
+
+
+def _observe(_: metrics.CallbackOptions) -> Sequence[metrics.Observation]:
+    with _lock:
+        counts = [*_counts.items()]
+    return [
+        metrics.Observation(number, {"onnxserve.model": model, "rpc.method": f"{INFERENCE}/{method}"})
+        for (method, model), number in counts
+    ]
