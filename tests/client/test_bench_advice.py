@@ -73,7 +73,7 @@ def test_the_headline_has_the_load_its_figures_and_the_reason():
     assert best(CURVE, info(), 14).headline == (
         "Best of these: 64 callers, 9,000.0 requests/s, p99 14.00 ms "
         "(the most requests/s with a p99 of at most 14 ms); "
-        "on the server 4.50 requests at a time: C of the scaling rules."
+        "on the server 4.50 rows at a time: C of the scaling rules."
     )
 
 

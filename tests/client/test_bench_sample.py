@@ -37,13 +37,13 @@ def test_a_run_that_answered_many_requests_counts_once():
     assert (runs.queue_us, runs.batch_wait_us, runs.compute_us) == pytest.approx((20, 4, 84))
 
 
-def test_the_requests_in_the_server_are_its_receipts_times_over_the_time():
+def test_the_rows_in_the_server_are_its_receipts_times_over_the_time():
     recorder = Recorder()
     for _ in range(6):
         recorder.record(Receipt(batch_requests=3, queue_us=200_000, batch_wait_us=50_000, compute_us=250_000), 0.7)
     for _ in range(2):
         recorder.record(Receipt(batch_requests=1, compute_us=1_000_000), 1.2)
-    assert sample_of(recorder, seconds=2.0).in_server == pytest.approx((6 * 0.5 + 2 * 1) / 2)
+    assert sample_of(recorder, seconds=2.0, rows=3).rows_in_server == pytest.approx(3 * (6 * 0.5 + 2 * 1) / 2)
 
 
 def test_errors_are_counted_by_code_and_are_no_part_of_latency_or_throughput():
@@ -62,7 +62,7 @@ def test_errors_are_counted_by_code_and_are_no_part_of_latency_or_throughput():
 def test_without_an_answer_there_are_no_figures():
     sample = sample_of(Recorder(), seconds=0.0)
     assert (sample.requests, sample.requests_per_second) == (0, 0)
-    assert (sample.latency, sample.runs, sample.in_server) == (None, None, None)
+    assert (sample.latency, sample.runs, sample.rows_in_server) == (None, None, None)
 
 
 def test_late_requests_are_counted_with_the_worst_delay():

@@ -29,10 +29,10 @@ class Best:
     @property
     def headline(self) -> str:
         """Return it in a line."""
-        rate, p99, in_server = self.sample.requests_per_second, _ms(self.sample).p99, self.sample.in_server
+        rate, p99, rows = self.sample.requests_per_second, _ms(self.sample).p99, self.sample.rows_in_server
         return (
             f"Best of these: {self.sample.load}, {rate:,.1f} requests/s, p99 {p99:.2f} ms ({self.why}); "
-            f"on the server {in_server:.2f} requests at a time: C of the scaling rules."
+            f"on the server {rows:.2f} rows at a time: C of the scaling rules."
         )
 
 

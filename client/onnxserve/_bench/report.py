@@ -71,7 +71,7 @@ class Report:
 
 def _best(best: Best) -> dict[str, Any]:
     sample = best.sample
-    return {**_load(sample), "in_server": sample.in_server, "why": best.why, "batches": list(best.batches)}
+    return {**_load(sample), "rows_in_server": sample.rows_in_server, "why": best.why, "batches": list(best.batches)}
 
 
 def _load(sample: Sample) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
         "rows_per_second": sample.rows_per_second,
         "latency_ms": asdict(sample.latency) if sample.latency else None,
         "runs": asdict(sample.runs) if sample.runs else None,
-        "in_server": sample.in_server,
+        "rows_in_server": sample.rows_in_server,
         "caller_cpu": sample.cpu.own,
         "machine_cpu": sample.cpu.machine,
     }

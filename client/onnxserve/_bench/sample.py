@@ -89,11 +89,11 @@ class Sample:
         return sum(self.errors.values())
 
     @property
-    def in_server(self) -> float | None:
-        """How many requests waited or ran in the server at a time, by Little's law; None where nothing was answered."""
+    def rows_in_server(self) -> float | None:
+        """How many rows waited or ran in the server at a time, by Little's law; None where nothing was answered."""
         if self.runs is None:
             return None
-        return self.requests_per_second * (self.runs.queue_us + self.runs.batch_wait_us + self.runs.compute_us) / 1e6
+        return self.rows_per_second * (self.runs.queue_us + self.runs.batch_wait_us + self.runs.compute_us) / 1e6
 
     @property
     def fell_behind(self) -> bool:

@@ -12,12 +12,12 @@ HEAD = (
     "p99 ms",
     "failed",
     "rows/run",
-    "queue µs",
+    "wait µs",
     "run µs",
-    "in server",
+    "rows inside",
     "caller CPU",
 )
-"""Names of the columns; `queue µs` is all that a request waits before its run, `in server` is Sample.in_server."""
+"""Names of the columns; `wait µs` is all the waiting before the run, `rows inside` is Sample.rows_in_server."""
 
 
 def cells(sample: Sample) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def cells(sample: Sample) -> tuple[str, ...]:
                 f"{runs.rows:.1f}",
                 f"{runs.queue_us + runs.batch_wait_us:,.0f}",
                 f"{runs.compute_us:,.0f}",
-                f"{sample.in_server:.2f}",
+                f"{sample.rows_in_server:.2f}",
             )
             if runs
             else "----"
