@@ -19,6 +19,7 @@ from cluster import (
     containers,
     installation,
     needs_kubectl,
+    of_kind,
     pods,
     render,
     text_of,
@@ -72,13 +73,16 @@ def test_pods_keep_to_the_restricted_standard(overlay):
             }
 
 
-def test_the_overlay_that_the_documents_show_renders(tmp_path):
-    shown = (ROOT / "docs/operating.md").read_text().split("## On Kubernetes")[1].split("```yaml\n")[1].split("```")[0]
-    shutil.copytree(MANIFESTS, tmp_path / "k8s")
-    own = tmp_path / "k8s/overlays/own"
-    own.mkdir()
+def test_the_overlay_that_the_documents_show_renders_and_agrees_with_the_program(tmp_path, known):
+    section = (ROOT / "docs/operating.md").read_text().split("## On Kubernetes")[1]
+    shown = section.split("```yaml\n")[1].split("```")[0]
+    shutil.copytree(MANIFESTS, tmp_path / "deploy/k8s")
+    for command in re.findall(r"^\$ ((?:mkdir|cp) .*)$", section, re.MULTILINE):
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=60)
+    own = tmp_path / "deploy/k8s/overlays/own"
     (own / "kustomization.yaml").write_text(shown.replace("models-s3]", "models-s3, ../../components/keda]"))
-    (own / "settings.yaml").write_text("log_level: debug\n")
+    with (own / "settings.yaml").open("a") as settings:
+        settings.write("log_level: debug\n")
     ended = subprocess.run(["kubectl", "kustomize", own], check=True, capture_output=True, text=True, timeout=60)
     objects = list(yaml.safe_load_all(ended.stdout))
     ((_, pod),) = pods(objects)
@@ -88,7 +92,9 @@ def test_the_overlay_that_the_documents_show_renders(tmp_path):
     kinds = {one["kind"] for one in objects}
     assert {"ScaledObject", "ServiceMonitor"} <= kinds
     assert "HorizontalPodAutoscaler" not in kinds
-    assert "log_level: debug\n" in [one["data"].get("settings.yaml") for one in objects if one["kind"] == "ConfigMap"]
+    assert any("log_level: debug\n" in one["data"].get("settings.yaml", "") for one in of_kind(objects, "ConfigMap"))
+    pod["containers"][0]["image"] = pod["containers"][0]["image"].removeprefix("registry.example.com/")
+    assert list(disagreements(objects, known)) == []
 
 
 @pytest.mark.skipif(not (ROOT / "deploy/Dockerfile").exists(), reason="there is no deploy/Dockerfile")

@@ -1,6 +1,7 @@
 """The script that fetches models for a pod, run with rclone on a folder in place of a bucket."""
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -10,6 +11,7 @@ from cluster import MANIFESTS, ROOT, needs_kubectl, of_kind, render
 from onnxserve_server.repository.discovery import discover
 
 EXAMPLES = ROOT / "examples/models"
+DOCUMENTS = (ROOT / "docs/operating.md").read_text()
 pytestmark = [
     needs_kubectl,
     pytest.mark.skipif(
@@ -60,6 +62,39 @@ def test_what_is_listed_is_fetched_and_can_be_served_and_nothing_else(source, li
     ]
     config = (tmp_path / "models/names/model.yaml").read_bytes()
     assert config == (EXAMPLES / "names/model.yaml").read_bytes()
+
+
+def test_the_command_that_the_documents_show_lists_every_file_but_the_configurations(source, tmp_path):
+    (source / "digits/1/model.onnx.data").write_bytes(b"weights")
+    (source / "names/begin.npy").write_bytes(b"an initial state")
+    source.rename(tmp_path / "models")
+    (command,) = re.findall(r"`(cd models; .*?)`", DOCUMENTS)
+    told = subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
+    files = [path for path in (tmp_path / "models").rglob("*") if path.is_file() and path.name != "model.yaml"]
+    assert [line[66:] for line in told.stdout.splitlines()] == sorted(
+        str(path.relative_to(tmp_path / "models")) for path in files
+    )
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/SHA256SUMS").write_text(told.stdout)
+    ended = fetch(tmp_path / "models", tmp_path / "list", tmp_path / "fetched")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_version_that_is_copied_as_the_documents_show_is_served_once_it_is_there(source):
+    (coming,) = re.findall(r"cp models/digits/2 onnxserve-models-loader:/models/(\S+)", DOCUMENTS)
+    (half, whole) = re.findall(r"exec onnxserve-models-loader -- mv /models/(\S+) /models/(\S+)", DOCUMENTS)[0]
+    (new,) = re.findall(r"comes as `/models/(\S+)`", DOCUMENTS)
+    assert coming == half
+
+    def served():
+        return [(found.name, found.version) for found in discover(source, {}) if found.name == "digits"]
+
+    (source / coming).mkdir()
+    (source / new).mkdir()
+    assert served() == [("digits", "1")]
+    shutil.copy(source / "digits/1/model.onnx", source / coming)
+    (source / half).rename(source / whole)
+    assert served() == [("digits", "2")]
 
 
 def test_a_file_that_was_changed_ends_the_start(source, listed, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import zoo
 from cluster import ROOT, manifest
 from scraping import needs_prometheus
-from staging import GROUPS, calling, overloading, predict, watched
+from staging import GROUPS, benching, calling, on_one_cpu, overloading, predict, watched
 from waiting import until
 
 pytestmark = [needs_prometheus, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -40,10 +40,9 @@ def adapters():
 
 
 def kedas():
-    """KEDA's trigger for the load. The other one is of the callers' own metrics, which no server has."""
-    load, calls = manifest("components/keda/scaledobject.yaml")["spec"]["triggers"]
-    assert (load["name"], calls["name"]) == ("load", "calls")
-    return load["metadata"]
+    """KEDA's trigger for the load."""
+    triggers = manifest("components/keda/scaledobject.yaml")["spec"]["triggers"]
+    return next(trigger["metadata"] for trigger in triggers if trigger["name"] == "load")
 
 
 def overloaded(times):
@@ -54,7 +53,7 @@ LOADS = {  # by pod: model.yaml of slow, and what calls it
     "queues": ("batching: {enabled: false, max_queue_rows: 100000}\n", overloaded(3)),
     "refuses": ("batching: {enabled: false, max_queue_rows: 4}\n", overloaded(3)),
     "three-pods-worth": ("batching: {enabled: false, max_queue_rows: 100000}\n", overloaded(3 * target() * 0.95)),
-    "batches": ("batching: {enabled: true}\n", lambda address: calling(address, LONG, callers=8, pause=0)),
+    "batches": ("batching: {enabled: true}\n", lambda address: calling(address, LONG, callers=4, pause=0)),
 }
 
 
@@ -73,19 +72,30 @@ def seen(serving, tmp_path_factory):
             stack.enter_context(load(servers[pod].address))
         a_minute_long = "min_over_time(pod:onnxserve_demand:ratio[1m]) > 0.5"
         until(lambda: len(query(a_minute_long)) == len(pods), 90, every=0.2)
-        moments = watch(query, adapters(), *FIGURES, kedas()["query"])
-    return {
-        expression: {pod: median(moment[expression][pod] for moment in moments) for pod in moments[0][expression]}
-        for expression in moments[0]
-    }
+        return watch(query, adapters(), *FIGURES, kedas()["query"])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The same of a server with one CPU and the trained network, which more callers ask than it can answer at once."""
+    folder = tmp_path_factory.mktemp("small")
+    with (
+        on_one_cpu(folder, ROOT / "examples/models") as (address, http_address),
+        benching(address, "digits", callers=64),
+        watched(folder, {("onnxserve", "small"): http_address}, FASTER) as query,
+    ):
+        until(lambda: query("min_over_time(pod:onnxserve_demand:ratio[1m]) > 0"), 90, every=0.2)
+        return watch(query, adapters(), *FIGURES)
 
 
 def watch(query, *expressions):
-    """[{expression: {pod: value}}] at moments that differ."""
+    """{expression: {pod: median of some moments that differ}}."""
     moments = []
     while len(moments) < MOMENTS:
         moments.append(until(lambda: another(moments, {one: by_pod(query(one)) for one in expressions}), 30, every=0.2))
-    return moments
+    return {
+        one: {pod: median(moment[one][pod] for moment in moments) for pod in moments[0][one]} for one in expressions
+    }
 
 
 def by_pod(answer):
@@ -117,6 +127,12 @@ def test_requests_in_hand_alone_would_ask_for_too_many_or_too_few(seen):
 def test_busy_executors_ask_for_nothing_while_batches_have_room(seen):
     assert wanted(seen[FIGURES[0]]["batches"]) > 1
     assert wanted(seen[adapters()]["batches"]) == 1
+
+
+def test_small_models_ask_for_more_pods_though_their_executors_have_room(small):
+    """The thread that decodes and encodes is what is full."""
+    assert wanted(small[FIGURES[0]]["small"]) == 1
+    assert wanted(small[adapters()]["small"]) == 2
 
 
 def test_the_first_rule_is_the_number_to_set():

@@ -40,7 +40,8 @@ _TRIGGER = _mapping(
         ignoreNullValues={"enum": ["true", "false"]},
     ),
 )
-_RULE = _mapping("expr", alert=_TEXT, record=_TEXT, expr=_TEXT, labels=_TEXTS, annotations=_TEXTS, **{"for": _DURATION})
+_TIMES = {"for": _DURATION, "keep_firing_for": _DURATION}
+_RULE = _mapping("expr", alert=_TEXT, record=_TEXT, expr=_TEXT, labels=_TEXTS, annotations=_TEXTS, **_TIMES)
 _RULE["oneOf"] = [{"required": ["alert"]}, {"required": ["record"]}]
 
 _SPECS = {
@@ -51,7 +52,12 @@ _SPECS = {
         maxReplicaCount=_WHOLE,
         pollingInterval=_WHOLE,
         cooldownPeriod=_WHOLE,
-        fallback=_mapping("failureThreshold replicas", failureThreshold=_WHOLE, replicas=_WHOLE),
+        fallback=_mapping(
+            "failureThreshold replicas",
+            failureThreshold=_WHOLE,
+            replicas=_WHOLE,
+            behavior={"enum": ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"]},
+        ),
         advanced=_mapping(
             "horizontalPodAutoscalerConfig",
             horizontalPodAutoscalerConfig=_mapping("", behavior=_mapping("", scaleUp=_SCALING, scaleDown=_SCALING)),

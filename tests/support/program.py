@@ -28,7 +28,6 @@ class Program:
         version: of the project.
         variants: of the image, as the project's extras are called.
         inference: full name of the service that answers requests.
-        methods: of that service, with its name.
         process: name of the process in grpc.health.v1.
         codes: names of gRPC's status codes.
         keys: flags, and keys of model.yaml.
@@ -42,7 +41,6 @@ class Program:
     version: str
     variants: frozenset[str]
     inference: str
-    methods: frozenset[str]
     process: str
     codes: frozenset[str]
     keys: frozenset[str]
@@ -74,7 +72,6 @@ def program():
         version=project["version"],
         variants=frozenset(project["optional-dependencies"]) & {"cpu", "gpu"},
         inference=app._INFERENCE,
-        methods=frozenset({app._PREDICT[1:], app._STREAM[1:]}),
         process="",
         codes=frozenset(code.name for code in grpc.StatusCode),
         keys=frozenset(keys),

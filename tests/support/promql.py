@@ -13,7 +13,7 @@ _OWN = frozenset(
 )
 TARGET_LABELS = {"namespace", "pod", "service", "container", "endpoint", "job", "instance", "node", "le", "alertname"}
 _OTHERS_LABELS = {
-    *("alertstate", "grpc_method", "grpc_target", "grpc_status", "severity"),
+    *("alertstate", "onnxserve_model", "severity"),
     *("deployment", "horizontalpodautoscaler"),
 }
 KUBERNETES = frozenset(
@@ -23,7 +23,8 @@ KUBERNETES = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
 """Series of kube-state-metrics."""
-_ANOTHER_EXPORTERS = KUBERNETES | {"grpc_client_call_duration_seconds_count", "up", "ALERTS"}
+_SDK = "onnxserve_client_requests_total"  # of programs that call
+_ANOTHER_EXPORTERS = KUBERNETES | {_SDK, "up", "ALERTS"}
 TEXTS = ("legendFormat", "summary", "description")
 """Fields of rules and dashboards that are prose with names in it."""
 NAMES = re.compile(r"--[a-z][\w-]+|(?:\w+\.)?\w*_\w+")
@@ -38,8 +39,6 @@ def strangers(expression, program, values, recorded=()):
     """
     known = {
         "rpc_response_status_code": program.codes,
-        "rpc_method": program.methods,
-        "grpc_method": program.methods,
         "outcome": {"ok", "failed"},
         "alertstate": {"pending", "firing"},
     } | values

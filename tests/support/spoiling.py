@@ -11,12 +11,12 @@ _OWN_FIELDS = frozenset(
     """
     accessModes activeDeadlineSeconds alert allowPrivilegeEscalation appProtocol automountServiceAccountToken
     averageValue clusterIP cooldownPeriod drop effect enableServiceLinks failureThreshold for fsGroup
-    fsGroupChangePolicy imagePullPolicy interval key matchLabelKeys maxReplicaCount maxReplicas maxSkew maxSurge
-    maxUnavailable memory minReplicaCount minReplicas nvidia.com/gpu nvidia.com/gpu.present operator periodSeconds
-    policyTypes pollingInterval progressDeadlineSeconds protocol readOnly readOnlyRootFilesystem replicas resource
-    restartPolicy runAsGroup runAsNonRoot runAsUser secretName serverAddress severity sizeLimit
+    fsGroupChangePolicy imagePullPolicy interval keep_firing_for key matchLabelKeys maxReplicaCount maxReplicas
+    maxSkew maxSurge maxUnavailable memory minReplicaCount minReplicas nvidia.com/gpu nvidia.com/gpu.present operator
+    periodSeconds policyTypes pollingInterval progressDeadlineSeconds protocol readOnly readOnlyRootFilesystem
+    replicas resource restartPolicy runAsGroup runAsNonRoot runAsUser secretName serverAddress severity sizeLimit
     stabilizationWindowSeconds storage terminationGracePeriodSeconds terminationMessagePolicy threshold timeoutSeconds
-    topologyKey type whenUnsatisfiable
+    topologyKey type unhealthyPodEvictionPolicy whenUnsatisfiable
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
 _OWN_PLACES = re.compile(
@@ -27,7 +27,7 @@ _OWN_PLACES = re.compile(
             r"Deployment spec/template/metadata/labels/app\.kubernetes\.io/(managed-by|part-of)",
             r"(Service|ScaledObject|PrometheusRule) spec/(ports|triggers|groups)/\d+/name",
             r"HorizontalPodAutoscaler spec/(behavior/.*|scaleTargetRef/apiVersion)",
-            r"ScaledObject spec/advanced/.*",
+            r"ScaledObject spec/(advanced/.*|fallback/behavior)",
             r"NetworkPolicy spec/egress/.*",
             r"Deployment spec/template/spec/containers/\d+/name",
             r"Deployment spec/template/spec/(initContainers/\d+/(name|image|resources/.*)|.*/env/\d+/(name|value))",
@@ -39,7 +39,7 @@ _OWN_PLACES = re.compile(
 )
 _EXPRESSIONS = {"expr", "query", "metricsQuery", "seriesQuery"}
 _COMMENT = re.compile(r"(?m)#.*$")
-_VARIABLE = re.compile(r"\[\w+\]|\$\w+|<<.*?>>")  # durations too
+_VARIABLE = re.compile(r"\[[\w:]+\]|\$\w+|<<.*?>>")  # durations too
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NAME_IN_TEXT = re.compile(rf"{NAMES.pattern}|(?<=labels\.)\w+|(?<={{{{)\w+")
 

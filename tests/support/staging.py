@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import grpc
 import numpy as np
 import zoo
+from asking import port_of
 from cluster import manifest
 from scraping import prometheus
 from timelapse import faster, faster_rules, seconds
@@ -89,6 +91,36 @@ class Patient:
         """End it for good."""
         self.kill()
         self._log.close()
+
+
+@contextlib.contextmanager
+def on_one_cpu(folder, models):
+    """Serve models in a process that has one CPU until the block ends; gives its addresses, of gRPC and of HTTP."""
+    cpu, log = max(os.sched_getaffinity(0)), folder / "server.log"
+    flags = ["--port=0", "--http-port=0", "--providers=cpu", "--threads=1"]
+    command = ["taskset", "-c", str(cpu), sys.executable, "-m", "onnxserve", "serve", f"--models={models}", *flags]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    try:
+        told = process.stdout.readline()
+        assert told.startswith("onnxserve is ready on "), log.read_text()
+        yield told.split()[-1], f"127.0.0.1:{port_of(log)}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def benching(address, model, callers):
+    """Have `onnxserve bench` call a model from so many callers, in a process of its own, until the block ends."""
+    load = [f"--target={address}", f"--concurrency={callers}", "--seconds=600"]
+    command = [sys.executable, "-m", "onnxserve", "bench", model, *load]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def predict(model, **inputs):
