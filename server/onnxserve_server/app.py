@@ -12,6 +12,7 @@ from typing import Protocol
 import grpc
 from grpc_reflection.v1alpha import reflection
 
+from onnxserve import __version__
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
 from onnxserve_server.core import Clock
 from onnxserve_server.edge import health
@@ -31,6 +32,7 @@ from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.runtime.resources import resources
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.settings import Settings
+from onnxserve_server.telemetry import logs
 from onnxserve_server.telemetry.assembly import Options, Telemetry
 from onnxserve_server.telemetry.system import resident_bytes
 from onnxserve_server.web.app import make_app
@@ -162,6 +164,8 @@ class App:
         left = max(0, granted.memory_bytes - resident_bytes())
         limit = settings.all_queue_bytes or max(left // _WAITING_SHARE, settings.max_message_bytes)
         self.engine.backlog.limit = limit
+        if self.telemetry is not None:
+            self.telemetry.note_backlog(limit)
         told = f"{limit >> 20} MiB of requests may wait; {left >> 20} MiB of memory are left ({granted.memory_from})"
         if limit > left // 2:
             logger.warning("%s: give the server more memory, or lower all_queue_bytes and max_message_bytes", told)
@@ -193,12 +197,22 @@ class App:
         try:
             self.start(stop)
             if not stop.is_set():
-                ready(f"{_bracketed(self.settings.host)}:{self.port}")
+                self._tell_ready(ready)
                 stop.wait()
             if self.edge_name:
                 self.drain()
+        except ConfigurationError as error:
+            logger.error("the start failed: %s", error, extra=logs.START_FAILED)  # now, while it can still be pushed
+            raise
         finally:
             self.stop()
+        logger.info("stopped")
+
+    def _tell_ready(self, ready: Callable[[str], None]) -> None:
+        address, models = f"{_bracketed(self.settings.host)}:{self.port}", len(self.engine.models())
+        told = {"address": address, "version": __version__, "edge": self.edge_name, "models": models}
+        logger.info("ready", extra=told)
+        ready(address)
 
     def drain(self) -> None:
         """Tell load balancers, go on serving for a while, refuse new calls, and finish those in flight."""
@@ -230,11 +244,11 @@ class App:
         if stopped is not None and not (self._edge.stop() and stopped.wait(_STOP_TIMEOUT)):
             logger.error("calls are left behind that were never answered")
         self._pool.shutdown()
-        logger.info("stopped")
         if self._http is not None:
             self._http.stop()
         if self.telemetry is not None:
             self.telemetry.stop()
+        logs.tell_withheld()
 
     def _check_port(self) -> None:
         host, port = self.settings.host, self.settings.port

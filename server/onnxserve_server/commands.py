@@ -3,6 +3,8 @@
 import gc
 import inspect
 import json
+import logging
+import os
 import threading
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -18,6 +20,8 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.settings import PREFIX, Settings, load_settings
 from onnxserve_server.signals import set_on_signal
 from onnxserve_server.telemetry import logs
+
+logger = logging.getLogger(__name__)
 
 _BAD_CONFIGURATION = 2  # exit code
 
@@ -35,14 +39,24 @@ def serve(config: Path | None = None, show_config: bool = False, **flags: Any) -
 
     Each flag can also be set as an environment variable (ONNXSERVE_PORT) or in the file given with --config.
     """
+    style = flags.get("log_format") or os.environ.get(f"{PREFIX}LOG_FORMAT")  # until the settings can tell
     try:
         settings = load_settings(config, **flags)
-        if show_config:
-            typer.echo(json.dumps(settings.model_dump(mode="json"), indent=2))
-            return
+    except ConfigurationError as error:
+        if style == "json":
+            logs.configure("error", "json")
+            logger.error("%s", error, extra=logs.START_FAILED)
+        else:
+            typer.echo(f"onnxserve: {error}", err=True)
+        raise typer.Exit(_BAD_CONFIGURATION) from None
+    if show_config:
+        typer.echo(json.dumps(settings.model_dump(mode="json"), indent=2))
+        return
+    try:
         _serve(settings)
     except ConfigurationError as error:
-        typer.echo(f"onnxserve: {error}", err=True)
+        if settings.log_format == "console":  # else the log has told
+            typer.echo(f"onnxserve: {error}", err=True)
         raise typer.Exit(_BAD_CONFIGURATION) from None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from onnxserve_server.core import ModelSpec, Result
+from onnxserve_server.errors import ServeError
 
 PAGE = "Page"
 """The method of requests that come by HTTP, POST /api/predict: those of the status page's form."""
@@ -50,7 +51,7 @@ class Trace(Protocol):
         """Note the HTTP status of the answer, before the end of a request that came by HTTP."""
         ...
 
-    def end(self, asked: "Asked", code: str, result: Result | None) -> None:
+    def end(self, asked: "Asked", code: str, outcome: Result | ServeError) -> None:
         """Note the end of the request, once."""
         ...
 
@@ -82,8 +83,8 @@ class Observer(Protocol):
         """Return the trace of a request that arrives with such metadata; None: it is not traced."""
         ...
 
-    def answered(self, asked: Asked, code: str, result: Result | None) -> None:
-        """Note the end of a request: its status code by name, and its result (the last one, of several steps)."""
+    def answered(self, asked: Asked, code: str, outcome: Result | ServeError) -> None:
+        """Note the end of a request: its status code by name, and its outcome (the last one, of several steps)."""
         ...
 
     def ran(self, run: Run) -> None:

@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Callable
 
+from onnxserve_server.telemetry import logs
+
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,6 +40,7 @@ def _wait(
     (number,) = receiver.recv(1)
     if not is_serving():
         logger.info("stopped by %s before the models were loaded", signal.Signals(number).name)
+        logs.tell_withheld()
         os._exit(128 + number)  # an exception would reach the main thread when the model is loaded
     stop.set()  # wakes the main thread, which then runs the handler
     while receiver.recv(64):

@@ -7,6 +7,7 @@ from urllib.request import Request, urlopen
 
 import grpc
 import numpy as np
+import onnxruntime
 import pytest
 import zoo
 from asking import Http, double
@@ -18,6 +19,7 @@ from waiting import until
 
 import onnxserve
 from onnxserve.v1 import inference_service_pb2 as pb
+from onnxserve_server.runtime.providers import CPU, CUDA
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, prometheus_name
 
 PREDICT = "onnxserve.v1.InferenceService/Predict"
@@ -38,7 +40,12 @@ def samples(server, requests=0):
 
     def scrape():
         families = text_string_to_metric_families(get(server, "/metrics"))
-        found = {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+        # To Prometheus an empty label is none.
+        found = {
+            (one.name, frozenset(label for label in one.labels.items() if label[1])): one.value
+            for family in families
+            for one in family.samples
+        }
         total = sum(count for (name, _), count in found.items() if name == "onnxserve_requests_total")
         return found if total >= requests else None
 
@@ -91,10 +98,13 @@ def test_requests_are_counted_by_model_version_method_and_code(serve):
     one = {"version": "1", "rpc_method": PREDICT}
     requests = "onnxserve_requests_total"
     assert value(found, requests, model="double", rpc_response_status_code="OK", **one) == 7
-    assert value(found, requests, model="double", rpc_response_status_code="INVALID_ARGUMENT", **one) == 1
-    assert value(found, requests, model="gather", rpc_response_status_code="INTERNAL", **one) == 1
+    bad = {"rpc_response_status_code": "INVALID_ARGUMENT", "error_type": "INVALID_REQUEST"}
+    assert value(found, requests, model="double", **bad, **one) == 1
+    failed = {"rpc_response_status_code": "INTERNAL", "error_type": "MODEL_RUN_FAILED"}
+    assert value(found, requests, model="gather", **failed, **one) == 1
     other = {"model": "_OTHER", "version": "_OTHER", "rpc_method": PREDICT}
-    assert value(found, requests, rpc_response_status_code="NOT_FOUND", **other) == 1
+    unknown = {"rpc_response_status_code": "NOT_FOUND", "error_type": "MODEL_NOT_FOUND"}
+    assert value(found, requests, **unknown, **other) == 1
     streamed = {"model": "double", "version": "1", "rpc_method": STREAM}
     assert value(found, requests, rpc_response_status_code="OK", **streamed) == 5
     assert value(found, "rpc_server_call_duration_seconds_count", rpc_method=STREAM, rpc_response_status_code="OK") == 1
@@ -117,12 +127,13 @@ def test_every_name_is_in_the_catalogue(serve):
 def test_waits_and_runs_are_measured_where_they_happen(serve):
     server = serve({"slow": zoo.slow(), "other": zoo.double()}, {"other": "instances: 2\n"}, http_port=0)
     with server.occupied():
-        calls = [server.send("slow", x=np.zeros((1, 1), np.float32)) for _ in range(4)]
-        server.wait_for("slow", lambda load: load.queued_rows == 4)
+        calls = [server.send("slow", x=np.zeros((rows, 1), np.float32)) for rows in (1, 1, 1, 5)]
+        server.wait_for("slow", lambda load: load.queued_jobs == 4)
         found = samples(server)
-        assert value(found, "onnxserve_queue_rows", model="slow", version="1") == 4
-        assert value(found, "onnxserve_queue_size_bytes", model="slow", version="1") == 16
+        assert value(found, "onnxserve_queue_rows", model="slow", version="1") == 8
+        assert value(found, "onnxserve_queue_size_bytes", model="slow", version="1") == 32
         assert value(found, "onnxserve_requests_active", model="slow", version="1") == 5
+        assert value(found, "onnxserve_rows_active", model="slow", version="1") == 9
         executors = [value(found, "onnxserve_executors", model=model, version="1") for model in ("slow", "other")]
         assert executors == [1, 2]
     for call in calls:
@@ -130,10 +141,32 @@ def test_waits_and_runs_are_measured_where_they_happen(serve):
     found = samples(server, requests=5)
     of_slow = {"model": "slow", "version": "1"}
     assert value(found, "onnxserve_requests_active", **of_slow) == 0
+    assert value(found, "onnxserve_rows_active", **of_slow) == 0
     assert value(found, "onnxserve_request_queue_duration_seconds_sum", **of_slow) > 0
     # The run that kept the executor busy was for a caller who left: all of its time was wasted.
     wasted = value(found, "onnxserve_compute_wasted_seconds_total", **of_slow)
     assert 0 < wasted < value(found, "onnxserve_batch_compute_duration_seconds_sum", **of_slow)
+
+
+def test_limits_are_told_beside_what_they_limit(serve):
+    configs = {"double": "batching: {max_queue_bytes: 4321}", "state": "state: auto\nsequences: {max: 77}"}
+    server = serve({"double": zoo.double(), "state": zoo.recurrent()}, configs, http_port=0, all_queue_bytes=98765)
+    found = samples(server)
+    assert value(found, "onnxserve_queue_size_limit_bytes", model="double", version="1") == 4321
+    assert value(found, "onnxserve_all_queues_size_limit_bytes") == 98765
+    assert value(found, "onnxserve_sequences_limit", model="state", version="1") == 77
+    limited = {dict(labels)["model"] for name, labels in found if name == "onnxserve_sequences_limit"}
+    assert limited == {"state"}
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
+def test_a_model_on_the_cpu_that_was_to_run_elsewhere_can_be_alerted_on(serve):
+    configs = {"elsewhere": "providers: cuda\nallow_cpu_fallback: true"}
+    server = serve({"elsewhere": zoo.double(), "double": zoo.double()}, configs, http_port=0)
+    found = samples(server)
+    on_cpu = {"version": "1", "provider": CPU}
+    assert value(found, "onnxserve_model_info", model="elsewhere", provider_requested=CUDA, **on_cpu) == 1
+    assert value(found, "onnxserve_model_info", model="double", provider_requested=CPU, **on_cpu) == 1
 
 
 def test_names_that_callers_make_up_make_no_series(serve):

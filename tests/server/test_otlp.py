@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from opentelemetry.sdk.resources import Resource
 
+from onnxserve_server.errors import ServeError
 from onnxserve_server.telemetry import assembly
 from onnxserve_server.telemetry.assembly import Options, Telemetry
 from onnxserve_server.telemetry.otlp import MetricPush
@@ -52,7 +53,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, lo
     assert trace is not None
     # A span, a record of the log, and figures are there to be sent.
     asked = SimpleNamespace(method="Predict", model="m", version="", request_id="", arrived=now, trace=trace)
-    recorder.answered(asked, "INTERNAL", None)
+    recorder.answered(asked, "INTERNAL", ServeError("it failed"))
     connection, _ = silent.accept()
     with connection:
         began = time.monotonic()

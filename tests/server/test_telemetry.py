@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from onnxserve_server.core import Receipt, Result
+from onnxserve_server.errors import DeadlineExceeded, ModelNotFound, ModelRunFailed, QueueFull, SequencesFull
 from onnxserve_server.observing import PAGE
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name, table
@@ -79,24 +81,45 @@ def test_nothing_is_lost_between_threads_that_note_and_fold():
 
 def test_failures_do_not_count_as_durations(clock):
     watched = recorder(clock)
-    watched.answered(asked(clock, seconds=0.3), "DEADLINE_EXCEEDED", None)
+    watched.answered(asked(clock, seconds=0.3), "DEADLINE_EXCEEDED", DeadlineExceeded("too late"))
     metrics = watched.collect()
     assert sum(points(metrics, catalogue.REQUESTS).values()) == 1
     assert catalogue.REQUEST_DURATION not in {metric.instrument for metric in metrics}
 
 
 def test_names_that_callers_make_up_are_one_series(clock):
-    watched = recorder(clock)
+    watched, unknown = recorder(clock), ModelNotFound("no such model", "m")
     for i in range(3000):
         made_up = asked(clock, model="m" if i % 2 else f"m{i}" * 1000)
         made_up.version = str(i)
-        watched.answered(made_up, "NOT_FOUND", None)
+        watched.answered(made_up, "NOT_FOUND", unknown)
     watched.know(lambda _name, _version: None)
-    watched.answered(asked(clock), "NOT_FOUND", None)
+    watched.answered(asked(clock), "NOT_FOUND", unknown)
     found = points(watched.collect(), catalogue.REQUESTS)
     assert {labels[:2] for labels in found} == {("m", "1"), (OTHER, OTHER)}
     assert sum(found.values()) == 3001
     assert {one.model for one in watched.slow.slowest(time.time())} <= {"m", OTHER}
+
+
+def test_failures_of_one_code_are_told_apart_by_their_reason(clock):
+    watched, refused = recorder(clock), "RESOURCE_EXHAUSTED"
+    watched.answered(asked(clock), refused, QueueFull("full", 1.0))
+    watched.answered(asked(clock), refused, QueueFull("full", 1.0))
+    watched.answered(asked(clock), refused, SequencesFull("full"))
+    watched.answered(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+    metrics = watched.collect()
+    found = {labels[3:]: count for labels, count in points(metrics, catalogue.REQUESTS).items()}
+    assert found == {(refused, "QUEUE_FULL"): 2, (refused, "SEQUENCES_FULL"): 1, ("OK", ""): 1}
+    calls = points(metrics, catalogue.CALL_DURATION)
+    assert {labels[1]: seen.counts.sum() for labels, seen in calls.items()} == {refused: 3, "OK": 1}
+
+
+def test_what_the_log_says_of_a_failure_has_its_reason(clock, caplog):
+    recorder(clock).answered(asked(clock, request_id="r1"), "INTERNAL", ModelRunFailed("a caller's data"))
+    (told,) = caplog.records
+    fields = json.loads(Json().format(told))
+    assert (fields["error.type"], fields["request_id"], fields["model"]) == ("MODEL_RUN_FAILED", "r1", "m")
+    assert "a caller's data" not in str(fields)
 
 
 def test_what_came_by_http_is_no_call_of_grpc(clock):
@@ -225,19 +248,53 @@ def record(message="m", level=logging.WARNING, name="onnxserve_server.x", line=1
     return made
 
 
-def test_repeats_of_one_place_are_counted_instead_of_told(clock):
-    limit = RateLimit(clock)
-    assert [limit.filter(record()) for _ in range(25)] == [True] * 10 + [False] * 15
+def test_repeats_of_one_place_are_told_on_one_line(clock):
+    told = []
+    limit = RateLimit(told.append, clock)
+    assert [limit.filter(record(request_id=f"r{i}")) for i in range(25)] == [True] * 10 + [False] * 15
     assert limit.filter(record(line=2))
     assert all(limit.filter(record(level=logging.INFO)) for _ in range(50))
+    limit.tell_withheld()
+    (line,) = map(Console().format, told)
+    assert line.endswith("m (and 14 more like it since) request_id=r10")
+    assert limit.filter(told[0])
+    assert [limit.filter(record()) for _ in range(10)] == [True] * 9 + [False]  # the line is one of ten
+    limit.tell_withheld()
+    assert Console().format(told[1]).endswith(": m")
+    limit.tell_withheld()
+    assert len(told) == 2
     clock.now += 61
-    late = record()
-    assert limit.filter(late)
-    assert Console().format(late).endswith("m (and 15 more like it since)")
+    assert all(limit.filter(record()) for _ in range(10))
+
+
+def test_repeats_are_told_after_a_minute_though_nothing_comes_any_more():
+    told, over = [], threading.Event()
+    limit = RateLimit(lambda record: (told.append(record), over.set()), minute=0.2)
+    for _ in range(12):
+        limit.filter(record())
+    assert over.wait(10)
+    assert Console().format(told[0]).endswith("m (and 1 more like it since)")
+
+
+def test_an_exception_that_is_withheld_keeps_nothing_of_its_frames():
+    told = []
+    limit = RateLimit(told.append)
+    for _ in range(11):
+        try:
+            raise ValueError("a caller's data")
+        except ValueError:
+            failed = record(level=logging.ERROR)
+            failed.exc_info = sys.exc_info()
+            limit.filter(failed)
+    limit.tell_withheld()
+    assert told[0].exc_info is None
+    line = Console().format(told[0])
+    assert "m: ValueError in test_an_exception_that_is_withheld" in line
+    assert "a caller's data" not in line
 
 
 def test_what_exporters_say_is_limited_to_one_a_minute(clock):
-    limit = RateLimit(clock)
+    limit = RateLimit([].append, clock)
     names = ["opentelemetry.exporter.a", "opentelemetry.sdk.b"]
     assert [limit.filter(record(name=name, line=line)) for name in names for line in (1, 2)] == [
         True,
@@ -245,14 +302,21 @@ def test_what_exporters_say_is_limited_to_one_a_minute(clock):
         False,
         False,
     ]
+    limit.tell_withheld()  # the line of the next minute
+    assert not limit.filter(record(name=names[0]))
+    limit.tell_withheld()
+
+
+def test_what_exporters_say_names_our_setting():
+    assert "serving goes on" in Console().format(record(name="opentelemetry.exporter.a"))
+    assert "--otlp-endpoint" in Json().format(record(name="opentelemetry.sdk.b"))
+    assert "--otlp-endpoint" not in Json().format(record())
 
 
 def test_a_json_line_has_the_fields_and_no_text_of_an_exception():
     try:
         raise ValueError("a caller's data")
     except ValueError:
-        import sys
-
         told = record(request_id="r1", trace_id="", level=logging.ERROR)
         told.exc_info = sys.exc_info()
     line = Json().format(told)

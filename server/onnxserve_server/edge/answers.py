@@ -81,7 +81,7 @@ class ObservedAnswer(Answer):
         """Send the outcome of the request, or of one of its steps, when its turn comes."""
         outcome = self._put(outcome)
         if isinstance(outcome, ServeError):
-            self._observer.answered(self, code_of(outcome), None)
+            self._observer.answered(self, code_of(outcome), outcome)
         elif isinstance(outcome, Result):
             self._observer.answered(self, OK, outcome)
         elif outcome.final:

@@ -115,7 +115,7 @@ class _ObservedAnswer(_Answer):
         if error is None and isinstance(outcome, Result):
             self._observer.answered(self, OK, outcome)
         elif error is not None:
-            self._observer.answered(self, code_of(error), None)
+            self._observer.answered(self, code_of(error), error)
 
 
 def unexpected(request_id: str) -> ServeError:

@@ -68,7 +68,8 @@ def load(
             spec.providers[0],
             ", ".join(missing),
         )
-    warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1)
+    if failure := warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1):
+        logger.warning("model %s/%s could not be warmed up: %s", spec.name, spec.version, failure)
     return ServedModel(spec, session, clock, deadlines, defaults.longest_inline, observer=observer)
 
 

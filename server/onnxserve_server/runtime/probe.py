@@ -130,8 +130,12 @@ def examine(session: Session) -> Verdict:
     return Verdict(False, f"the probe found no input that it runs on: {failure}")
 
 
-def warm_up(session: Session, most_rows: int) -> None:
-    """Run a loaded model with one row and with as many as it will get, so that its first caller does not pay for it."""
+def warm_up(session: Session, most_rows: int) -> str:
+    """Run a loaded model with one row and with as many as it will get, so that its first caller does not pay for it.
+
+    Return what the last trial failed with where none of them ran; "" where one did.
+    """
+    failure = ""
     for feeds in _feeds(session.inputs, 1, np.random.default_rng(0)):
         try:
             _run(session, feeds)
@@ -139,9 +143,11 @@ def warm_up(session: Session, most_rows: int) -> None:
             most_rows = min(most_rows, _WARM_UP_BYTES // row)
             if most_rows > 1:
                 _run(session, {spec.name: _repeated(spec, feeds[spec.name], most_rows) for spec in session.inputs})
-        except RunFailed:
+        except RunFailed as error:
+            failure = str(error)
             continue
-        return
+        return ""
+    return failure
 
 
 def batch_axis(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Verdict:

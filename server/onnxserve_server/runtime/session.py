@@ -40,6 +40,8 @@ _TYPES = {
     "tensor(float8e5m2fnuz)": DataType.DATA_TYPE_FLOAT8E5M2FNUZ,
 }
 
+# What a session or a run fails with, it raises, and we report it. Its logger would tell the same again, in colours, and
+# of trials, too, that are meant to fail. What has no session, such as a provider's library, is still told of.
 _SILENT = 4
 
 # Ops whose time depends on the values they are given: they run a graph of their own, or not, or many times.
@@ -86,7 +88,7 @@ class RunHandle:
 
     def __init__(self) -> None:
         self.options = onnxruntime.RunOptions()
-        self.options.log_severity_level = _SILENT  # a run that fails or is stopped is reported by who asked for it
+        self.options.log_severity_level = _SILENT
 
     def stop(self) -> None:
         """Stop the run, now or as soon as it starts."""
@@ -193,7 +195,7 @@ def _session_options(wanted: SessionOptions) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = _OPTIMIZATION[wanted.graph_optimization]
     options.enable_mem_pattern = False  # patterns are kept for each shape, and batches have many
-    options.log_severity_level = 3
+    options.log_severity_level = _SILENT
     # A spinning pool takes the cores that the other models and the edge need.
     entries = {
         "session.intra_op.allow_spinning": "0",

@@ -24,12 +24,16 @@ from onnxserve_server.scheduling.estimate import RunTimes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What a batcher holds at one moment: waiting jobs, rows and bytes, and jobs in running batches."""
+    """What a batcher holds at one moment: waiting jobs, rows and bytes, and jobs and rows in running batches.
+
+    Rows run to the end of their batch, also those of jobs that have left.
+    """
 
     queued_jobs: int
     queued_rows: int
     queued_bytes: int
     running_jobs: int
+    running_rows: int
 
 
 class Batcher:
@@ -231,6 +235,7 @@ class Batcher:
                 queued_rows=self._queued_rows,
                 queued_bytes=self._queued_bytes,
                 running_jobs=sum(batch.live for batch in self._running),
+                running_rows=sum(max(batch.rows, 1) for batch in self._running),
             )
 
     def _ready(self, now: float) -> Bucket | float | None:

@@ -60,7 +60,7 @@ class BatchRunner:
                 self._run_apart(batch)
             return None
         except Exception as error:  # a defect of ours must not end the thread that all callers of the model wait for
-            logger.exception("a batch of %s/%s failed", self._spec.name, self._spec.version)
+            logger.exception("a batch failed", extra=self._named())
             self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
@@ -72,15 +72,17 @@ class BatchRunner:
                 run.scatter()
 
     def _fail(self, batch: Batch, error: RunFailed) -> None:
-        spec = self._spec
         self._batcher.finished(batch, None)
         if batch.abandoned:
             return
         # Not all of ONNX Runtime's message: it may quote what is in a tensor. The callers, whose it is, get all.
         told = str(error).partition(_QUOTES)[0].strip()
-        logger.warning("model %s/%s failed in its run: %s", spec.name, spec.version, told)
+        logger.warning("the model failed in its run: %s", told, extra=self._named())
         for job in batch.jobs:
-            job.end(ModelRunFailed(f"the model failed in its run: {error}", model=spec.name, version=spec.version))
+            job.end(ModelRunFailed(f"the model failed in its run: {error}", **self._named()))
+
+    def _named(self) -> dict[str, str]:
+        return {"model": self._spec.name, "version": self._spec.version}
 
 
 class FinishedRun:

@@ -20,6 +20,8 @@ from onnxserve_server.telemetry.recorder import Recorder
 from onnxserve_server.telemetry.shares import meters
 from onnxserve_server.telemetry.tracing import Tracing
 
+logger = logging.getLogger(__name__)
+
 _STOP_TIMEOUT = 5.0  # seconds in which what is left must be pushed
 
 
@@ -55,6 +57,7 @@ class Telemetry:
         known: Callable[[str, str], ModelSpec | None],
     ) -> None:
         self.resource = _resource()
+        self._endpoint = options.endpoint
         self._tracing = None
         self._push: MetricPush | None = None
         self._logs: LogPush | None = None
@@ -89,8 +92,14 @@ class Telemetry:
             self.metrics.note(catalogue.LOAD_DURATION, load.model, load.version, value=load.seconds)
             self.metrics.note(catalogue.MODEL_MEMORY, load.model, load.version, value=float(load.memory_bytes))
 
+    def note_backlog(self, limit: int) -> None:
+        """Note how many bytes may wait for all models together."""
+        self.metrics.note(catalogue.ALL_QUEUES_SIZE_LIMIT, value=float(limit))
+
     def stop(self) -> None:
         """Push what is left, all at the same time, for a few seconds at most."""
+        if self._endpoint:
+            logger.info("sending what is left to %s, for %.0f s at most", self._endpoint, _STOP_TIMEOUT)
         if self._logs is not None:
             logging.getLogger().removeHandler(self._logs)
         parts = (

@@ -12,6 +12,7 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 METHOD = "rpc.method"
 CODE = "rpc.response.status_code"
+ERROR = "error.type"
 MODEL = "model"
 VERSION = "version"
 
@@ -45,7 +46,14 @@ CALL_DURATION = _histogram(
     "rpc.server.call.duration", "s", "Predict and Stream calls, from first message to end", METHOD, CODE
 )
 REQUESTS = _counter(
-    "onnxserve.requests", "{request}", "requests that were answered, those of streams too", MODEL, VERSION, METHOD, CODE
+    "onnxserve.requests",
+    "{request}",
+    "requests that were answered, those of streams too; `error.type` is the reason of a failure",
+    MODEL,
+    VERSION,
+    METHOD,
+    CODE,
+    ERROR,
 )
 REQUEST_DURATION = _histogram(
     "onnxserve.request.duration",
@@ -83,11 +91,21 @@ WASTED = _counter(
 QUEUE_ROWS = _gauge("onnxserve.queue.rows", "{row}", "rows that wait", MODEL, VERSION)
 QUEUE_SIZE = _gauge("onnxserve.queue.size", "By", "bytes of input that wait", MODEL, VERSION)
 QUEUE_LIMIT = _gauge("onnxserve.queue.limit", "{row}", "most rows that may wait", MODEL, VERSION)
+QUEUE_SIZE_LIMIT = _gauge("onnxserve.queue.size.limit", "By", "most bytes of input that may wait", MODEL, VERSION)
+ALL_QUEUES_SIZE_LIMIT = _gauge(
+    "onnxserve.all_queues.size.limit", "By", "most bytes of input that may wait for all models together"
+)
 EXECUTORS = _gauge(
     "onnxserve.executors", "{executor}", "runs that may be on at a time: the model's instances", MODEL, VERSION
 )
 ACTIVE = _gauge("onnxserve.requests.active", "{request}", "requests that wait or run", MODEL, VERSION)
+ACTIVE_ROWS = _gauge(
+    "onnxserve.rows.active", "{row}", "rows that wait or run, however many requests they came in", MODEL, VERSION
+)
 SEQUENCES = _gauge("onnxserve.sequences.live", "{sequence}", "sequences whose state is kept", MODEL, VERSION)
+SEQUENCES_LIMIT = _gauge(
+    "onnxserve.sequences.limit", "{sequence}", "most sequences whose state may be kept", MODEL, VERSION
+)
 EVICTED = _counter(
     "onnxserve.sequences.evicted", "{sequence}", "sequences that were forgotten because they were idle", MODEL, VERSION
 )
@@ -97,6 +115,15 @@ LANE_LAG = _histogram(
     "onnxserve.lane.lag",
     "s",
     "how long the lane took no further call because it ran a burst: the most that a call waits for admission",
+)
+MODEL_INFO = _gauge(
+    "onnxserve.model.info",
+    "{model}",
+    "1: the model serves, on this execution provider, and this one was asked for first",
+    MODEL,
+    VERSION,
+    "provider",
+    "provider.requested",
 )
 LOADS = _counter("onnxserve.model.loads", "{load}", "models loaded, or not", MODEL, "outcome")
 LOAD_DURATION = _gauge(

@@ -4,12 +4,15 @@ Whoever logs about one request names it by `extra`: {"request_id": ..., "trace_i
 the class are logged but not the text, which may quote a caller's data.
 """
 
+import copy
 import json
 import logging
 import re
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,15 +20,29 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskN
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # else a caller's request_id could forge a line
 _MINUTE = 60.0
 _MOST_A_MINUTE = 10  # warnings and errors of one place in the code
-_FOREIGN = {"opentelemetry": 1}  # libraries that tell of each attempt
+_PUSHING = "opentelemetry"  # the library tells of each attempt to push, from several places
+_MOST_OF_PUSHING = 1
+
+START_FAILED = {"start": "failed"}
+"""The fields of a record that tells why a start failed."""
 
 
 def configure(level: str, style: Literal["console", "json"]) -> None:
     """Send the log of the whole process to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if style == "json" else Console())
-    handler.addFilter(RateLimit())
+    handler.addFilter(RateLimit(handler.handle))
+    if style == "console":  # the command itself tells people, on a line without time and level
+        handler.addFilter(lambda record: not START_FAILED.items() <= vars(record).items())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def tell_withheld() -> None:
+    """Tell now of what the log withholds because it came too often."""
+    for handler in logging.getLogger().handlers:
+        for limit in handler.filters:
+            if isinstance(limit, RateLimit):
+                limit.tell_withheld()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -35,11 +52,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 def message_of(record: logging.LogRecord) -> str:
     """Return the message of a record, and of an exception its class and place."""
-    message = record.getMessage()
-    if record.exc_info and record.exc_info[0] is not None:
-        frames = traceback.extract_tb(record.exc_info[2])
-        places = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames))
-        message += f": {record.exc_info[0].__name__} in {places}"
+    message = _text(record)
+    if _is_of_pushing(record):
+        message += "; serving goes on, what cannot be sent is lost: see --otlp-endpoint"
     suppressed = getattr(record, "suppressed", 0)
     return f"{message} (and {suppressed} more like it since)" if suppressed else message
 
@@ -68,29 +83,92 @@ class Json(logging.Formatter):
         return json.dumps(told | fields_of(record), default=str)
 
 
-class RateLimit(logging.Filter):
-    """Lets so many warnings of one place in the code pass in a minute; the next one tells how many did not."""
+@dataclass(slots=True)
+class _Place:
+    """What came of one place in the code in its minute."""
 
-    def __init__(self, clock: Any = time.monotonic) -> None:
+    began: float
+    passed: int = 0
+    withheld: int = 0
+    first: logging.LogRecord | None = None  # of those withheld
+
+
+class RateLimit(logging.Filter):
+    """Lets so many warnings of one place in the code pass in a minute. Of the others it tells later, on one line.
+
+    Args:
+        tell: is given the first record that was withheld, which says how many more were, after a minute at the latest.
+        clock: tells the time in seconds.
+        minute: how long it is, in seconds.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[logging.LogRecord], object],
+        clock: Callable[[], float] = time.monotonic,
+        minute: float = _MINUTE,
+    ) -> None:
         super().__init__()
+        self._tell = tell
         self._clock = clock
+        self._minute = minute
         self._lock = threading.Lock()
-        self._places: dict[tuple[str, int], list[float]] = {}  # when the minute began, passed, suppressed
+        self._places: dict[tuple[str, int], _Place] = {}
+        self._timer: threading.Timer | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""
-        library = record.name.partition(".")[0]
-        if record.levelno < logging.WARNING:
+        if record.levelno < logging.WARNING or hasattr(record, "suppressed"):
             return True
-        place = (library, 0) if library in _FOREIGN else (record.pathname, record.lineno)
-        most, now = _FOREIGN.get(library, _MOST_A_MINUTE), self._clock()
+        of_pushing, now = _is_of_pushing(record), self._clock()
+        name = (_PUSHING, 0) if of_pushing else (record.pathname, record.lineno)
         with self._lock:
-            state = self._places.setdefault(place, [now, 0, 0])
-            if now - state[0] >= _MINUTE:
-                record.suppressed = int(state[2])
-                state[:] = [now, 0, 0]
-            if state[1] >= most:
-                state[2] += 1
-                return False
-            state[1] += 1
-        return True
+            place = self._places.setdefault(name, _Place(now))
+            if now - place.began >= self._minute and place.first is None:
+                place.began, place.passed = now, 0
+            if place.passed < (_MOST_OF_PUSHING if of_pushing else _MOST_A_MINUTE):
+                place.passed += 1
+                return True
+            place.withheld += 1
+            if place.first is None:
+                place.first = _without_frames(record)
+            if self._timer is None:
+                self._timer = threading.Timer(self._minute, self.tell_withheld)
+                self._timer.daemon = True
+                self._timer.start()
+        return False
+
+    def tell_withheld(self) -> None:
+        """Tell now of all that is withheld; the line is one of the next minute's."""
+        told, now = [], self._clock()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for place in self._places.values():
+                if place.first is not None:
+                    place.first.suppressed = place.withheld - 1
+                    told.append(place.first)
+                    place.began, place.passed, place.withheld, place.first = now, 1, 0, None
+        for record in told:
+            self._tell(record)
+
+
+def _text(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info and record.exc_info[0] is not None:
+        frames = traceback.extract_tb(record.exc_info[2])
+        places = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames))
+        text += f": {record.exc_info[0].__name__} in {places}"
+    return text
+
+
+def _is_of_pushing(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] == _PUSHING
+
+
+def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a record that can be kept: an exception's frames would keep what callers sent."""
+    kept = copy.copy(record)
+    kept.msg, kept.args, kept.exc_info = _text(record), None, None
+    return kept

@@ -79,17 +79,23 @@ class Metrics:
     def _of_models(self) -> Iterator[Metric]:
         points: dict[Instrument, list[tuple[Labels, float]]] = {}
         for model in self._models():
-            labels, load = (model.spec.name, model.spec.version), model.load()
+            spec, load = model.spec, model.load()
+            labels = (spec.name, spec.version)
+            providers = (spec.providers[0], spec.requested_providers[0])
+            points.setdefault(catalogue.MODEL_INFO, []).append(((*labels, *providers), 1.0))
             figures = {
                 catalogue.QUEUE_ROWS: load.queued_rows,
                 catalogue.QUEUE_SIZE: load.queued_bytes,
-                catalogue.QUEUE_LIMIT: model.spec.batching.max_queue_rows,
-                catalogue.EXECUTORS: model.spec.instances,
+                catalogue.QUEUE_LIMIT: spec.batching.max_queue_rows,
+                catalogue.QUEUE_SIZE_LIMIT: spec.batching.max_queue_bytes,
+                catalogue.EXECUTORS: spec.instances,
                 catalogue.ACTIVE: load.queued_jobs + load.running_jobs,
+                catalogue.ACTIVE_ROWS: load.queued_rows + load.running_rows,
             }
-            if model.spec.state:
+            if spec.state:
                 figures |= {
                     catalogue.SEQUENCES: len(model.sequences),
+                    catalogue.SEQUENCES_LIMIT: spec.sequences.most,
                     catalogue.EVICTED: model.sequences.evicted,
                 }
             for instrument, value in figures.items():

@@ -137,7 +137,7 @@ def _to_otel(metric: Metric, began: int, now: int) -> otel.Metric:
     points: list[otel.NumberDataPoint] = []
     distributions: list[otel.HistogramDataPoint] = []
     for labels, value in metric.points:
-        attributes = dict(zip(one.attributes, labels, strict=True))
+        attributes = {name: label for name, label in zip(one.attributes, labels, strict=True) if label}
         if isinstance(value, Distribution):
             distributions.append(_distribution(attributes, value, one.bounds, began, now))
         else:

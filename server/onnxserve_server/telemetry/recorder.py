@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from onnxserve_server.core import Clock, ModelSpec, Receipt, Result
+from onnxserve_server.errors import ServeError
 from onnxserve_server.observing import PAGE, Asked, Run, Trace
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import Instrument
@@ -51,7 +52,7 @@ def _harmless(note: Callable[_P, None]) -> Callable[_P, None]:
     return noted
 
 
-_Kind = tuple[str, str, str, str]  # method, model, version, code
+_Kind = tuple[str, str, str, str, str]  # method, model, version, code, reason ("" of a success)
 # Seconds, when, and of whom. A plain tuple: a NamedTuple takes half a microsecond more to make, and its users as long.
 _Answered = tuple[float, float, Receipt | None, str, Trace | None]
 
@@ -86,21 +87,21 @@ class Recorder:
         return None if self._tracing is None else self._tracing.begin(metadata, method, arrived)
 
     @_harmless
-    def answered(self, asked: Asked, code: str, result: Result | None) -> None:
+    def answered(self, asked: Asked, code: str, outcome: Result | ServeError) -> None:
         """See Observer."""
         now = self._clock()
-        if result is not None:
-            model, version, receipt = result.model, result.version, result.receipt
-        else:  # at once: what a caller calls a model may be megabytes
-            (model, version), receipt = self._labels(asked.model, asked.version), None
+        if isinstance(outcome, ServeError):  # at once: what a caller calls a model may be megabytes
+            (model, version), receipt, reason = self._labels(asked.model, asked.version), None, outcome.reason
+        else:
+            model, version, receipt, reason = outcome.model, outcome.version, outcome.receipt, ""
         trace = asked.trace
         if trace is not None:
-            trace.end(asked, code, result)
+            trace.end(asked, code, outcome)
         if code in _FAULTS:
-            logger.warning("a request failed: %s", code, extra=_told(asked, (model, version), now))
+            logger.warning("a request failed: %s", code, extra=_told(asked, (model, version), reason, now))
         elif logger.isEnabledFor(logging.DEBUG):
-            logger.debug("a request ended: %s", code, extra=_told(asked, (model, version), now))
-        kind = (asked.method, model, version, code)
+            logger.debug("a request ended: %s", code, extra=_told(asked, (model, version), reason, now))
+        kind = (asked.method, model, version, code, reason)
         self._answered.append((kind, (now - asked.arrived, now, receipt, asked.request_id, trace)))
         if len(self._answered) >= _MOST_UNFOLDED:
             self._fold()
@@ -161,12 +162,13 @@ class Recorder:
         groups: dict[_Kind, list[_Answered]] = defaultdict(list)
         for kind, answer in answers:
             groups[kind].append(answer)
-        for (method, model, version, code), group in groups.items():
-            self._fold_group(method if method == PAGE else _SERVICE + method, (model, version), code, group)
+        for (asked, model, version, code, reason), group in groups.items():
+            method = asked if asked == PAGE else _SERVICE + asked
+            self._counters[catalogue.REQUESTS][model, version, method, code, reason] += len(group)
+            self._fold_group(method, (model, version), code, group)
 
     def _fold_group(self, method: str, model: Labels, code: str, group: list[_Answered]) -> None:
         seconds = np.array([answer[0] for answer in group])
-        self._counters[catalogue.REQUESTS][*model, method, code] += len(group)
         if method == _PREDICT:  # a stream is one call, see ended()
             self._add(catalogue.CALL_DURATION, (method, code), seconds)
         if code == _OK:
@@ -222,12 +224,13 @@ class Recorder:
         seen.add(values)
 
 
-def _told(asked: Asked, model: Labels, now: float) -> dict[str, object]:
+def _told(asked: Asked, model: Labels, reason: str, now: float) -> dict[str, object]:
     """Return what the log says of one request."""
     return {
         "method": asked.method,
         "model": model[0],
         "version": model[1],
+        catalogue.ERROR: reason,
         "request_id": asked.request_id,
         "trace_id": "" if asked.trace is None else asked.trace.trace_id,
         "seconds": round(now - asked.arrived, 6),

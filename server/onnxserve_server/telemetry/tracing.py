@@ -25,6 +25,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from onnxserve_server.core import Clock, Result
+from onnxserve_server.errors import ServeError
 from onnxserve_server.observing import PAGE, Asked, Run
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -61,7 +62,7 @@ class Span:
         """See Trace."""
         self._span.set_attribute("http.response.status_code", status)
 
-    def end(self, asked: Asked, code: str, result: Result | None) -> None:
+    def end(self, asked: Asked, code: str, outcome: Result | ServeError) -> None:
         """See Trace."""
         span, now = self._span, self._clock()
         if not span.is_recording():
@@ -70,17 +71,17 @@ class Span:
             span.set_attribute("rpc.response.status_code", code)
         if asked.request_id:
             span.set_attribute("onnxserve.request_id", asked.request_id)
-        if result is None:
+        if isinstance(outcome, ServeError):
             span.set_attribute("onnxserve.model", asked.model[:_LONGEST])
-            span.set_attribute("error.type", code)
+            span.set_attribute("error.type", outcome.reason)
             if code in _SERVER_FAULTS:  # the others are the caller's: OpenTelemetry leaves a server's span unset then
                 span.set_status(Status(StatusCode.ERROR))
         else:
-            receipt = result.receipt
+            receipt = outcome.receipt
             span.set_attributes(
                 {
-                    "onnxserve.model": result.model,
-                    "onnxserve.version": result.version,
+                    "onnxserve.model": outcome.model,
+                    "onnxserve.version": outcome.version,
                     "onnxserve.batch.rows": receipt.batch_rows,
                     "onnxserve.batch.requests": receipt.batch_requests,
                     "onnxserve.provider": receipt.provider,

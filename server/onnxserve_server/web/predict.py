@@ -135,7 +135,7 @@ class Predictions:
         code, status = ("OK", 200) if isinstance(outcome, Result) else STATUSES[type(outcome)]
         if asked.trace is not None:
             asked.trace.answered_by_http(status)
-        self._observer.answered(asked, code, outcome if isinstance(outcome, Result) else None)
+        self._observer.answered(asked, code, outcome)
 
 
 class _Asked:
