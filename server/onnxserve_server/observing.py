@@ -18,6 +18,7 @@ class Run(NamedTuple):
         rows: those that were run.
         requests: how many jobs shared the run.
         wasted_rows: those of jobs that had ended before the run was over; all of them when it failed.
+        row_seconds: of each row the seconds from its arrival to here, summed; 0 where the jobs are run again.
         free_since: when its slot had become free.
         started: when the run began.
         seconds: how long it took.
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     rows: int
     requests: int
     wasted_rows: int
+    row_seconds: float
     free_since: float
     started: float
     seconds: float

@@ -80,24 +80,21 @@ def model(name, *, active, run, **codes):
     """Series of a model: requests in hand, the share of its time for which its executor runs, requests/s by code."""
     labels = f'{POD},model="{name}",version="1"'
     told = {
+        f"onnxserve_rows_active{{{labels}}}": f"{active}+0x40",
         f"onnxserve_executors{{{labels}}}": "1+0x40",
         f"onnxserve_requests_active{{{labels}}}": f"{active}+0x40",
         f"onnxserve_batch_compute_duration_seconds_sum{{{labels}}}": f"0+{run * STEP}x40",
     }
     for code, rate in codes.items():
-        each = f'{labels},rpc_method="x",rpc_response_status_code="{code}"'
+        error = "" if code == "OK" else "REASON"
+        each = f'{labels},rpc_method="x",rpc_response_status_code="{code}",error_type="{error}"'
         told[f"onnxserve_requests_total{{{each}}}"] = f"0+{rate * STEP}x40"
     return told
 
 
 def taking(name, seconds):
-    """The series of a model's successful requests, which take so many seconds per second."""
-    return {
-        f'onnxserve_request_duration_seconds_sum{{{POD},model="{name}",version="1",rpc_method="{method}"}}': (
-            f"0+{seconds * STEP / 2}x40"
-        )
-        for method in ("Predict", "Stream")
-    }
+    """The series of a model's rows, which wait and run for so many seconds per second."""
+    return {f'onnxserve_rows_time_seconds_total{{{POD},model="{name}",version="1"}}': f"0+{seconds * STEP}x40"}
 
 
 def load_of(series, tmp_path, load):
@@ -109,7 +106,7 @@ def test_a_model_that_serves_nobody_does_not_hide_the_demand_of_another(tmp_path
     load_of(good | model("bad", active=1, run=0.1, DEADLINE_EXCEEDED=1), tmp_path, 3)
 
 
-def test_callers_are_counted_by_the_time_that_requests_take(tmp_path):
+def test_rows_are_counted_by_the_time_for_which_they_are_there(tmp_path):
     load_of(model("m", active=2, run=0.3, OK=1000) | taking("m", 4), tmp_path, 0.5)
 
 

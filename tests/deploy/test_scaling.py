@@ -18,7 +18,7 @@ FASTER = 10  # a minute is six seconds
 MOMENTS = 6  # at which Prometheus is asked; the controller asks once in 15 seconds
 TOLERANCE = 0.1  # the controller's own, --horizontal-pod-autoscaler-tolerance
 SHORT, LONG = (predict("slow", x=np.full((1, 1), steps, np.float32)) for steps in (8, 40))
-FIGURES = ("pod:onnxserve_demand:ratio", "pod:onnxserve_callers:ratio")
+FIGURES = ("pod:onnxserve_demand:ratio", "pod:onnxserve_rows:ratio")
 
 
 def target():
@@ -118,10 +118,10 @@ def test_three_pods_worth_of_requests_asks_for_three_pods(seen):
     assert wanted(seen[adapters()]["three-pods-worth"]) == 3
 
 
-def test_requests_in_hand_alone_would_ask_for_too_many_or_too_few(seen):
-    callers = seen[FIGURES[1]]
-    assert wanted(callers["queues"]) > 5
-    assert wanted(callers["refuses"]) == 1
+def test_rows_in_hand_alone_would_ask_for_too_many_or_too_few(seen):
+    rows = seen[FIGURES[1]]
+    assert wanted(rows["queues"]) > 5
+    assert wanted(rows["refuses"]) == 1
 
 
 def test_busy_executors_ask_for_nothing_while_batches_have_room(seen):
@@ -137,7 +137,7 @@ def test_small_models_ask_for_more_pods_though_their_executors_have_room(small):
 
 def test_the_first_rule_is_the_number_to_set():
     """The documents show a patch of this place."""
-    assert GROUPS[0]["rules"][0]["record"] == "onnxserve:callers:best"
+    assert GROUPS[0]["rules"][0]["record"] == "onnxserve:rows:best"
     assert "/spec/groups/0/rules/0/expr" in (ROOT / "docs/operating.md").read_text()
 
 

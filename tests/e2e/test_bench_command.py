@@ -162,14 +162,14 @@ def generator_of(target, model, x, stream=False):
 
 
 @pytest.mark.parametrize("load", [Callers(8), Rate(100)], ids=str)
-def test_as_many_requests_were_in_the_server_as_its_own_gauge_says(server, load):
+def test_as_many_rows_were_in_the_server_as_its_own_gauge_says(server, load):
     asked, actives = Http(server.app.http_port), []
     is_measured, is_over = threading.Event(), threading.Event()
 
     def look():
         is_measured.wait()
         while not is_over.wait(0.01):
-            points = asked.told()["metrics"]["onnxserve.requests.active"]["points"]
+            points = asked.told()["metrics"]["onnxserve.rows.active"]["points"]
             actives.extend(point["value"] for point in points if point["attributes"]["model"] == "slow")
 
     looking = threading.Thread(target=look)

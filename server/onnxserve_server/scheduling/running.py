@@ -52,9 +52,11 @@ class BatchRunner:
             seconds = self._clock() - started
             columns = check_rows(wanted, arrays, batch, self._spec.batching.enabled)
         except RunFailed as error:
+            is_over = len(batch.jobs) == 1 or batch.abandoned
             if self._observer is not None:
-                self._observer.ran(run_of(self._spec, batch, batch.rows, started, self._clock() - started))
-            if len(batch.jobs) == 1 or batch.abandoned:
+                seconds = self._clock() - started
+                self._observer.ran(run_of(self._spec, batch, batch.rows, started, seconds, is_over=is_over))
+            if is_over:
                 self._fail(batch, error)
             else:
                 self._run_apart(batch)
@@ -141,10 +143,14 @@ class FinishedRun:
         )
 
 
-def run_of(spec: ModelSpec, batch: Batch, wasted_rows: int, started: float, seconds: float) -> Run:
-    """Return what observers are told of a run that is over."""
-    traces = [job.trace for job in batch.jobs if job.trace is not None]
-    return Run(spec, batch.rows, len(batch.jobs), wasted_rows, batch.free_since, started, seconds, traces)
+def run_of(
+    spec: ModelSpec, batch: Batch, wasted_rows: int, started: float, seconds: float, *, is_over: bool = True
+) -> Run:
+    """Return what observers are told of a run. `is_over`: its jobs end with it, and are not run again."""
+    jobs, ended = batch.jobs, started + seconds
+    traces = [job.trace for job in jobs if job.trace is not None]
+    row_seconds = sum([job.rows * (ended - job.arrived) for job in jobs]) if is_over else 0.0
+    return Run(spec, batch.rows, len(jobs), wasted_rows, row_seconds, batch.free_since, started, seconds, traces)
 
 
 def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:

@@ -81,6 +81,13 @@ BATCH_REQUESTS = _counter(
     "onnxserve.batch.requests", "{request}", "requests, or parts of large ones, that were in runs", MODEL, VERSION
 )
 ROWS_RUN = _counter("onnxserve.rows", "{row}", "rows that were run", MODEL, VERSION)
+ROW_TIME = _counter(
+    "onnxserve.rows.time",
+    "s",
+    "time that rows waited and ran: its rate is how many there were at a time, on average",
+    MODEL,
+    VERSION,
+)
 WASTED = _counter(
     "onnxserve.compute.wasted",
     "s",
