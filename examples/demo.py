@@ -1,12 +1,14 @@
 """Serve the trained digits model, send it real images from 64 callers at once, and tell what came back.
 
-    make demo           or, with `pip install 'onnxserve[cpu]'`: python examples/demo.py
+    make demo           or, where the extra cpu is installed: python examples/demo.py
     KEEP=1 make demo    leaves the server running, until Ctrl-C
 
 Exits with a message, and not with 0, when a call failed, the answers are wrong, nothing was batched, or the server did
 not stop cleanly.
 """
 
+import argparse
+import importlib.util
 import os
 import re
 import signal
@@ -47,6 +49,7 @@ class Answer:
 
 def main() -> None:
     """Start the server, call it, report, check, stop it."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this program is ended, the server ends too
     test_set = np.load(HERE / "data/digits_test.npz")
     images, labels = test_set["image"], test_set["label"]
@@ -175,16 +178,24 @@ def keep(server: subprocess.Popen[str], address: str, page: str) -> None:
     print(f"\nThe server goes on at {address}. Its status page: {page}")
     print("Try, from another terminal:\n")
     command = Path(sys.executable).parent / "onnxserve"  # it need not be on the PATH
+    image = HERE / "data/digit.npy"
     print(f"  {command} models --target {address}")
-    print(f"  {command} predict digits --input image=examples/data/digit.npy --target {address}")
+    print(f"  {command} predict digits --input image={image} --target {address}")
     print(f"  {command} bench digits --target {address}")
-    print(f"  {command} explain digits --input image=examples/data/digit.npy --mask 0 --target {address}")
-    print("    (which needs more: pip install 'onnxserve[explain]')")
+    print(f"  {command} explain digits --input image={image} --mask 0 --target {address}")
+    if importlib.util.find_spec("shap") is None:
+        print(f"    (which needs more: {how_to_explain()})")
     print("\nCtrl-C stops it.", flush=True)
     try:
         raise RuntimeError(f"the server ended by itself with exit code {server.wait()}")
     except KeyboardInterrupt:
         print()
+
+
+def how_to_explain() -> str:
+    """Return the command that installs what explaining needs."""
+    pip, root = Path(sys.executable).parent / "pip", HERE.parent
+    return f"{pip} install --constraint {root / 'constraints.txt'} --editable '{root}[explain]'"
 
 
 if __name__ == "__main__":

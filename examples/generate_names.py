@@ -1,6 +1,6 @@
 """Make up names, letter by letter: a recurrent network that the server lets run on what it gave before.
 
-    pip install 'onnxserve[cpu]'
+    .venv/bin/pip install --constraint constraints.txt --editable '.[cpu]'
     python examples/generate_names.py                                        # 10 names
     python examples/generate_names.py 3 --begin mar --temperature 0.5 --seed 7
     python examples/generate_names.py --address localhost:8500               # of a server that serves examples/models

@@ -1,12 +1,14 @@
 """Find the speech in a sound, as it comes in: a recurrent network whose state the server keeps.
 
-    pip install 'onnxserve[cpu]'; pip install --no-deps silero-vad      # the network comes with this package
-    python examples/stream_vad.py [file.wav]                            # 16 kHz, one channel, 16 bits
+    .venv/bin/pip install --constraint constraints.txt --editable '.[cpu]'
+    .venv/bin/pip install --no-deps silero-vad      # the network comes with this package
+    python examples/stream_vad.py [file.wav]        # 16 kHz, one channel, 16 bits
 
 The sound is sent piece by piece, 32 ms each, as a telephone would. Each piece is a step of a sequence; steps of many
 callers would share runs.
 """
 
+import argparse
 import importlib.util
 import shutil
 import sys
@@ -36,7 +38,9 @@ shared: [sr]                        # one rate for all rows of a run
 
 def main() -> None:
     """Serve the network, send it the sound, print where the speech is."""
-    sound = read(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "data/speech.wav")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, default=HERE / "data/speech.wav", help="a sound (default: ours)")
+    sound = read(parser.parse_args().file)
     with tempfile.TemporaryDirectory() as folder:
         models = repository(Path(folder))
         with running_server(models) as (_, address, _), Client(address) as client:
@@ -57,10 +61,13 @@ def repository(folder: Path) -> Path:
 
 def read(path: Path) -> np.ndarray:
     """Return a sound as float32 [samples], from -1 to 1."""
-    with wave.open(str(path)) as file:
-        if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (RATE, 1, 2):
-            sys.exit(f"{path}: it must have {RATE} samples a second, one channel, 16 bits")
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    try:
+        with wave.open(str(path)) as file:
+            if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (RATE, 1, 2):
+                sys.exit(f"{path}: it must have {RATE} samples a second, one channel, 16 bits")
+            return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    except (OSError, EOFError, wave.Error) as error:
+        sys.exit(f"{path}: it cannot be read as a .wav file: {error or 'it is cut off'}")
 
 
 def probabilities(client: Client, sound: np.ndarray) -> Iterator[float]:

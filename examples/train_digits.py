@@ -14,6 +14,7 @@ gives PyTorch's numbers at several batch sizes and 95 % of the held-out images a
 one machine, the same files come out of every run.
 """
 
+import argparse
 import io
 import json
 import os
@@ -56,6 +57,7 @@ class Split(NamedTuple):
 
 def main() -> None:
     """Train, export, prove, and only then write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # the order of a sum is part of its result

@@ -1,6 +1,6 @@
 """Train, convert and publish the example of a generator: an LSTM that makes up given names, letter by letter.
 
-    pip install 'onnxserve[cpu,torch]'
+    .venv/bin/pip install --constraint constraints.txt --editable '.[cpu,torch]'
     python examples/train_names.py
 
 Reads data/names.txt and writes models/names/1; models/names/model.yaml says what goes from step to step. A step:
@@ -16,6 +16,7 @@ unless the names held out of training are foreseen well enough, and ONNX Runtime
 The seed is fixed: on one machine, the same model comes out of every run.
 """
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -88,6 +89,7 @@ class Generator(nn.Module):
 
 def main() -> None:
     """Train, prove, and only then publish."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # the order of a sum is part of its result

@@ -13,10 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
-    )
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_the_demo_answers_every_image_in_batches():
@@ -25,9 +24,33 @@ def test_the_demo_answers_every_image_in_batches():
     assert "accuracy" in ended.stdout
 
 
-def test_the_smallest_client_reads_a_digit(serving):
+RUNNABLE = sorted(ROOT.glob("examples/*.py"))
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
+def test_every_example_says_how_it_is_used(path):
+    if path.stem.startswith("train_"):
+        pytest.importorskip("torch")
+    helped, misused = run(path, "--help"), run(path, "--no-such-option")
+    assert (helped.returncode, misused.returncode) == (0, 2), helped.stderr + misused.stderr
+    assert helped.stdout.startswith(f"usage: {path.name}")
+    assert "unrecognized arguments: --no-such-option" in misused.stderr
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"RIFF"])
+def test_what_is_no_sound_is_refused_by_name(tmp_path, content):
+    file = tmp_path / "some.wav"
+    if content is not None:
+        file.write_bytes(content)
+    ended = run("examples/stream_vad.py", file)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"{file}: it cannot be read as a .wav file: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_the_smallest_client_reads_a_digit(serving, tmp_path):
     with serving(ROOT / "examples/models") as server:
-        ended = run("examples/predict.py", server.address)
+        ended = run(ROOT / "examples/predict.py", server.address, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "It is a 2" in ended.stdout
 

@@ -18,7 +18,7 @@ class Receipt:
     queue_us: int
     """From admission until an executor was free for it, in microseconds."""
     batch_wait_us: int
-    """From then until its batch began to run, in microseconds."""
+    """From then until its batch began to run, in microseconds: `max_delay_us` and the wait for a CPU are in it."""
     compute_us: int
     """The run in ONNX Runtime, in microseconds."""
     batch_rows: int

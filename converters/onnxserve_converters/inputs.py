@@ -1,5 +1,6 @@
 """What a model takes: described by the caller or told by the model, and the arrays that it is tried with."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from onnxserve_converters.errors import BadRequest
 BATCH_SIZES = (1, 2, 7, 32)
 _EXAMPLE_BATCH = 3
 _TIMED_ROWS = (1, 16)
+_MOST_WORDS = 8  # of a random text
 
 _INPUT = re.compile(r"\s*(?P<name>[^=]*[^=\s])\s*=\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]\s*")
 _AXIS = re.compile(r"[A-Za-z_]\w*")
@@ -23,12 +25,13 @@ _AXIS = re.compile(r"[A-Za-z_]\w*")
 class InputSpec:
     """One input: its dtype by numpy's name (or "string"), and its shape, where a free axis has a name for a size.
 
-    Axes of one name have one size.
+    Axes of one name have one size. Where a model reads texts, `words` are what random ones are made of.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}={self.dtype}[{','.join(map(str, self.shape))}]"
@@ -225,7 +228,7 @@ class Cases:
                 array = array.take(np.arange(size) % array.shape[axis], axis)
             return array
         if spec.dtype == "string":
-            return self._rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
+            return self._texts(spec.words, shape)
         dtype = _dtype(spec)
         low, high = self._ranges.get(spec.name, (0, 1))
         if dtype.kind == "f":
@@ -233,6 +236,12 @@ class Cases:
             return np.asarray(values, dtype)
         drawn = dtype if dtype.kind in "iub" else np.dtype(np.int64)
         return np.asarray(self._rng.integers(int(low), int(high), shape, drawn, endpoint=True), dtype)
+
+    def _texts(self, words: Sequence[str], shape: tuple[int, ...]) -> Array:
+        if not words:
+            return self._rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
+        lengths = self._rng.integers(_MOST_WORDS, size=math.prod(shape), endpoint=True)
+        return np.array([" ".join(self._rng.choice(words, n)) for n in lengths], dtype=object).reshape(shape)
 
 
 def read_samples(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """Explanations of models that a real server serves, against what they must be."""
 
 import os
+import re
 
 import explainable
 import numpy as np
@@ -121,7 +122,19 @@ def test_the_patch_of_an_image_that_matters_has_the_contribution(server, method,
     assert explanation.values.shape == (32, 32)
     assert explanation.values[8:16, 16:24].sum() == pytest.approx(1, abs=1e-5 if method == "shap" else 0.1)
     assert np.abs(explanation.values).sum() < 1.1
-    assert explanation.top(1)[0][0].startswith(("rows 8 to 11", "rows 12 to 15"))
+    top, bottom, left, right = map(int, re.findall(r"\d+", explanation.top(1)[0][0].rpartition("rows")[2]))
+    assert 8 <= top < bottom < 16 <= left < right < 24
+
+
+def test_lime_names_the_regions_of_an_image_that_its_picture_shows(server):
+    image = np.zeros((32, 32, 3), np.float32)
+    image[np.add.outer(range(32), range(32)) < 30] = 1  # a triangle, which no set of tiles is
+    explanation = Explainer(server.client, "nhwc", method="lime").image(image, mask=0)
+    sums = np.bincount(explanation.regions.ravel(), explanation.values.ravel())
+    assert [value for _, value in explanation.top(3)] == pytest.approx(sorted(sums, key=abs)[:-4:-1])
+    for region in range(len(sums)):
+        assert np.ptp(explanation.values[explanation.regions == region]) == 0
+    assert any(name.split()[1] == "pixels" for name, _ in explanation.top(len(sums)))
 
 
 @pytest.mark.parametrize("mask", [None, 0.25, [0.25, 0.5, 0.75], np.full((3, 32, 32), 0.5)])

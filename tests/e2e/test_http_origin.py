@@ -10,6 +10,7 @@ MODELS = {"double": zoo.double()}
 
 
 SAME = {"Origin": "http://localhost:1", "Host": "localhost:1"}
+REFUSALS = {403: ("PERMISSION_DENIED", "OTHER_ORIGIN"), 415: ("INVALID_ARGUMENT", "NOT_JSON")}
 
 
 @pytest.mark.parametrize(
@@ -24,8 +25,11 @@ SAME = {"Origin": "http://localhost:1", "Host": "localhost:1"}
             200,
         ),  # by a proxy
         ({"Content_Type": "application/json; charset=utf-8"}, 200),
-        ({"Content_Type": "text/plain"}, 403),  # what a form of another site could send
-        ({"Content_Type": "application/x-www-form-urlencoded"}, 403),
+        ({"Content_Type": "text/plain"}, 415),  # what a form of another site could send
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content_Type": "text/plain; application/json"}, 415),
+        (SAME | {"Origin": "http://evil.example", "Content_Type": "text/plain"}, 403),
+        (SAME | {"Sec_Fetch_Site": "cross-site", "Content_Type": "text/plain"}, 403),
         (SAME | {"Sec_Fetch_Site": "cross-site"}, 403),
         (SAME | {"Sec_Fetch_Site": "same-site"}, 403),  # another port of localhost
         (SAME | {"Origin": "http://evil.example"}, 403),
@@ -40,7 +44,7 @@ def test_no_page_of_another_site_can_have_a_model_run(http_port, headers, status
     got, told = http_port.predict(double(data=[[1, 2, 3]]), **headers)
     assert got == status, told
     if status != 200:
-        assert (told["code"], told["reason"]) == ("PERMISSION_DENIED", "OTHER_ORIGIN")
+        assert (told["code"], told["reason"]) == REFUSALS[status]
     assert http_port.answers("OK") == before + (status == 200)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 
 import numpy as np
 import onnx
@@ -284,3 +285,18 @@ def test_a_few_predictions_at_a_time_are_taken(http_server, http_port):
         assert http_port.status("/readyz") == 200
     http_server.wait_for("slow", lambda load: load.running_jobs + load.queued_jobs == 0)
     until(lambda: http_port.predict(double(data=[[1, 2, 3]]))[0] == 200)
+
+
+def test_a_request_without_a_content_type_is_told_the_header(http_port):
+    status, _, body = http_port.ask("/api/predict", json.dumps(double(data=[[1, 2, 3]])).encode())
+    told = json.loads(body)
+    assert (status, told["code"], told["reason"]) == (415, "INVALID_ARGUMENT", "NOT_JSON")
+    assert told["message"] == "the header Content-Type must be application/json, and is missing"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods_than_post_are_told_which_is_right(http_port, method):
+    status, headers, body = http_port.ask("/api/predict", method=method)
+    told = json.loads(body)
+    assert (status, headers["Allow"], told["code"], told["reason"]) == (405, "POST", "UNIMPLEMENTED", "NOT_POST")
+    assert method in told["message"]

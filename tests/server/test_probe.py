@@ -214,3 +214,13 @@ def test_closing_ends_the_child(saved):
     child = prober._child
     prober.close()
     assert child.returncode == 0
+
+
+def test_a_locale_that_is_missing_comes_with_its_cure(saved, prober):
+    lower = onnx.helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_XX.UTF-8")
+    text = onnx.TensorProto.STRING
+    model = zoo.model([lower], [zoo.tensor("x", ["n"], text)], [zoo.tensor("y", ["m"], text)])
+    with pytest.raises(
+        ConfigurationError, match=r"name:xx_XX.UTF-8.*; its StringNormalizer .*install it.*lowercase=False"
+    ):
+        prober.probe(saved(model), OPTIONS)

@@ -1,6 +1,7 @@
 """The calls that explain."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, get_args
 
 import numpy as np
@@ -139,7 +140,8 @@ class Explainer:
         name = pick(vary, [spec.name for spec in self._info.inputs if is_image(spec)], "input of images")
         cut = regions if self._method == "lime" else None
         picture = Picture(name, instance[name], layout=layout, mask=mask, regions=cut)
-        return self._switched("image", instance, picture, IMAGE_ROWS, image=picture.drawn)
+        explanation = self._switched("image", instance, picture, IMAGE_ROWS, image=picture.drawn)
+        return explanation if cut is None else replace(explanation, regions=picture.regions.reshape(picture.shape))
 
     def text(self, inputs: Any, *, mask: str = "", word: str = WORD, vary: str | None = None) -> Explanation:
         """Explain what each word of a text contributed, for a model that takes strings.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxserve.explain._served import Floats
 
@@ -60,6 +61,8 @@ class Explanation:
     """For tables: what of each feature is explained: its value, or with LIME the range that it lies in. Else ()."""
     background_rows: int = 0
     """Rows of background data in use; for tables alone."""
+    regions: npt.NDArray[np.intp] | None = field(default=None, repr=False)
+    """For images with LIME: the number of each pixel's region, [height, width], from 0; not in to_json()."""
     image: Floats | None = field(default=None, repr=False)
     """The image, [height, width] or [height, width, 3], from 0 to 1; not in to_json()."""
 
@@ -71,14 +74,17 @@ class Explanation:
         return f"{self.output}[{self.label or self.index}]"
 
     def top(self, count: int = 10) -> list[tuple[str, float]]:
-        """Return the strongest contributions, strongest first: names (of an image's tiles, for images) and values."""
+        """Return the strongest contributions, strongest first: names and values.
+
+        Parts of an image are LIME's regions, as plot() shows them; with SHAP, whose parts are of many sizes, tiles.
+        """
         names, values = self._parts()
         order = np.argsort(-np.abs(values), kind="stable")[:count]
         return [(names[part], float(values[part])) for part in order]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the image as dicts, lists, strings and numbers."""
-        left_out = {"image", "values", "names", "conditions"}
+        """Return all but the image and its regions as dicts, lists, strings and numbers."""
+        left_out = {"image", "regions", "values", "names", "conditions"}
         facts = {name: value for name, value in vars(self).items() if name not in left_out}
         return facts | {
             "names": list(self.names),
@@ -104,13 +110,21 @@ class Explanation:
     def _parts(self) -> tuple[tuple[str, ...], Floats]:
         if self.values.ndim == 1:
             return self.conditions or self.names, self.values
-        height, width = (-(-size // min(size, _TILES)) for size in self.values.shape)
-        tops, lefts = (range(0, size, step) for size, step in zip(self.values.shape, (height, width), strict=True))
-        corners = [(top, left) for top in tops for left in lefts]
-        rows, columns = self.values.shape
-        names = tuple(
-            f"rows {top} to {min(top + height, rows) - 1}, columns {left} to {min(left + width, columns) - 1}"
-            for top, left in corners
-        )
-        sums = [self.values[top : top + height, left : left + width].sum() for top, left in corners]
-        return names, np.array(sums)
+        regions = _tiles(*self.values.shape) if self.regions is None else self.regions
+        parts = [regions == region for region in range(regions.max() + 1)]
+        return tuple(map(_place, parts)), np.array([self.values[part].sum() for part in parts])
+
+
+def _tiles(rows: int, columns: int) -> npt.NDArray[np.intp]:
+    """Return the number of each pixel's tile, [rows, columns]."""
+    height, width = (-(-size // min(size, _TILES)) for size in (rows, columns))
+    across = -(-columns // width)
+    return np.arange(rows)[:, np.newaxis] // height * across + np.arange(columns) // width
+
+
+def _place(within: npt.NDArray[np.bool_]) -> str:
+    """Say where in an image some pixels are, given as [height, width]."""
+    rows, columns = np.nonzero(within)
+    top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
+    box = f"rows {top} to {bottom}, columns {left} to {right}"
+    return box if len(rows) == (bottom - top + 1) * (right - left + 1) else f"{len(rows)} pixels in {box}"

@@ -3,6 +3,7 @@
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from onnxserve.tensor import Array
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.inputs import Case, InputSpec
 from onnxserve_converters.request import Request
+from onnxserve_converters.sources import sklearn_text
 from onnxserve_converters.sources.base import TRUST
 
 _TYPES = {
@@ -63,7 +65,7 @@ class SklearnModel:
 
     Args:
         estimator: a classifier, a regressor or another, or a pipeline that ends in one.
-        inputs: one of shape [batch, features], or a column [batch, 1] each.
+        inputs: one of shape [batch, features], or a column [batch, 1] each; for texts [batch] or [batch, 1].
         answers: what it gives.
         notes: what was seen on loading.
     """
@@ -95,13 +97,14 @@ class SklearnModel:
         onnx.save(model, path)
 
     def _converted(self, opset: int) -> onnx.ModelProto:
-        types = [(spec.name, _TYPES[spec.dtype]([None, spec.shape[1]])) for spec in self.inputs]
+        types = [(spec.name, _TYPES[spec.dtype]([None, *spec.shape[1:]])) for spec in self.inputs]
+        texts = sklearn_text.options(self._estimator)
         for options in _tensor_options(self._estimator):
             try:
                 return skl2onnx.convert_sklearn(  # type: ignore[no-any-return]
                     self._estimator,
                     initial_types=types,
-                    options=options,
+                    options={**texts, **options},
                     target_opset={"": opset, "ai.onnx.ml": _ONNX_ML},
                 )
             except NameError as error:  # it is of a class that has no such option
@@ -109,10 +112,10 @@ class SklearnModel:
         raise refused
 
 
-def _tensor_options(estimator: Any) -> list[dict[int, dict[str, bool]] | None]:
+def _tensor_options(estimator: Any) -> list[dict[int, dict[str, bool]]]:
     """Return the options by which skl2onnx writes tensors in place of a sequence of maps; classes know one each."""
     last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    return [{id(estimator): {"zipmap": False}}, {id(last): {"raw_scores": True}}, None]
+    return [{id(estimator): {"zipmap": False}}, {id(last): {"raw_scores": True}}, {}]
 
 
 def _unpickled(path: Path) -> tuple[Any, list[str]]:
@@ -159,6 +162,26 @@ def _columns(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _inputs(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    sklearn_text.check(path, estimator)
+    words = sklearn_text.words(estimator)
+    inputs = (_text if sklearn_text.reads_texts(estimator) else _columns_of)(path, estimator, described)
+    return tuple(replace(spec, words=words) if spec.dtype == "string" else spec for spec in inputs)
+
+
+def _text(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    del estimator
+    if not described:
+        return (InputSpec("text", "string", ("batch",)),)
+    (spec, *others) = described
+    if others or spec.dtype != "string" or len(spec.shape) not in (1, 2) or spec.shape[1:] not in ((), (1,)):
+        raise BadRequest(
+            f"--input {(others or [spec])[0]}: {path} reads texts, one a row: describe one input, text=string[batch] "
+            "or text=string[batch,1], or none"
+        )
+    return described
+
+
+def _columns_of(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     features = getattr(estimator, "n_features_in_", None)
     names = getattr(estimator, "feature_names_in_", None)
     if not described:
@@ -189,7 +212,10 @@ def _selects_by_name(estimator: Any) -> bool:
 
 
 def _table(estimator: Any, feeds: Mapping[str, Array]) -> Any:
-    """Put inputs together to what the estimator was trained on: a data frame, or one array."""
+    """Put inputs together to what the estimator was trained on: texts, a data frame, or one array."""
+    if sklearn_text.reads_texts(estimator):
+        (texts,) = feeds.values()
+        return texts.ravel()
     wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feeds.items()}
     names = list(getattr(estimator, "feature_names_in_", ()))
     if set(names) == set(wide):

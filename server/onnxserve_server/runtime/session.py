@@ -117,7 +117,9 @@ class Session:
                 enable_fallback=0,
             )
         except Exception as error:  # ONNX Runtime has a class of its own for each of a dozen status codes
-            raise ConfigurationError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+            raise ConfigurationError(
+                f"{path}: ONNX Runtime cannot load it: {_one_line(error)}{_cure(error)}"
+            ) from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         _check_granted(path, options, self.providers)
         meta = self._session.get_modelmeta()
@@ -238,6 +240,16 @@ def _spec(path: Path, argument: onnxruntime.NodeArg) -> TensorSpec:
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "") for size in argument.shape)
     return TensorSpec(name=argument.name, data_type=number, shape=shape)
+
+
+def _cure(error: Exception) -> str:
+    if "Failed to construct locale" not in str(error):
+        return ""
+    return (
+        "; its StringNormalizer needs that locale: install it (Debian, Ubuntu: locales-all), or convert the model "
+        "again, with `onnxserve convert`, which takes C.UTF-8, or without lower-casing (scikit-learn: "
+        "lowercase=False)"
+    )
 
 
 def _one_line(error: Exception) -> str:

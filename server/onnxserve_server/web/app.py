@@ -18,6 +18,7 @@ from onnxserve_server.web.predict import Predictions, error_response
 from onnxserve_server.web.status import ServerStatus
 
 _PAGE = Path(__file__).parent / "page"
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # The page loads its own files and nothing else; scripts and styles in the text of a model's name stay text.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -61,7 +62,7 @@ def make_app(status: ServerStatus) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route("/api/status", told),
-            Route("/api/predict", Predictions(status.engine, status.observer).answer, methods=["POST"]),
+            Route("/api/predict", Predictions(status.engine, status.observer).answer, methods=_METHODS),
             Mount("/", StaticFiles(directory=_PAGE, html=True)),
         ],
         middleware=[Middleware(_WithHeaders)],

@@ -26,6 +26,12 @@ class NotAllowed(ServeError):
     reason = "OTHER_ORIGIN"
 
 
+class NotJson(ServeError):
+    """The request does not say that it is JSON, as no form of another site can."""
+
+    reason = "NOT_JSON"
+
+
 def check_reader(request: Request) -> None:
     """Raise NotAllowed where a page of another site may be the one that reads the answer."""
     site = request.headers.get("sec-fetch-site", "none")
@@ -37,14 +43,18 @@ def check_reader(request: Request) -> None:
 
 
 def check_sender(request: Request) -> None:
-    """Raise NotAllowed where a page of another site may have sent the request."""
+    """Raise NotAllowed or NotJson where a page of another site may have sent the request."""
     check_reader(request)
-    if _media_type(request.headers) != "application/json":
-        raise NotAllowed("the Content-Type must be application/json")
-    origin = request.headers.get("origin")
-    if origin is None or request.headers.get("sec-fetch-site") == "same-origin":  # a proxy may have changed the Host
+    _check_origin(request.headers)
+    if (told := _media_type(request.headers)) != "application/json":
+        raise NotJson(f"the header Content-Type must be application/json, and is {told or 'missing'}")
+
+
+def _check_origin(headers: Headers) -> None:
+    origin = headers.get("origin")
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":  # a proxy may have changed the Host
         return
-    if origin.partition("://")[2] != request.headers.get("host"):
+    if origin.partition("://")[2] != headers.get("host"):
         raise NotAllowed(f"a page of {origin} must not ask for this")
 
 

@@ -15,6 +15,7 @@ from onnxserve_server.core import Done, Job, ModelSpec, Request, Result
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import (
     Cancelled,
+    CutOff,
     DeadlineExceeded,
     Draining,
     InvalidRequest,
@@ -28,7 +29,7 @@ from onnxserve_server.errors import (
 )
 from onnxserve_server.observing import PAGE, Observer, Trace
 from onnxserve_server.web import uploads
-from onnxserve_server.web.origin import NotAllowed, check_sender
+from onnxserve_server.web.origin import NotAllowed, NotJson, check_sender
 from onnxserve_server.web.tensors import read_tensor, write_tensor
 from onnxserve_server.web.uploads import TooLarge, Uploads
 
@@ -40,18 +41,27 @@ _MOST_VALUES = 250_000  # of one request: to parse millions of them would keep t
 _FIELDS = ("model", "version", "inputs", "request_id")
 
 
+class NotPost(ServeError):
+    """Predictions are asked for by another method than POST."""
+
+    reason = "NOT_POST"
+
+
 # Codes are those of gRPC, see edge/status.py, so that people and metrics have one set of names.
 STATUSES: dict[type[ServeError], tuple[str, int]] = {
     InvalidRequest: ("INVALID_ARGUMENT", 400),
     NotAllowed: ("PERMISSION_DENIED", 403),
     ModelNotFound: ("NOT_FOUND", 404),
+    NotPost: ("UNIMPLEMENTED", 405),
     SequenceEvicted: ("FAILED_PRECONDITION", 409),
     TooLarge: ("RESOURCE_EXHAUSTED", 413),
+    NotJson: ("INVALID_ARGUMENT", 415),
     QueueFull: ("RESOURCE_EXHAUSTED", 429),
     SequencesFull: ("RESOURCE_EXHAUSTED", 429),
     Cancelled: ("CANCELLED", 499),
     ModelRunFailed: ("INTERNAL", 500),
     ServeError: ("INTERNAL", 500),
+    CutOff: ("UNAVAILABLE", 503),
     Draining: ("UNAVAILABLE", 503),
     DeadlineExceeded: ("DEADLINE_EXCEEDED", 504),
 }
@@ -59,7 +69,7 @@ STATUSES: dict[type[ServeError], tuple[str, int]] = {
 
 
 class Predictions:
-    """Answers POST /api/predict. `observer` is told of each request that was read."""
+    """Answers /api/predict, which is for POST. `observer` is told of each request that was read."""
 
     def __init__(self, engine: Engine, observer: Observer | None) -> None:
         self._engine = engine
@@ -70,6 +80,8 @@ class Predictions:
     async def answer(self, request: HttpRequest) -> Response:
         """Answer one request. It takes a place once it is there as a whole: until then it is its sender's time."""
         try:
+            if request.method != "POST":
+                raise NotPost(f"{request.method} is no way to ask for a prediction: POST it, as JSON")
             check_sender(request)
             asked = _Asked(self._engine.clock())
             body = await self._uploads.read(request)
@@ -186,6 +198,8 @@ def error_response(error: ServeError) -> Response:
         "violations": [violation._asdict() for violation in violations],
     }
     headers = {"Cache-Control": "no-store"}
+    if isinstance(error, NotPost):
+        headers["Allow"] = "POST"
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     return AsciiJson(told, status, headers)
