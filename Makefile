@@ -33,7 +33,7 @@ demo: $(VENV)/.cpu            ## serve a trained model and send it real images f
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev $(CHECKOV)    ## run all tests, two files at a time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 check: $(VENV)/.dev           ## lint, types, protos: what must hold before a commit
 	$(BIN)/ruff format --check .
@@ -52,7 +52,7 @@ gallery: $(VENV)/.dev         ## train, convert, serve and compare every model o
 	$(BIN)/python examples/gallery/run.py $(ARGS)
 
 k8s-check: $(VENV)/.dev $(CHECKOV)    ## render the manifests of deploy/k8s and check them, alerts and scaling too
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/deploy $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 tests/deploy $(ARGS)
 
 protos: $(VENV)/.dev          ## generate the stubs from protos/ into client/onnxserve/v1
 	$(BIN)/python scripts/protos.py

@@ -82,8 +82,8 @@ def doctor(
 def _serve(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
     app, stop = App(settings), threading.Event()
-    set_on_signal(stop, lambda: bool(app.edge_name))
-    app.run(stop, _tell_ready)
+    with set_on_signal(stop, lambda: bool(app.edge_name)):
+        app.run(stop, _tell_ready)
 
 
 def _tell_ready(address: str) -> None:

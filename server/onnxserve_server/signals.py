@@ -1,11 +1,12 @@
 """SIGTERM and SIGINT set an event, whichever thread they reach; before anything is served they end the process."""
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from onnxserve_server.telemetry import logs
 
@@ -14,8 +15,11 @@ logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def set_on_signal(stop: threading.Event, is_serving: Callable[[], bool]) -> None:
-    """Set `stop` on the first SIGTERM or SIGINT; a SIGINT after that ends the process. Call it in the main thread.
+@contextlib.contextmanager
+def set_on_signal(stop: threading.Event, is_serving: Callable[[], bool]) -> Iterator[None]:
+    """Set `stop` on the first SIGTERM or SIGINT; a SIGINT after that ends the process. Enter it in the main thread.
+
+    Afterwards signals do what they did before.
 
     While `is_serving` is false the first one ends the process, with 128 and its number as a shell has it: nobody has
     called yet, and the model at hand may take minutes to load.
@@ -26,18 +30,23 @@ def set_on_signal(stop: threading.Event, is_serving: Callable[[], bool]) -> None
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    for number in _SIGNALS:
-        signal.signal(number, _let_the_next_interrupt_end_the_process)
-    threading.Thread(
-        target=_wait, args=(receiver, sender, stop, is_serving), name="onnxserve-signals", daemon=True
-    ).start()
+    woken_before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _let_the_next_interrupt_end_the_process) for number in _SIGNALS}
+    threading.Thread(target=_wait, args=(receiver, stop, is_serving), name="onnxserve-signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sender.close()
 
 
-def _wait(
-    receiver: socket.socket, _sender: socket.socket, stop: threading.Event, is_serving: Callable[[], bool]
-) -> None:
-    (number,) = receiver.recv(1)
+def _wait(receiver: socket.socket, stop: threading.Event, is_serving: Callable[[], bool]) -> None:
+    first = receiver.recv(1)
+    if not first:  # no signal came
+        return
+    number = first[0]
     if not is_serving():
         logger.info("stopped by %s before the models were loaded", signal.Signals(number).name)
         logs.tell_withheld()

@@ -16,6 +16,7 @@ from onnxserve_converters.inputs import BATCH_SIZES
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "examples/gallery"
+TEXTS = "mood.joblib"  # a model that is made on the page itself
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(GALLERY)  # as for those who run its files
@@ -135,7 +136,9 @@ def test_every_format_is_in_the_gallery():
 def test_every_command_of_the_page_on_converting_is_one_of_the_gallery():
     page = (ROOT / "docs/converting.md").read_text().split("## By source")[1].replace("\\\n", "")
     told = [
-        shlex.split(line.removeprefix("$ ")) for line in page.splitlines() if line.startswith("$ onnxserve convert")
+        shlex.split(line.removeprefix("$ "))
+        for line in page.splitlines()
+        if line.startswith("$ onnxserve convert") and TEXTS not in line
     ]
     known = [sorted(row.command(Path("build/gallery"), Path("models"))) for row in ROWS if row.suffix is not None]
     assert len(told) >= 9
@@ -143,6 +146,17 @@ def test_every_command_of_the_page_on_converting_is_one_of_the_gallery():
         target = command.index("--to") + 1
         command[target] += "/1"  # the gallery names the version that is the next
         assert sorted(command[1:]) in known, command
+
+
+def test_the_model_of_texts_on_that_page_is_made_and_converted_as_it_says(tmp_path):
+    page = (ROOT / "docs/converting.md").read_text()
+    [made] = [block for block in page.split("```python\n")[1:] if TEXTS in block]
+    [command] = [
+        line.removeprefix("$ ") for line in page.splitlines() if line.startswith(f"$ onnxserve convert {TEXTS}")
+    ]
+    for arguments in (["-c", made.split("```")[0]], ["-m", *shlex.split(command)]):
+        subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=120)
+    assert (tmp_path / "models/mood/1/model.onnx").is_file()
 
 
 @every_row
