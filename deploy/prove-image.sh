@@ -272,7 +272,7 @@ facts_of_the_image() {
   fact "nothing of the server belongs to its user or may be written by all" \
     nothing find "$root/opt" "$root/usr" "$root/etc" ! -type l \( -perm -o+w -o -uid "${user%:*}" -o -gid "${user#*:}" \)
   fact "no trace of the build: histories, caches, package lists, sources" \
-    nothing find "$root" -xdev \( -name '.*_history' -o -path "$root/source*" -o -path "$root/root/.cache*" \
+    nothing find "$root" -xdev \( -name '.*_history' -o -name '.cache*' -o -path "$root/source*" \
     -o -path "$root/var/lib/apt/lists/*" -o -path "$root/tmp/*" \)
 }
 
