@@ -32,11 +32,17 @@ def get(server, path, **headers):
         return answer.read().decode()
 
 
-def samples(server, requests=0):
-    """{(sample name, labels as a frozenset of pairs): value} of a scrape, once so many requests are counted.
+def samples(server, **totals):
+    """{(sample name, labels as a frozenset of pairs): value} of a scrape, once the totals are reached.
 
-    A request is counted when its answer is out, so its caller may be faster.
+    All is counted when the answers are out, so that a caller may be faster: first a request, then the rows of its run,
+    and a stream when it has ended (`requests`, `rows`, `calls`).
     """
+    names = {
+        "requests": "onnxserve_requests_total",
+        "rows": "onnxserve_rows_total",
+        "calls": "rpc_server_call_duration_seconds_count",
+    }
 
     def scrape():
         families = text_string_to_metric_families(get(server, "/metrics"))
@@ -46,8 +52,11 @@ def samples(server, requests=0):
             for family in families
             for one in family.samples
         }
-        total = sum(count for (name, _), count in found.items() if name == "onnxserve_requests_total")
-        return found if total >= requests else None
+        reached = (
+            sum(count for (name, _), count in found.items() if name == names[total]) >= least
+            for total, least in totals.items()
+        )
+        return found if all(reached) else None
 
     return until(scrape)
 
@@ -94,7 +103,7 @@ def test_requests_are_counted_by_model_version_method_and_code(serve):
     with pytest.raises(onnxserve.NotFound):
         server.client.predict("nobody", {"x": ROW})
     list(server.client.stream("double", ({"x": ROW} for _ in range(5))))
-    found = samples(server, requests=7 + 3 + 5)
+    found = samples(server, requests=7 + 3 + 5, rows=7 + 5 + 1, calls=7 + 3 + 1)
     one = {"version": "1", "rpc_method": PREDICT}
     requests = "onnxserve_requests_total"
     assert value(found, requests, model="double", rpc_response_status_code="OK", **one) == 7
@@ -138,7 +147,7 @@ def test_waits_and_runs_are_measured_where_they_happen(serve):
         assert executors == [1, 2]
     for call in calls:
         call.result(10)
-    found = samples(server, requests=5)
+    found = samples(server, requests=5, rows=9)
     of_slow = {"model": "slow", "version": "1"}
     assert value(found, "onnxserve_requests_active", **of_slow) == 0
     assert value(found, "onnxserve_rows_active", **of_slow) == 0
@@ -174,12 +183,12 @@ def test_names_that_callers_make_up_make_no_series(serve):
     server.client.predict("double", {"x": ROW})
     code_of(lambda: server.client.predict("nobody", {"x": ROW}))
     code_of(lambda: server.client.predict("double", {"x": ROW}, version="99"))
-    before = set(samples(server, requests=2))
+    before = set(samples(server, requests=3, rows=1))
     for i in range(500):
         request = pb.PredictRequest(model=f"m{i}", version=str(i), request_id=f"r{i}")
         with pytest.raises(grpc.RpcError):
             server.stub.Predict(request, metadata=[(f"key{i}", f"value{i}"), ("traceparent", f"nonsense{i}")])
-    assert set(samples(server, requests=502)) == before
+    assert set(samples(server, requests=503)) == before
 
 
 def test_methods_and_paths_that_callers_make_up_make_no_series(serve):
@@ -188,7 +197,7 @@ def test_methods_and_paths_that_callers_make_up_make_no_series(serve):
     asked = Http(server.app.http_port)
     nobody = {"model": "nobody", "inputs": {}}
     assert asked.predict(nobody)[0] == 404
-    before = set(samples(server, requests=2))
+    before = set(samples(server, requests=2, rows=1))
     with grpc.insecure_channel(server.address) as channel:
         for i in range(20):
             for method in (f"/onnxserve.v1.InferenceService/M{i}", f"/made.up.Service{i}/Predict"):

@@ -69,7 +69,7 @@ QUEUE_DURATION = _histogram(
 BATCH_WAIT_DURATION = _histogram(
     "onnxserve.request.batch_wait.duration",
     "s",
-    "of these: the wait for batch-mates, and the forming of the batch",
+    "of these: the wait for batch-mates, the forming of the batch, and the wait for a CPU",
     MODEL,
     VERSION,
 )
