@@ -88,10 +88,14 @@ def measure(plan: Plan, contenders: Sequence[Contender], *, with_raw: bool) -> R
 
 def measure_one(contender: Contender, model: str, callers: int, seconds: float) -> Figures:
     """Measure one model of one contender for about so long."""
-    target = contender.targets[model]
-    requests = max(callers, int(load.warm_up(target, callers) * seconds))
+    rps = load.warm_up(contender.targets[model], callers)
+    return measure_requests(contender, model, callers, max(callers, int(rps * seconds)))
+
+
+def measure_requests(contender: Contender, model: str, callers: int, requests: int) -> Figures:
+    """Measure so many requests to a contender that is warm."""
     before = contender.process.cpu_seconds()
-    sample = load.send(target, callers, requests)
+    sample = load.send(contender.targets[model], callers, requests)
     cpu_us = (contender.process.cpu_seconds() - before) * 1e6 / requests
     return Figures(rps=sample.rps, mean_us=sample.mean_us, p50_us=sample.p50_us, p99_us=sample.p99_us, cpu_us=cpu_us)
 

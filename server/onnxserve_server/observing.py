@@ -81,7 +81,7 @@ class Asked(Protocol):
 class Observer(Protocol):
     """Is told what happens. From any thread, for every request: none of this may raise, block or take long."""
 
-    def begin(self, metadata: Iterable[tuple[str, str | bytes]], method: str, arrived: float) -> Trace | None:
+    def begin(self, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Trace | None:
         """Return the trace of a request that arrives with such metadata; None: it is not traced."""
         ...
 

@@ -233,11 +233,11 @@ def test_a_collector_that_is_away_harms_nobody(launch, bad_endpoint):
     process = launch({"double": zoo.double()}, *flags)
     resident = psutil.Process(process.popen.pid).memory_info
     with onnxserve.Client(process.address) as client:
-        assert answered(client, 10_000) == 10_000  # more spans than may wait
+        assert answered(client, 5_000) == 5_000  # more spans than may wait
         before = resident().rss
-        assert answered(client, 20_000) == 20_000
+        assert answered(client, 15_000) == 15_000
         grown = resident().rss - before
-    assert grown < 16 << 20  # 800 bytes a request; a span takes some thousand
+    assert grown < 12 << 20  # 800 bytes a request; a span takes some thousand
     began = time.monotonic()
     assert process.stop()[0] == 0
     assert time.monotonic() - began < 30

@@ -49,7 +49,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, lo
     pushing = telemetry(silent)
     pushing.start()
     recorder, now = pushing.recorder, time.monotonic()
-    trace = recorder.begin([], "Predict", now)
+    trace = recorder.begin([], now)
     assert trace is not None
     # A span, a record of the log, and figures are there to be sent.
     asked = SimpleNamespace(method="Predict", model="m", version="", request_id="", arrived=now, trace=trace)

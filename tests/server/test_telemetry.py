@@ -136,11 +136,12 @@ def test_what_came_by_http_is_no_call_of_grpc(clock):
 
 def test_a_defect_in_counting_costs_figures_and_no_answer(clock, caplog):
     watched = recorder(clock)
+    no_figures = Result("m", "1", (), RECEIPT._replace(queue_us="no number"))
     for _ in range(_MOST_UNFOLDED):  # the last one folds
-        watched.answered(asked(clock), "OK", Result("m", "1", (), "no receipt"))
+        watched.answered(asked(clock), "OK", no_figures)
     assert [record.message for record in caplog.records] == ["figures are lost"]
 
-    watched.answered(asked(clock), "OK", Result("m", "1", (), "no receipt"))
+    watched.answered(asked(clock), "OK", no_figures)
     watched.collect()  # folds, and does not fail either
     caplog.clear()
 

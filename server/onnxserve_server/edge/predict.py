@@ -96,11 +96,11 @@ class _ObservedAnswer(_Answer):
     method = "Predict"
 
     def __init__(self, call: Call, observer: Observer, arrived: float) -> None:
-        super().__init__(call)
+        self._call, self.request_id = call, ""  # not by super().__init__: it takes a quarter of a microsecond more
         self._observer = observer
         self.arrived = arrived
         self.model = self.version = ""
-        self.trace: Trace | None = observer.begin(call.metadata, self.method, arrived)
+        self.trace: Trace | None = observer.begin(call.metadata, arrived)
 
     def of(self, request: Request) -> Request:
         """Note which request this is the answer to; return it as the engine shall have it."""

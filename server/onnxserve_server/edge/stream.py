@@ -252,7 +252,7 @@ class Stream:
         observer = self._streams.observer
         if observer is None:
             return Answer(self, place)
-        trace = observer.begin(self._call.metadata, "Stream", arrived := self._streams.clock())
+        trace = observer.begin(self._call.metadata, arrived := self._streams.clock())
         return ObservedAnswer(
             self, place, observer=observer, model=model, version=version, arrived=arrived, trace=trace
         )

@@ -62,8 +62,7 @@ class Telemetry:
         self._push: MetricPush | None = None
         self._logs: LogPush | None = None
         if options.endpoint:
-            processors = [span_processor(options.endpoint)]
-            self._tracing = Tracing(clock, options.trace_ratio, processors, self.resource)
+            self._tracing = Tracing(clock, options.trace_ratio, span_processor(options.endpoint), self.resource)
         self.recorder = Recorder(clock, self._tracing)
         self.recorder.know(known)
         self.metrics = Metrics(self.recorder, models, meters())

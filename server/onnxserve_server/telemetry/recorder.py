@@ -1,8 +1,9 @@
 """Counts requests and runs, at about a microsecond a request.
 
 A histogram of OpenTelemetry's SDK takes about 8 µs a value (opentelemetry-sdk 1.45.2, CPython 3.11, measured on a
-machine where a whole small request takes 50), and we have four of them. So what happens is only noted, in deques whose
-append() is atomic, and folded into counts many at a time, by numpy: by whoever notes the thousandth, or who collects.
+machine where a whole small request takes 50), and we have four of them. So figures are only noted, in lists and deques
+that take them at once even from several threads, and folded into counts many at a time, by numpy: by whoever notes the
+thousandth, or who collects. Nothing that a request is made of is kept until then.
 """
 
 import functools
@@ -30,7 +31,7 @@ OTHER = "_OTHER"
 """Stands for any model that is not served, however callers call it: else they could make series without end."""
 
 _MOST_UNFOLDED = 1024
-_MOST_SLOW = 5  # of those that are folded together
+_LOST = "figures are lost"
 _SERVICE = "onnxserve.v1.InferenceService/"
 _PREDICT = _SERVICE + "Predict"
 _OK = "OK"
@@ -47,14 +48,13 @@ def _harmless(note: Callable[_P, None]) -> Callable[_P, None]:
         try:
             note(*arguments, **more)
         except Exception:
-            logger.exception("figures are lost")
+            logger.exception(_LOST)
 
     return noted
 
 
 _Kind = tuple[str, str, str, str, str]  # method, model, version, code, reason ("" of a success)
-# Seconds, when, and of whom. A plain tuple: a NamedTuple takes half a microsecond more to make, and its users as long.
-_Answered = tuple[float, float, Receipt | None, str, Trace | None]
+_FIGURES = 3  # of a request: seconds, and the microseconds of its receipt in the queue and for its batch
 _Ran = tuple[int, int, float, float, float]  # rows, requests, seconds, those wasted, seconds of rows
 
 
@@ -70,7 +70,8 @@ class Recorder:
         self._clock = clock
         self._tracing = tracing
         self._known: Callable[[str, str], ModelSpec | None] = _nothing_is_known
-        self._answered: deque[tuple[_Kind, _Answered]] = deque()
+        self._answered: dict[_Kind, list[float]] = {}  # of each request its figures, one after the other
+        self._exemplars: deque[tuple[Labels, Exemplar]] = deque()
         self._runs: deque[tuple[Labels, _Ran]] = deque()
         self._ended: deque[tuple[str, str, float]] = deque()
         self._bursts: deque[float] = deque()
@@ -83,29 +84,38 @@ class Recorder:
         """Tell what names of models and versions stand for; None: for nothing that is served."""
         self._known = known
 
-    def begin(self, metadata: Iterable[tuple[str, str | bytes]], method: str, arrived: float) -> Trace | None:
+    def begin(self, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Trace | None:
         """See Observer."""
-        return None if self._tracing is None else self._tracing.begin(metadata, method, arrived)
+        return None if self._tracing is None else self._tracing.begin(metadata, arrived)
 
-    @_harmless
     def answered(self, asked: Asked, code: str, outcome: Result | ServeError) -> None:
         """See Observer."""
-        now = self._clock()
-        if isinstance(outcome, ServeError):  # at once: what a caller calls a model may be megabytes
-            (model, version), receipt, reason = self._labels(asked.model, asked.version), None, outcome.reason
-        else:
-            model, version, receipt, reason = outcome.model, outcome.version, outcome.receipt, ""
-        trace = asked.trace
-        if trace is not None:
-            trace.end(asked, code, outcome)
-        if code in _FAULTS:
-            logger.warning("a request failed: %s", code, extra=_told(asked, (model, version), reason, now))
-        elif logger.isEnabledFor(logging.DEBUG):
-            logger.debug("a request ended: %s", code, extra=_told(asked, (model, version), reason, now))
-        kind = (asked.method, model, version, code, reason)
-        self._answered.append((kind, (now - asked.arrived, now, receipt, asked.request_id, trace)))
-        if len(self._answered) >= _MOST_UNFOLDED:
-            self._fold()
+        try:  # what @_harmless does, without its call
+            seconds = self._clock() - asked.arrived
+            receipt: Receipt | None = None
+            if isinstance(outcome, Result):
+                receipt = outcome.receipt
+                kind = (asked.method, outcome.model, outcome.version, code, "")
+                figures = (seconds, receipt.queue_us, receipt.batch_wait_us)
+            else:  # at once: what a caller calls a model may be megabytes
+                kind = (asked.method, *self._labels(asked.model, asked.version), code, outcome.reason)
+                figures = (seconds, 0, 0)
+            trace = asked.trace
+            if trace is not None:
+                trace.end(asked, code, outcome)
+                self._show(kind, seconds, trace)
+            if code in _FAULTS or logger.isEnabledFor(logging.DEBUG):
+                _log(asked, kind, seconds)
+            if seconds > self.slow.bound:
+                self.slow.offer(_slow(asked, kind, seconds, receipt))
+            noted = self._answered.get(kind)
+            if noted is None:
+                noted = self._answered.setdefault(kind, [])
+            noted += figures  # all of them or none, whoever else looks
+            if len(noted) >= _MOST_UNFOLDED * _FIGURES:
+                self._fold()
+        except Exception:
+            logger.exception(_LOST)
 
     @_harmless
     def ran(self, run: Run) -> None:
@@ -152,53 +162,33 @@ class Recorder:
     @_harmless
     def _fold(self) -> None:
         with self._lock:
-            self._fold_answers(_drained(self._answered))
+            for kind, figures in list(self._answered.items()):
+                self._fold_answers(kind, figures)
+            for labels, exemplar in _drained(self._exemplars):
+                self._seen(catalogue.REQUEST_DURATION, labels).show(exemplar)
             self._fold_runs(_drained(self._runs))
             for method, code, seconds in _drained(self._ended):
                 self._add(catalogue.CALL_DURATION, (_SERVICE + method, code), np.array([seconds]))
             if bursts := _drained(self._bursts):
                 self._add(catalogue.LANE_LAG, (), np.array(bursts))
+        self.slow.slowest(time.time())  # forgets what is too old
 
-    def _fold_answers(self, answers: list[tuple[_Kind, _Answered]]) -> None:
-        groups: dict[_Kind, list[_Answered]] = defaultdict(list)
-        for kind, answer in answers:
-            groups[kind].append(answer)
-        for (asked, model, version, code, reason), group in groups.items():
-            method = asked if asked == PAGE else _SERVICE + asked
-            self._counters[catalogue.REQUESTS][model, version, method, code, reason] += len(group)
-            self._fold_group(method, (model, version), code, group)
-
-    def _fold_group(self, method: str, model: Labels, code: str, group: list[_Answered]) -> None:
-        seconds = np.array([answer[0] for answer in group])
+    def _fold_answers(self, kind: _Kind, figures: list[float]) -> None:
+        count = len(figures)
+        if not count:
+            return
+        taken = figures[:count]
+        del figures[:count]  # there may be more by now
+        seconds, queued_us, waited_us = np.array(taken, float).reshape(-1, _FIGURES).T
+        _, model, version, code, reason = kind
+        method = _method(kind)
+        self._counters[catalogue.REQUESTS][model, version, method, code, reason] += len(seconds)
         if method == _PREDICT:  # a stream is one call, see ended()
             self._add(catalogue.CALL_DURATION, (method, code), seconds)
         if code == _OK:
-            receipts = [receipt for _, _, receipt, _, _ in group if receipt is not None]
-            queued = np.array([receipt.queue_us for receipt in receipts]) / 1e6
-            waited = np.array([receipt.batch_wait_us for receipt in receipts]) / 1e6
-            self._add(catalogue.REQUEST_DURATION, (*model, method), seconds)
-            self._add(catalogue.QUEUE_DURATION, model, queued)
-            self._add(catalogue.BATCH_WAIT_DURATION, model, waited)
-        to_unix = time.time() - self._clock()
-        for took, at, _, _, trace in group:
-            if trace is not None and code == _OK and isinstance(trace, Span) and trace.span_id:
-                exemplar = Exemplar(took, at + to_unix, trace.trace_id, trace.span_id)
-                self._distributions[catalogue.REQUEST_DURATION][*model, method].show(exemplar)
-        for i in seconds.argsort()[-_MOST_SLOW:]:
-            took, at, receipt, request_id, _ = group[i]
-            name, version = model
-            self.slow.offer(
-                SlowRequest(
-                    time=at + to_unix,
-                    model=name,
-                    version=version,
-                    method=method,
-                    code=code,
-                    seconds=took,
-                    receipt=receipt,
-                    request_id=request_id,
-                )
-            )
+            self._add(catalogue.REQUEST_DURATION, (model, version, method), seconds)
+            self._add(catalogue.QUEUE_DURATION, (model, version), queued_us / 1e6)
+            self._add(catalogue.BATCH_WAIT_DURATION, (model, version), waited_us / 1e6)
 
     def _fold_runs(self, runs: list[tuple[Labels, _Ran]]) -> None:
         groups: dict[Labels, list[_Ran]] = defaultdict(list)
@@ -213,30 +203,55 @@ class Recorder:
             self._counters[catalogue.WASTED][labels] += float(wasted.sum())
             self._counters[catalogue.ROW_TIME][labels] += float(row_seconds.sum())
 
-    def _labels(self, model: str, version: str) -> Labels:
+    def _labels(self, model: str, version: str) -> tuple[str, str]:
         spec = self._known(model, version)
         return (OTHER, OTHER) if spec is None else (spec.name, spec.version)
 
     def _add(
         self, instrument: Instrument, labels: Labels, values: "np.ndarray[tuple[int], np.dtype[np.float64]]"
     ) -> None:
+        self._seen(instrument, labels).add(values)
+
+    def _seen(self, instrument: Instrument, labels: Labels) -> Distribution:
         seen = self._distributions[instrument].get(labels)
         if seen is None:
             seen = self._distributions[instrument][labels] = Distribution(instrument.bounds)
-        seen.add(values)
+        return seen
+
+    def _show(self, kind: _Kind, seconds: float, trace: Trace) -> None:
+        _, model, version, code, _ = kind
+        if code == _OK and isinstance(trace, Span) and trace.span_id:
+            exemplar = Exemplar(seconds, time.time(), trace.trace_id, trace.span_id)
+            self._exemplars.append(((model, version, _method(kind)), exemplar))
 
 
-def _told(asked: Asked, model: Labels, reason: str, now: float) -> dict[str, object]:
-    """Return what the log says of one request."""
-    return {
-        "method": asked.method,
-        "model": model[0],
-        "version": model[1],
+def _method(kind: _Kind) -> str:
+    """Return the method as metrics call it."""
+    return PAGE if kind[0] == PAGE else _SERVICE + kind[0]
+
+
+def _log(asked: Asked, kind: _Kind, seconds: float) -> None:
+    """Tell of one request."""
+    method, model, version, code, reason = kind
+    told = {
+        "method": method,
+        "model": model,
+        "version": version,
         catalogue.ERROR: reason,
         "request_id": asked.request_id,
         "trace_id": "" if asked.trace is None else asked.trace.trace_id,
-        "seconds": round(now - asked.arrived, 6),
+        "seconds": round(seconds, 6),
     }
+    if code in _FAULTS:
+        logger.warning("a request failed: %s", code, extra=told)
+    else:
+        logger.debug("a request ended: %s", code, extra=told)
+
+
+def _slow(asked: Asked, kind: _Kind, seconds: float, receipt: Receipt | None) -> SlowRequest:
+    """Return what the page says of a slow one."""
+    _, model, version, code, _ = kind
+    return SlowRequest(time.time(), model, version, _method(kind), code, seconds, receipt, asked.request_id)
 
 
 def _drained(queue: deque[_T]) -> list[_T]:

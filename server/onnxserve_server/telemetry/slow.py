@@ -23,24 +23,31 @@ class SlowRequest(NamedTuple):
 
 
 class SlowRequests:
-    """Keeps the slowest requests that are offered, each for a few minutes. Thread-safe."""
+    """Keeps the slowest requests that are offered, each for a few minutes. Thread-safe.
+
+    Attributes:
+        bound: seconds; what took no longer than this need not be offered.
+    """
 
     def __init__(self, most: int = _MOST, window: float = _WINDOW) -> None:
         self._most = most
         self._window = window
         self._lock = threading.Lock()
         self._kept: list[SlowRequest] = []
+        self.bound = 0.0
 
     def offer(self, request: SlowRequest) -> None:
         """Keep a request if it is among the slowest."""
         with self._lock:
-            kept = [*self._recent(request.time), request]
-            self._kept = sorted(kept, key=lambda one: -one.seconds)[: self._most]
+            self._keep([*self._kept, request], request.time)
 
     def slowest(self, now: float) -> list[SlowRequest]:
-        """Return them, the slowest first; `now` is Unix time in seconds."""
+        """Return them, the slowest first, and forget what is too old; `now` is Unix time in seconds."""
         with self._lock:
-            return self._recent(now)
+            self._keep(self._kept, now)
+            return list(self._kept)
 
-    def _recent(self, now: float) -> list[SlowRequest]:
-        return [one for one in self._kept if now - one.time <= self._window]
+    def _keep(self, requests: list[SlowRequest], now: float) -> None:
+        recent = [one for one in requests if now - one.time <= self._window]
+        self._kept = sorted(recent, key=lambda one: -one.seconds)[: self._most]
+        self.bound = self._kept[-1].seconds if len(self._kept) == self._most else 0.0

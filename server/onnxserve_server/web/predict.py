@@ -97,7 +97,7 @@ class Predictions:
 
     async def _predict(self, request: HttpRequest, body: bytes, asked: "_Asked") -> Response:
         if self._observer is not None:
-            asked.trace = self._observer.begin(request.headers.items(), asked.method, asked.arrived)
+            asked.trace = self._observer.begin(request.headers.items(), asked.arrived)
         try:
             outcome = await self._outcome(request, body, asked)
         except ServeError as error:
