@@ -48,8 +48,8 @@ _STREAM = f"/{_INFERENCE}/Stream"
 _CHECK = f"/{health.SERVICE}/Check"
 
 # A finished run waits this long for the interpreter lock while another thread computes. CPython's default of 5 ms is
-# longer than most runs. Between 0.2 and 2 ms single calls come out the same; below 0.5 ms sequences, whose three threads
-# all compute, pay for the switching: 15 % more CPU time a step.
+# longer than most runs. Between 0.2 and 2 ms single calls come out the same; below 0.5 ms sequences, whose three
+# threads all compute, pay for the switching: 15 % more CPU time a step.
 _SWITCH_INTERVAL = 0.001
 # Calls that the core holds when a server stops it ends with CANCELLED, which few clients try again. So callers are told
 # UNAVAILABLE first, until none has called for a while. Not for long: those that balance by themselves go on calling
