@@ -412,7 +412,7 @@ def test_what_another_version_answered_is_asked_again_alone_and_the_version_is_a
 def test_a_timeout_that_passes_while_a_call_waits_is_its_own(server, calls):
     calls = calls()
     with busy(server, calls):
-        (short,) = start_waiting(calls, row(1), timeout=0.2)
+        (short,) = start_waiting(calls, row(1), timeout=1.5)
         together = start_waiting(calls, row(2), row(3))
         with pytest.raises(errors.DeadlineExceeded) as caught:
             short.result(FOR_EVER)

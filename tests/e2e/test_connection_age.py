@@ -97,7 +97,7 @@ async def slowly(inputs):
 
 
 def test_without_retries_a_sequence_says_that_it_was_to_move_and_keeps_its_state(serve):
-    server = serve(MODELS, CONFIGS, max_connection_age=0.1)
+    server = serve(MODELS, CONFIGS, max_connection_age=1)
     x = {"x": np.ones((1, 2), np.float32)}
     with Client(server.address, retries=0) as client, client.sequence("recurrent") as sequence:
         assert sequence.step(x)["y"][0, 0] == 3
@@ -110,7 +110,7 @@ def test_without_retries_a_sequence_says_that_it_was_to_move_and_keeps_its_state
 
 def test_what_does_not_end_is_cut_off_when_the_grace_is_over(serve):
     server = serve(
-        {"counter": zoo.slow_counter()}, {"counter": COUNTER}, max_connection_age=0.2, max_connection_age_grace=0.4
+        {"counter": zoo.slow_counter()}, {"counter": COUNTER}, max_connection_age=1, max_connection_age_grace=1
     )
     endless = step("a", 20, model="counter", shape=(1, 1))
     endless.steps.max = 10_000

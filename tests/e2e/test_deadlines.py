@@ -15,7 +15,7 @@ from onnxserve_server import errors
 from onnxserve_server.core import Request, WireTensor
 
 PROMPT = 0.05  # seconds after its deadline by which a request is answered
-TRIES = 3  # the machine may be busy with something else; the best counts
+TRIES = 6  # the machine may be busy with something else; the best counts
 
 
 # Some tests need a model whose last runs they know.
@@ -85,7 +85,7 @@ def test_a_request_in_a_long_run_is_answered_when_its_timeout_passes_and_the_run
 
 def test_a_batch_mate_without_a_deadline_is_answered_all_the_same(server):
     with server.occupied():
-        calls = [server.send("slow", x=column(1000)), server.send("slow", timeout=0.5, x=column(1))]
+        calls = [server.send("slow", x=column(4000)), server.send("slow", timeout=1, x=column(1))]
         server.wait_for("slow", lambda load: load.queued_jobs == 2)
     assert isinstance(error_of(calls[1]), DeadlineExceeded)
     assert calls[0].result(timeout=30).receipt.batch_requests == 2

@@ -97,7 +97,7 @@ def one_that_runs_and_one_that_waits(predict, message):
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_under_load_no_accepted_call_is_lost(launch, edge, sig):
-    server = launch(MODELS, "--edge", edge, "--drain-delay", 0.5)
+    server = launch(MODELS, "--edge", edge, "--drain-delay", 2)
     with Client(server.address, retries=0) as client, health(server.address) as stub:
         two_seconds = 2 * steps_of_a_second(client)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)

@@ -69,7 +69,7 @@ def test_a_span_has_the_seven_hops_in_their_order(serve, collector):
     after = time.time_ns()  # the span ends when the answer is out: its caller may be faster
     assert [event.name for event in span.events] == HOPS
     times = [event.time_unix_nano for event in span.events]
-    slack = 2_000_000  # ns: receipts count in whole microseconds, and clocks are read apart
+    slack = 50_000_000  # ns: clocks are read apart, and a thread may have to wait between
     assert all(later >= earlier - slack for earlier, later in itertools.pairwise(times))
     assert before - slack <= span.start_time_unix_nano <= span.end_time_unix_nano <= after + slack
     told = attributes(span)
@@ -83,12 +83,13 @@ def test_a_batch_links_to_all_its_requests(serve, collector):
         calls = []
         for _, _, header in headers:
             request = pb.PredictRequest(model="slow", inputs=[encode("x", np.zeros((1, 1), np.float32))])
-            calls.append(server.stub.Predict.future(request, metadata=[header]))
+            calls.append(server.stub.Predict.future(request, metadata=[header, ("tracestate", "vendor=1")]))
         server.wait_for("slow", lambda load: load.queued_rows == 5)
     for call in calls:
         call.result(10)
     batch = until(lambda: next((one for one in collector.spans if len(one.links) == 5), None))
     assert {link.trace_id.hex() for link in batch.links} == {trace for trace, _, _ in headers}
+    assert {span.trace_state for span in collector.spans if span.trace_id == batch.trace_id} == {"vendor=1"}
 
 
 def test_callers_decide_and_the_others_are_drawn(serve, collector):

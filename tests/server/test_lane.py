@@ -252,7 +252,7 @@ def test_a_handler_that_raises_does_not_end_the_lane(serving, tmp_path, monkeypa
 
         with monkeypatch.context() as patch:
             patch.setattr(method, "handler", broken)
-            error = channel.unary_unary(PREDICT).future(double(), timeout=0.3).exception()
+            error = channel.unary_unary(PREDICT).future(double(), timeout=2).exception()
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert channel.unary_unary(PREDICT)(double(), timeout=10)
     assert "a defect" in caplog.text

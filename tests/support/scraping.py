@@ -3,12 +3,12 @@
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
+from ports import free_port
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is missing; scripts/install-debian.sh installs it"
@@ -26,8 +26,7 @@ def prometheus(folder, *targets, rules="", interval=1.0):
 
     Gives a function that evaluates an expression: [(labels, value), ...], empty while Prometheus is not there yet.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "rules.yml").write_text(rules)
     pairs = [(target, {}) if isinstance(target, str) else target for target in targets]
     every = f"{interval * 1000:.0f}ms"

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import numpy as np
 import zoo
 from asking import port_of
 from cluster import manifest
+from ports import free_port
 from scraping import prometheus
 from timelapse import faster, faster_rules, seconds
 
@@ -65,8 +65,7 @@ class Patient:
         self._whole = self._damaged.read_bytes()
         self._damaged.write_bytes(self._whole[:20])
         self._log = (folder / "patient.log").open("w")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.http_port = free.getsockname()[1]
+        self.http_port = free_port()
         self.start()
 
     def start(self):

@@ -1,12 +1,14 @@
 """Telemetry as a whole: what the settings ask for, put together, from start() to stop()."""
 
 import logging
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.resources import Resource
 
 from onnxserve import __version__
@@ -61,7 +63,7 @@ class Telemetry:
         self._tracing = None
         self._push: MetricPush | None = None
         self._logs: LogPush | None = None
-        if options.endpoint:
+        if options.endpoint and os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() != "true":
             self._tracing = Tracing(clock, options.trace_ratio, span_processor(options.endpoint), self.resource)
         self.recorder = Recorder(clock, self._tracing)
         self.recorder.know(known)

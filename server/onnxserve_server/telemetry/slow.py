@@ -1,5 +1,6 @@
 """The slowest requests of the last minutes, for people who ask where the time went."""
 
+import math
 import threading
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ class SlowRequests:
     """Keeps the slowest requests that are offered, each for a few minutes. Thread-safe.
 
     Attributes:
-        bound: seconds; what took no longer than this need not be offered.
+        bound: seconds; what took no longer than this need not be offered
+        until: this Unix time in seconds, when one of those that are kept becomes too old.
     """
 
     def __init__(self, most: int = _MOST, window: float = _WINDOW) -> None:
@@ -35,6 +37,7 @@ class SlowRequests:
         self._lock = threading.Lock()
         self._kept: list[SlowRequest] = []
         self.bound = 0.0
+        self.until = math.inf
 
     def offer(self, request: SlowRequest) -> None:
         """Keep a request if it is among the slowest."""
@@ -48,6 +51,8 @@ class SlowRequests:
             return list(self._kept)
 
     def _keep(self, requests: list[SlowRequest], now: float) -> None:
-        recent = [one for one in requests if now - one.time <= self._window]
+        recent = [one for one in requests if abs(now - one.time) <= self._window]  # also where the clock is set back
         self._kept = sorted(recent, key=lambda one: -one.seconds)[: self._most]
-        self.bound = self._kept[-1].seconds if len(self._kept) == self._most else 0.0
+        full = len(self._kept) == self._most
+        self.bound = self._kept[-1].seconds if full else 0.0
+        self.until = min(one.time for one in self._kept) + self._window if full else math.inf

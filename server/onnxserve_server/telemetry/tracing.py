@@ -138,7 +138,7 @@ class Tracing:
         first = contexts[0]
         self.hand_over(
             "onnxserve.batch",
-            _context(first.trace_id),
+            _context(first.trace_id, first.trace_flags, first.trace_state),
             first,
             SpanKind.INTERNAL,
             attributes={
