@@ -18,6 +18,7 @@ from onnxserve._bench.load import Callers, Rate
 from onnxserve._cli.app import app
 
 BRIEF = ("--seconds", "0.7", "--warm-up", "0.1")
+SHORT = ("--seconds", "0.3", "--warm-up", "0.1")  # 15 requests at 50 a second
 
 
 def picky():
@@ -80,7 +81,7 @@ def test_a_sweep_over_callers_measures_each(bench, stream):
 @pytest.mark.parametrize("stream", [(), ("--stream",)], ids=["unary", "stream"])
 @pytest.mark.parametrize("arrivals", ["poisson", "constant"])
 def test_a_sweep_over_rates_sends_as_many_as_are_due(bench, stream, arrivals):
-    done, told = bench("double", "--rate", "50,100", "--arrivals", arrivals, *BRIEF, *stream)
+    done, told = bench("double", "--rate", "50,100", "--arrivals", arrivals, *SHORT, *stream)
     assert done.exit_code == 0, done.output
     assert [(load["rate"], load["requests"], load["succeeded"]) for load in told["loads"]] == [
         (50, 15, 15),
@@ -210,7 +211,7 @@ def test_the_picture_is_written(bench, tmp_path, suffix):
 
 
 def test_the_command_runs_by_itself_and_prints_json_alone_on_stdout(server, onnxserve):
-    done = onnxserve("bench", "double", "--target", server.address, "--rate", "20", *BRIEF, "--json", "-")
+    done = onnxserve("bench", "double", "--target", server.address, "--rate", "20", *SHORT, "--json", "-")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["loads"][0]["succeeded"] == 6
