@@ -268,13 +268,14 @@ def test_a_reader_that_stops_reading_holds_up_nobody_else(launch, edge):
 def test_a_stream_is_finished_and_ended_when_the_server_drains(launch, edge):
     server = launch({"slow": zoo.slow()}, "--edge", edge, configs={"slow": "batching: {max_rows: 1}"})
     with grpc.insecure_channel(server.address) as channel:
-        stream = Line(Stub(channel)).send(*(predict(number, model="slow", shape=(1, 1)) for number in range(1, 4)))
+        requests = (predict(steps, model="slow", shape=(1, 1)) for steps in (1000, 1001, 1002))
+        stream = Line(Stub(channel)).send(*requests)
         call = stream.call
-        assert next(call).request_id == "1"
+        assert next(call).request_id == "1000"  # after so long a run, the others have come
         code = []
         stopper = threading.Thread(target=lambda: code.append(server.stop()[0]))
         stopper.start()
-        assert [next(call).request_id, next(call).request_id] == ["2", "3"]
+        assert [next(call).request_id, next(call).request_id] == ["1001", "1002"]
         with pytest.raises(grpc.RpcError) as raised:
             next(call)
         stopper.join(60)
