@@ -129,7 +129,8 @@ def test_thirty_two_generations_at_once_give_what_they_give_alone(server):
     with ThreadPoolExecutor(32) as threads:
         together = list(threads.map(begin_together, randoms))
     rows = {answer.receipt.batch_rows for name in together for answer in name}
-    assert len(rows) > 2  # how many more depends on how fast they come
+    assert max(rows) > 4
+    assert len(rows) > 3
     for random, name in zip(randoms, together, strict=True):
         alone = generate(random)
         assert {answer.receipt.batch_rows for answer in alone} == {1}

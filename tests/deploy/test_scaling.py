@@ -52,7 +52,7 @@ def overloaded(times):
 LOADS = {  # by pod: model.yaml of slow, and what calls it
     "queues": ("batching: {enabled: false, max_queue_rows: 100000}\n", overloaded(3)),
     "refuses": ("batching: {enabled: false, max_queue_rows: 4}\n", overloaded(3)),
-    "three-pods-worth": ("batching: {enabled: false, max_queue_rows: 100000}\n", overloaded(3 * target() * 0.85)),
+    "three-pods-worth": ("batching: {enabled: false, max_queue_rows: 100000}\n", overloaded(3 * target() * 0.95)),
     "batches": ("batching: {enabled: true}\n", lambda address: calling(address, LONG, callers=4, pause=0)),
 }
 
@@ -131,7 +131,7 @@ def test_busy_executors_ask_for_nothing_while_batches_have_room(seen):
 
 def test_small_models_ask_for_more_pods_though_their_executors_have_room(small):
     """The thread that decodes and encodes is what is full."""
-    assert small[FIGURES[0]]["small"] < small[adapters()]["small"]
+    assert wanted(small[FIGURES[0]]["small"]) == 1
     assert wanted(small[adapters()]["small"]) == 2
 
 

@@ -122,7 +122,7 @@ def test_with_200_models_it_shows_each_and_finds_them_at_once(page, launch):
           took.push(performance.now() - began);
         }
         return took;""")
-    assert sorted(milliseconds)[3] < 250, milliseconds  # of six: one may have been held up
+    assert max(milliseconds) < 250, milliseconds
     assert page.text("#model-count") == "1 of 200"
     assert [row.text.split()[0] for row in page.all("#model-table tbody tr") if row.is_displayed()] == ["model-199"]
     page.type("nothing like it", "#filter")

@@ -14,7 +14,7 @@ from waiting import until
 
 ENDED = 128 + signal.SIGTERM
 ONNXSERVE = (sys.executable, "-m", "onnxserve")
-WITHIN = 15  # seconds; a start takes about one, the trial of the model days
+WITHIN = 3  # seconds; a start takes about one
 
 IN_A_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child")
 

@@ -91,7 +91,7 @@ def test_a_model_without_state_takes_steps_too(server):
 
 
 def test_thirty_two_generations_of_different_length_run_as_one_changing_batch(server):
-    lengths = [5 + 7 * i % 60 for i in range(32)]
+    lengths = [50 + 7 * i % 60 for i in range(32)]  # so long that many are there at a time
     calls = [
         server.stub.Stream(iter([generate(length, 200, stop={"output": "done"})]), timeout=60) for length in lengths
     ]
@@ -100,7 +100,8 @@ def test_thirty_two_generations_of_different_length_run_as_one_changing_batch(se
         answers = list(call)
         assert [value(answer) for answer in answers] == list(range(length - 1, -1, -1))
         rows += [answer.response.receipt.batch_rows for answer in answers]
-    assert len(set(rows)) > 2  # how many more depends on how fast they come
+    assert max(rows) > 4
+    assert len(set(rows)) > 3
 
 
 def test_answers_of_two_generations_on_one_stream_stay_apart(server):

@@ -13,7 +13,7 @@ from onnxserve_server.telemetry import assembly
 from onnxserve_server.telemetry.assembly import Options, Telemetry
 from onnxserve_server.telemetry.otlp import MetricPush
 
-SHORT, SLACK = 1.0, 2.0  # seconds
+SHORT, SLACK = 1.0, 0.5  # seconds
 
 
 @pytest.fixture
