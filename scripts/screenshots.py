@@ -21,9 +21,10 @@ import numpy as np
 from onnxserve import Client, Stop
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "examples")]
-from browsing import Page, chromium, write_png  # noqa: E402
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
 from demo import running_server  # noqa: E402
+
+from support.browsing import Page, chromium, write_png  # noqa: E402
 
 WARM_UP = 100  # seconds of load before the first picture: the charts show a minute at least
 CALLERS = 40

@@ -13,8 +13,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-import zoo
-from waiting import until
 
 from onnxserve import Client
 from onnxserve.tensor import encode
@@ -22,6 +20,8 @@ from onnxserve.v1 import inference_service_pb2, inference_service_pb2_grpc
 from onnxserve_server.app import App
 from onnxserve_server.core import Job
 from onnxserve_server.settings import load_settings
+from support import zoo
+from support.waiting import until
 
 
 @dataclass

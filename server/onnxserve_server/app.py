@@ -16,25 +16,26 @@ from onnxserve import __version__
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
 from onnxserve_server.core import Clock
 from onnxserve_server.edge import health
-from onnxserve_server.edge.in_hand import Window
+from onnxserve_server.edge.calls import Call, StreamCall
+from onnxserve_server.edge.inflight import Window
 from onnxserve_server.edge.load_report import LoadReport
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
-from onnxserve_server.edge.predict import Call, Predict
-from onnxserve_server.edge.stream import Stream, StreamCall
+from onnxserve_server.edge.predict import Predict
+from onnxserve_server.edge.stream import Stream
 from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import Found, discover
+from onnxserve_server.repository.load_status import Loads
 from onnxserve_server.repository.loader import Defaults, load
-from onnxserve_server.repository.loads import Loads
 from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.runtime.resources import resources
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.settings import Settings
 from onnxserve_server.telemetry import logs
-from onnxserve_server.telemetry.assembly import Options, Telemetry
 from onnxserve_server.telemetry.system import resident_bytes
+from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from onnxserve_server.web.app import make_app
 from onnxserve_server.web.server import HttpServer
 from onnxserve_server.web.status import ServerStatus
@@ -321,9 +322,9 @@ class App:
         trailer = self._load_report().trailer if self.settings.load_report else None
         if self.settings.edge == "lane":
             try:
-                from onnxserve_server.edge import lane
+                from onnxserve_server.edge import lane, self_test
 
-                lane.self_test()
+                self_test.run()
                 note_burst = None if self.telemetry is None else self.telemetry.recorder.note_burst
                 edge = lane.Lane(
                     self._server, methods, streams, self.engine.flush, note_burst=note_burst, trailer=trailer

@@ -1,8 +1,8 @@
-"""The nouns of the server: what a request is on its way from the edge to the runtime and back.
+"""The nouns of a request on its way from the edge to the runtime and back.
 
     Request   what the edge has decoded                      (hop 1, receive)
     Job       a request that passed admission                (hops 2 and 3, admit and queue)
-    Batch     jobs that share one run                        (hops 4 and 5, batch and run)
+    Batch     jobs that share one run, see scheduling/batch  (hops 4 and 5, batch and run)
     Result    a job's own rows of the outputs, and a Receipt (hops 6 and 7, scatter and reply)
 
 Times are seconds of time.monotonic(); only receipts count in microseconds.
@@ -11,22 +11,17 @@ Times are seconds of time.monotonic(); only receipts count in microseconds.
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from onnxserve.tensor import Array, DataType
 from onnxserve_server.errors import Cancelled, ServeError
-
-if TYPE_CHECKING:
-    from onnxserve_server.observing import Trace
+from onnxserve_server.spec import TensorSpec
 
 logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 """Tells the time in seconds; time.monotonic in production, a hand-moved one in tests."""
-
-_Size = TypeVar("_Size", int, int | str)
 
 
 class WireTensor(NamedTuple):
@@ -39,6 +34,48 @@ class WireTensor(NamedTuple):
     strings: Sequence[bytes]
 
 
+class Trace(Protocol):
+    """What is noted of one request on its way, for a request that somebody traces.
+
+    Attributes:
+        trace_id: 32 hexadecimal digits.
+    """
+
+    trace_id: str
+
+    def mark(self, hop: str) -> None:
+        """Note that a hop begins now."""
+        ...
+
+    def answered_by_http(self, status: int) -> None:
+        """Note the HTTP status of the answer, before the end of a request that came by HTTP."""
+        ...
+
+    def end(self, asked: "RequestInfo", code: str, outcome: "Result | ServeError") -> None:
+        """Note the end of the request, once."""
+        ...
+
+
+class RequestInfo(Protocol):
+    """What observers need to know of a request that is answered.
+
+    Attributes:
+        method: "Predict", "Stream" or PAGE.
+        model: the model asked for, as the caller said, known or not.
+        version: the same of its version; "" for the newest.
+        request_id: the caller's name for the request, "" for none.
+        arrived: when its message was taken.
+        trace: what is noted of it; None for most.
+    """
+
+    method: str
+    model: str
+    version: str
+    request_id: str
+    arrived: float
+    trace: Trace | None
+
+
 class Request(NamedTuple):
     """A decoded request. `deadline` is a time of the engine's clock, inf for none; empty `outputs` means all."""
 
@@ -49,120 +86,7 @@ class Request(NamedTuple):
     request_id: str = ""
     priority: int = 0
     deadline: float = math.inf
-    trace: "Trace | None" = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorSpec:
-    """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
-
-    `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
-    """
-
-    name: str
-    data_type: DataType
-    shape: tuple[int | str, ...]
-    labels: tuple[str, ...] = ()
-    batch_axis: int | None = 0
-
-    @property
-    def has_free_axes(self) -> bool:
-        """Whether an axis beside the batch axis is free."""
-        return any(isinstance(size, str) for size in self.row_of(self.shape))
-
-    def row_of(self, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
-        """Return a shape of this tensor without the batch axis; all of it if shared."""
-        axis = self.batch_axis
-        return shape if axis is None else shape[:axis] + shape[axis + 1 :]
-
-    def cut(self, array: Array, first: int, last: int) -> Array:
-        """Return the rows from `first` up to `last` of an array of this tensor, as a view; all of it if shared."""
-        if self.batch_axis is None:
-            return array
-        return array[(*[slice(None)] * self.batch_axis, slice(first, last))]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchPolicy:
-    """How the requests for a model are put together and how many may wait.
-
-    Attributes:
-        enabled: whether requests share runs; `reason` says why not.
-        max_rows: most rows of one run; at least 1.
-        max_delay: longest wait of the oldest job for batch-mates while an executor is free, in seconds.
-        max_queue_rows: most rows that may wait.
-        max_queue_bytes: most bytes of input that may wait.
-        ageing: seconds of waiting that are worth one step of priority.
-        split: whether a request of more than max_rows is split into several runs (else it is refused).
-    """
-
-    enabled: bool
-    reason: str = ""
-    max_rows: int = 64
-    max_delay: float = 0.0
-    max_queue_rows: int = 4096
-    max_queue_bytes: int = 256 << 20
-    ageing: float = 1.0
-    split: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StatePair:
-    """An input that the server fills with an output of the sequence's step before.
-
-    `initial`: the value of every element at the first step, or one row of them, without its batch axis.
-    """
-
-    input: TensorSpec
-    output: TensorSpec
-    initial: float | Array = 0.0
-
-
-class Feedback(NamedTuple):
-    """An output that is an input of the next run of a request with several steps."""
-
-    output: TensorSpec
-    input: TensorSpec
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SequencePolicy:
-    """How much state is kept: for `most` sequences at a time, each for `idle` seconds after its last step."""
-
-    most: int = 4096
-    idle: float = 300.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """What a model takes and gives, how it is batched and what it runs on.
-
-    `steady`: its run time depends on the number of rows alone, not on what is in them.
-    `state`: what makes it stateful; empty for most models.
-    `feedback`: what lets it run several steps for one request; empty for most models.
-    """
-
-    name: str
-    version: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    batching: BatchPolicy
-    requested_providers: tuple[str, ...]
-    providers: tuple[str, ...]
-    provider_options: Mapping[str, str] = field(default_factory=dict)
-    instances: int = 1
-    threads: int = 1
-    steady: bool = True
-    state: tuple[StatePair, ...] = ()
-    sequences: SequencePolicy = SequencePolicy()
-    feedback: tuple[Feedback, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    description: str = ""
-
-    @property
-    def leading(self) -> bool:
-        """Whether the rows of every input and output lie along its first axis, as they mostly do."""
-        return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)
+    trace: Trace | None = None
 
 
 class Receipt(NamedTuple):
@@ -279,7 +203,7 @@ class Job:
         priority: int,
         rank: float,
         done: Done,
-        trace: "Trace | None" = None,
+        trace: Trace | None = None,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
@@ -332,56 +256,3 @@ def _nowhere(_: Job) -> None:
 
 def _nothing(_: Result | ServeError) -> None:
     """Stand for the callback of a job that has ended."""
-
-
-class Slot:
-    """The right to run one batch at a time, and the bed of the executor that owns it.
-
-    While the executor sleeps, another thread may run a batch in its slot: there are never more runs than slots.
-    `free_since` is when the slot's last run ended. The bed is a bare lock: a Condition costs several times as much.
-    """
-
-    __slots__ = ("_lock", "free_since")
-
-    def __init__(self) -> None:
-        self.free_since = 0.0
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def wake(self) -> None:
-        """Let sleep() return."""
-        self._lock.release()
-
-    def sleep(self, seconds: float | None) -> bool:
-        """Sleep until wake() or for so many seconds; tell whether it was wake()."""
-        return self._lock.acquire(timeout=-1 if seconds is None else seconds)
-
-
-class Batch:
-    """Jobs that share one run, in the order of their rows, and the slot that they run in.
-
-    When the last member leaves, the run is stopped.
-    """
-
-    __slots__ = ("_stop", "abandoned", "free_since", "jobs", "live", "rows", "slot")
-
-    def __init__(self, jobs: list[Job], rows: int, slot: Slot) -> None:
-        self.jobs = jobs
-        self.rows = rows
-        self.live = len(jobs)
-        self.slot = slot
-        self.free_since = slot.free_since
-        self.abandoned = False
-        self._stop: Callable[[], None] | None = None
-
-    def arm(self, stop: Callable[[], None]) -> None:
-        """Name the call that stops the run. It is made at once when everybody has left already."""
-        self._stop = stop
-        if self.abandoned:
-            stop()
-
-    def abandon(self) -> None:
-        """Stop the run: nobody waits for it."""
-        self.abandoned = True
-        if self._stop is not None:
-            self._stop()

@@ -77,9 +77,9 @@ def _edge(settings: Settings, problems: list[str]) -> str:
     if settings.edge == "plain":
         return "plain, as asked"
     try:
-        from onnxserve_server.edge import lane
+        from onnxserve_server.edge import self_test
 
-        lane.self_test()
+        self_test.run()
     except Exception as error:
         problems.append(f"this grpcio does not carry the lane: {error}")
         return "plain"

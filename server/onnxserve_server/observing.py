@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from onnxserve_server.core import ModelSpec, Result
+from onnxserve_server.core import RequestInfo, Result, Trace
 from onnxserve_server.errors import ServeError
+from onnxserve_server.spec import ModelSpec
 
 PAGE = "Page"
 """The method of requests that come by HTTP, POST /api/predict: those of the status page's form."""
@@ -33,49 +34,7 @@ class Run(NamedTuple):
     free_since: float
     started: float
     seconds: float
-    traces: Sequence["Trace"]
-
-
-class Trace(Protocol):
-    """What is noted of one request on its way, for a request that somebody traces.
-
-    Attributes:
-        trace_id: 32 hexadecimal digits.
-    """
-
-    trace_id: str
-
-    def mark(self, hop: str) -> None:
-        """Note that a hop begins now."""
-        ...
-
-    def answered_by_http(self, status: int) -> None:
-        """Note the HTTP status of the answer, before the end of a request that came by HTTP."""
-        ...
-
-    def end(self, asked: "Asked", code: str, outcome: Result | ServeError) -> None:
-        """Note the end of the request, once."""
-        ...
-
-
-class Asked(Protocol):
-    """What observers need to know of a request that is answered.
-
-    Attributes:
-        method: "Predict", "Stream" or PAGE.
-        model: the model asked for, as the caller said, known or not.
-        version: the same of its version; "" for the newest.
-        request_id: the caller's name for the request, "" for none.
-        arrived: when its message was taken.
-        trace: what is noted of it; None for most.
-    """
-
-    method: str
-    model: str
-    version: str
-    request_id: str
-    arrived: float
-    trace: Trace | None
+    traces: Sequence[Trace]
 
 
 class Observer(Protocol):
@@ -85,7 +44,7 @@ class Observer(Protocol):
         """Return the trace of a request that arrives with such metadata; None: it is not traced."""
         ...
 
-    def answered(self, asked: Asked, code: str, outcome: Result | ServeError) -> None:
+    def answered(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
         """Note the end of a request: its status code by name, and its outcome (the last one, of several steps)."""
         ...
 

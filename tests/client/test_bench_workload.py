@@ -1,7 +1,6 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from arrays import same_bits
 
 from onnxserve import TensorSpec
 from onnxserve._bench import workload
@@ -9,6 +8,7 @@ from onnxserve._bench.workload import make
 from onnxserve._cli.inputs import InputError
 from onnxserve.tensor import NUMBERS, decode
 from onnxserve.v1 import inference_service_pb2
+from support.arrays import same_bits
 
 
 def spec(name="x", dtype="float32", shape=("batch", 3), batch_axis=0):

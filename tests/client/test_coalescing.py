@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from waiting import until
 
 import onnxserve
 from onnxserve import _base, _coalescing, errors
@@ -21,6 +20,7 @@ from onnxserve._models import model_info
 from onnxserve._wire import predict_request
 from onnxserve.tensor import STRING, decode, encode
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, tensor_pb2
+from support.waiting import until
 
 FLOAT, INT64, BOOL = tensor_pb2.DATA_TYPE_FLOAT, tensor_pb2.DATA_TYPE_INT64, tensor_pb2.DATA_TYPE_BOOL
 PREDICT = "/onnxserve.v1.InferenceService/Predict"

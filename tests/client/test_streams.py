@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from waiting import until
 
 from onnxserve import AsyncClient, Client, Internal, OnnxserveError, _stream
 from onnxserve.v1 import inference_service_pb2 as inference
+from support.waiting import until
 
 STREAM = "/onnxserve.v1.InferenceService/Stream"
 FOR_EVER = 60.0  # longer than any test waits

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import zoo
-from converting import convert, request, same
 from onnx import TensorProto, helper
 
 from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.sources.freeing import free_rows
 from onnxserve_converters.sources.onnx import load
+from support import zoo
+from support.converting import convert, request, same
 
 X = np.arange(30, dtype=np.float32).reshape(5, 2, 3) - 9
 

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import zoo
 
 import onnxserve_converters
 from onnxserve_converters import BadRequest, Conversion, ExportFailed, InputSpec, convert
+from support import zoo
 
 DIGITS = Path(__file__).parents[2] / "examples/models/digits/1/model.onnx"
 FRAMEWORKS = ("onnx", "onnxruntime", "torch", "keras", "tensorflow", "sklearn")

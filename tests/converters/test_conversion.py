@@ -13,15 +13,15 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-import zoo
-from folders import listing
-from waiting import until
 
 from onnxserve_converters import conversion
 from onnxserve_converters.conversion import STAGES, Limits
 from onnxserve_converters.errors import BadRequest, ExportFailed, NotProved
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import TOLERANCES, Request
+from support import zoo
+from support.folders import listing
+from support.waiting import until
 
 DIGITS = Path(__file__).parents[2] / "examples/models/digits/1/model.onnx"
 

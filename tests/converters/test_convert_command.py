@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import zoo
-from folders import listing
 from typer.testing import CliRunner
-from waiting import until
 
 from onnxserve._cli.app import app
+from support import zoo
+from support.folders import listing
+from support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples/models/digits/1/model.onnx"

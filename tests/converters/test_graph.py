@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import zoo
 from onnx import helper
 
 from onnxserve_converters import graph
 from onnxserve_converters.errors import ExportFailed, NotProved
 from onnxserve_converters.inputs import InputSpec
+from support import zoo
 
 X = InputSpec("x", "float32", ("batch", 2))
 AXES = {"x": ("batch", 2)}

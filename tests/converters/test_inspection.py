@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import zoo
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.inspection import inspect
+from support import zoo
 
 DIGITS = Path(__file__).parents[2] / "examples/models/digits"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from converting import convert, request, same
-from folders import listing
 
 from onnxserve_converters.conversion import run
 from onnxserve_converters.errors import ExportFailed
 from onnxserve_converters.sources.base import TRUST
+from support.converting import convert, request, same
+from support.folders import listing
 
 pytestmark = pytest.mark.timeout(300)
 

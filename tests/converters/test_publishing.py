@@ -7,11 +7,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from folders import listing
-from waiting import until
 
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.publishing import Target, check_target, parse_target, publish, staging
+from support.folders import listing
+from support.waiting import until
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import joblib
 import onnx
 import pytest
 import torch
-import zoo
-from converting import request
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.sources.recognition import open_source, recognise
+from support import zoo
+from support.converting import request
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # its files are still about
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import zoo
-from converting import request
 from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.quant_utils import QuantType
@@ -16,6 +14,8 @@ from onnxruntime.quantization.quant_utils import QuantType
 from onnxserve_converters import conversion, graph
 from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.inspection import inspect
+from support import zoo
+from support.converting import request
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGITS = EXAMPLES / "models/digits/1/model.onnx"

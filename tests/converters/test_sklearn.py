@@ -7,7 +7,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import sklearn
-from converting import convert, request, same
 from sklearn import cluster, datasets, decomposition, ensemble, linear_model, mixture, naive_bayes, neighbors, svm
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
@@ -19,6 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from onnxserve_converters.errors import BadRequest, ExportFailed, NotProved
 from onnxserve_converters.sources.sklearn import load
+from support.converting import convert, request, same
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # half trained does as well here

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import onnx
 import pytest
-from converting import convert, request, same
+
+from support.converting import convert, request, same
 
 BUILDER = Path(__file__).parents[1] / "support" / "tensorflow_models.py"
 

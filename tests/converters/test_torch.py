@@ -10,8 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torch_nets as nets
-from converting import request as ask
 from safetensors.torch import save_file
 from torch.export import Dim
 
@@ -20,6 +18,8 @@ from onnxserve_converters.errors import BadRequest, ExportFailed, NotProved
 from onnxserve_converters.inputs import BATCH_SIZES, Cases, parse_input
 from onnxserve_converters.sources.base import TRUST
 from onnxserve_converters.sources.recognition import open_source
+from support import torch_nets as nets
+from support.converting import request as ask
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 

@@ -1,12 +1,12 @@
 import numpy as np
 import onnx
 import pytest
-import zoo
 from onnx import helper
 
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.inputs import Cases, InputSpec
 from onnxserve_converters.trial import Trial
+from support import zoo
 
 COLUMNS = {"logits": [-4.0, -0.1, 0.2, 3.0], "probabilities": [0.1, 0.4, 0.6, 0.9]}
 

@@ -10,8 +10,9 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
-from agreement import disagreements
-from cluster import (
+
+from support.agreement import disagreements
+from support.cluster import (
     INSTALLATIONS,
     MANIFESTS,
     OVERLAYS,
@@ -24,9 +25,9 @@ from cluster import (
     render,
     text_of,
 )
-from crds import is_custom, validate_custom
-from program import program
-from spoiling import fields, put, spoiled
+from support.crds import is_custom, validate_custom
+from support.program import program
+from support.spoiling import fields, put, spoiled
 
 pytestmark = needs_kubectl
 

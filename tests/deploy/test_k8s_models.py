@@ -6,9 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from cluster import MANIFESTS, ROOT, needs_kubectl, of_kind, render
 
 from onnxserve_server.repository.discovery import discover
+from support.cluster import MANIFESTS, ROOT, needs_kubectl, of_kind, render
 
 EXAMPLES = ROOT / "examples/models"
 DOCUMENTS = (ROOT / "docs/operating.md").read_text()

@@ -10,15 +10,15 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
-import promtool
 import pytest
-import zoo
-from cluster import MANIFESTS, ROOT
-from promtool import STEP
-from scraping import needs_prometheus
-from staging import GROUPS, Patient, calling, firing, predict, watched
-from timelapse import faster, faster_rules
-from waiting import until
+
+from support import promtool, zoo
+from support.cluster import MANIFESTS, ROOT
+from support.promtool import STEP
+from support.scraping import needs_prometheus
+from support.staging import GROUPS, Patient, calling, firing, predict, watched
+from support.timelapse import faster, faster_rules
+from support.waiting import until
 
 FASTER = 30
 MODELS = {name: zoo.slow() for name in ("tiny", "full", "late")}

@@ -3,9 +3,10 @@
 import math
 
 import pytest
-from cluster import manifest
-from promtool import STEP, evaluate, firing, needs_promtool
-from staging import GROUPS
+
+from support.cluster import manifest
+from support.promtool import STEP, evaluate, firing, needs_promtool
+from support.staging import GROUPS
 
 pytestmark = needs_promtool
 

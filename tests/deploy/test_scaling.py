@@ -6,11 +6,12 @@ from statistics import median
 
 import numpy as np
 import pytest
-import zoo
-from cluster import ROOT, manifest
-from scraping import needs_prometheus
-from staging import GROUPS, benching, calling, on_one_cpu, overloading, predict, watched
-from waiting import until
+
+from support import zoo
+from support.cluster import ROOT, manifest
+from support.scraping import needs_prometheus
+from support.staging import GROUPS, benching, calling, on_one_cpu, overloading, predict, watched
+from support.waiting import until
 
 pytestmark = [needs_prometheus, pytest.mark.slow, pytest.mark.timeout(300)]
 

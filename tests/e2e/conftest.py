@@ -4,17 +4,17 @@ import contextlib
 import time
 
 import pytest
-import zoo
-from asking import Http
-from stepping import Blocking
 
 from onnxserve import Client
 from onnxserve_server.engine.engine import Engine
-from onnxserve_server.repository.loads import Loads
-from onnxserve_server.telemetry.assembly import Options, Telemetry
+from onnxserve_server.repository.load_status import Loads
+from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from onnxserve_server.web.app import make_app
 from onnxserve_server.web.server import HttpServer
 from onnxserve_server.web.status import ServerStatus
+from support import zoo
+from support.asking import Http
+from support.stepping import Blocking
 
 
 @pytest.fixture(scope="module", params=["lane", "plain"])
@@ -54,7 +54,7 @@ def http_port(request, http_server):
 def driver():
     """A browser; the test is skipped where there is none."""
     pytest.importorskip("selenium", reason="selenium is not installed")
-    from browsing import CHROMIUM, DRIVER, chromium
+    from support.browsing import CHROMIUM, DRIVER, chromium
 
     if not (CHROMIUM.exists() and DRIVER.exists()):
         pytest.skip(f"{CHROMIUM} and {DRIVER} are not there: run scripts/install-debian.sh")
@@ -65,7 +65,7 @@ def driver():
 @pytest.fixture
 def page(driver):
     """The status page in it, of which no script may fail."""
-    from browsing import Page
+    from support.browsing import Page
 
     page = Page(driver)
     yield page

@@ -3,14 +3,14 @@
 import numpy as np
 import onnxruntime
 import pytest
-import zoo
-from arrays import random_array, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxserve import InvalidArgument, ModelRunFailed, Prediction
 from onnxserve.errors import from_rpc_error
 from onnxserve.tensor import NAMES
+from support import zoo
+from support.arrays import random_array, same_bits
 
 CALLERS = 32
 TYPES = sorted(NAMES)

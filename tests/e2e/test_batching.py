@@ -5,8 +5,6 @@ import time
 import numpy as np
 import onnxruntime
 import pytest
-import zoo
-from arrays import random_array, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -14,6 +12,8 @@ from onnx import TensorProto
 from onnxserve import InvalidArgument, ModelRunFailed, Prediction
 from onnxserve.errors import from_rpc_error
 from onnxserve.tensor import NAMES
+from support import zoo
+from support.arrays import random_array, same_bits
 
 CALLERS = 64
 TYPES = sorted(NAMES)

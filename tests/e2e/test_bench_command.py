@@ -6,8 +6,6 @@ from statistics import mean
 
 import numpy as np
 import pytest
-import zoo
-from asking import Http
 from onnx import helper
 from typer.testing import CliRunner
 
@@ -16,6 +14,8 @@ from onnxserve._bench import workload
 from onnxserve._bench.generator import Generator
 from onnxserve._bench.load import Callers, Rate
 from onnxserve._cli.app import app
+from support import zoo
+from support.asking import Http
 
 BRIEF = ("--seconds", "0.7", "--warm-up", "0.1")
 SHORT = ("--seconds", "0.3", "--warm-up", "0.1")  # 15 requests at 50 a second

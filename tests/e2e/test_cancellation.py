@@ -6,10 +6,10 @@ import time
 import grpc
 import numpy as np
 import pytest
-import zoo
 
 from onnxserve import Prediction
 from onnxserve.v1.inference_service_pb2_grpc import InferenceServiceStub
+from support import zoo
 
 ENDLESS = 200_000  # steps of zoo.slow(): minutes
 

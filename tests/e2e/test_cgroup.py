@@ -12,14 +12,14 @@ import threading
 import grpc
 import numpy as np
 import pytest
-import zoo
-from cgroups import limited
-from waiting import until
 
 from onnxserve import Client, Prediction
 from onnxserve.errors import from_rpc_error
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2, inference_service_pb2_grpc
+from support import zoo
+from support.cgroups import limited
+from support.waiting import until
 
 MIB = 1 << 20
 MEMORY = 512 * MIB

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-import zoo
-from either import EITHER
-from stepping import CONFIGS, MODELS
+
+from support import zoo
+from support.either import EITHER
+from support.stepping import CONFIGS, MODELS
 
 SERVICE = "onnxserve.v1.InferenceService"
 NOBODY = "ipv4:127.0.0.1:1"

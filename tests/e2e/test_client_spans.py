@@ -4,11 +4,12 @@ import subprocess
 import sys
 
 import pytest
-import zoo
-from either import EITHER
-from otlp import attributes, receiver
-from stepping import CONFIGS, MODELS
-from waiting import until
+
+from support import zoo
+from support.either import EITHER
+from support.otlp import attributes, receiver
+from support.stepping import CONFIGS, MODELS
+from support.waiting import until
 
 SERVER, CLIENT = 2, 3  # SPAN_KIND_…
 UNSET, ERROR = 0, 2  # STATUS_CODE_…

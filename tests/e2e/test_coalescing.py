@@ -9,11 +9,11 @@ import grpc
 import ml_dtypes
 import numpy as np
 import pytest
-import zoo
 from onnx import TensorProto
 
 from onnxserve import AsyncClient, Client, DeadlineExceeded, OnnxserveError, Prediction, Unavailable
 from onnxserve.tensor import NAMES
+from support import zoo
 
 TYPES = [TensorProto.STRING, TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.BFLOAT16]
 MODELS = {

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-import zoo
 from typer.testing import CliRunner
 
 from onnxserve._cli.app import app
+from support import zoo
 
 ROWS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 

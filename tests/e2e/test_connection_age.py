@@ -6,13 +6,13 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-import zoo
-from callers import Callers, asynchronous_predictions, generations, predictions, row, sequences, streams
-from naming import NameServer
-from streaming import Line, step
-from waiting import until
 
 from onnxserve import AsyncClient, Client, Unavailable
+from support import zoo
+from support.callers import Callers, asynchronous_predictions, generations, predictions, row, sequences, streams
+from support.naming import NameServer
+from support.streaming import Line, step
+from support.waiting import until
 
 MODELS = {"double": zoo.double(), "recurrent": zoo.recurrent(), "countdown": zoo.countdown()}
 CONFIGS = {

@@ -6,13 +6,13 @@ import time
 import grpc
 import numpy as np
 import pytest
-import zoo
 
 from onnxserve import DeadlineExceeded
 from onnxserve.errors import from_rpc_error
 from onnxserve.tensor import DataType
 from onnxserve_server import errors
 from onnxserve_server.core import Request, WireTensor
+from support import zoo
 
 PROMPT = 0.05  # seconds after its deadline by which a request is answered
 TRIES = 3  # the machine may be busy with something else; the best counts

@@ -3,13 +3,13 @@
 import grpc
 import numpy as np
 import pytest
-import zoo
 from google.protobuf import duration_pb2
-from waiting import until
 
 from onnxserve import errors
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2, tensor_pb2
+from support import zoo
+from support.waiting import until
 
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 MAX_MESSAGE_BYTES = 1 << 20

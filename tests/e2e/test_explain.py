@@ -3,14 +3,13 @@
 import os
 import re
 
-import explainable
 import numpy as np
 import pandas
 import pytest
-import zoo
 
 from onnxserve import NotFound
 from onnxserve.explain import Explainer, ExplainError
+from support import explainable, zoo
 
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling takes longer than all of these tests
 

@@ -4,14 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-import explainable
 import matplotlib.image
 import numpy as np
 import pytest
-import zoo
 from typer.testing import CliRunner
 
 from onnxserve._cli.app import app
+from support import explainable, zoo
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 

@@ -5,10 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
-from stepping import CONFIGS, MODELS, counter, n
-from waiting import until
 
 from onnxserve import AsyncClient, Client, InvalidArgument, Stop, Unavailable
+from support.stepping import CONFIGS, MODELS, counter, n
+from support.waiting import until
 
 
 def generated(address, asynchronous, *args, most=None, **kwargs):

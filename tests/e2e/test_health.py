@@ -5,11 +5,12 @@ import threading
 import grpc
 import numpy as np
 import pytest
-import zoo
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from waiting import until
+
+from support import zoo
+from support.waiting import until
 
 NOT_SERVING, SERVING = health_pb2.HealthCheckResponse.NOT_SERVING, health_pb2.HealthCheckResponse.SERVING
 NAMES = ["", "onnxserve.v1.InferenceService", "onnxserve.v1.ModelService", "model/double", "model/fixed"]

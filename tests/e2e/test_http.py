@@ -10,11 +10,11 @@ import threading
 from pathlib import Path
 
 import pytest
-import zoo
-from asking import Http, port_of
-from waiting import until
 
 from onnxserve_server import app as wiring
+from support import zoo
+from support.asking import Http, port_of
+from support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = {"double": zoo.double()}

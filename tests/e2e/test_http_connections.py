@@ -10,13 +10,13 @@ import socket
 import numpy as np
 import onnx
 import pytest
-import zoo
-from asking import HEAD, Http, double, port_of
-from waiting import until
 
 from onnxserve import Client
 from onnxserve_server.web import predict, uploads
 from onnxserve_server.web import server as web
+from support import zoo
+from support.asking import HEAD, Http, double, port_of
+from support.waiting import until
 
 MODELS = {"double": zoo.double(), "slow": zoo.slow()}
 ROW = double(data=[[1, 2, 3]])

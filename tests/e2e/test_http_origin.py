@@ -3,8 +3,9 @@
 import json
 
 import pytest
-import zoo
-from asking import double
+
+from support import zoo
+from support.asking import double
 
 MODELS = {"double": zoo.double()}
 

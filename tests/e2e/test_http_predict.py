@@ -7,12 +7,12 @@ import json
 import numpy as np
 import onnx
 import pytest
-import zoo
-from asking import HEAD, double
-from waiting import until
 
 from onnxserve_server.edge.status import CODES
 from onnxserve_server.web import predict, uploads
+from support import zoo
+from support.asking import HEAD, double
+from support.waiting import until
 
 FLOAT_TYPES = {
     "float32": onnx.TensorProto.FLOAT,

@@ -7,11 +7,11 @@ import threading
 
 import numpy as np
 import pytest
-import zoo
-from callers import Callers, asynchronous_predictions, predictions, streams
-from replicas import Replicas
 
 from onnxserve import AsyncClient, Client, FailedPrecondition, OnnxserveError, Unavailable
+from support import zoo
+from support.callers import Callers, asynchronous_predictions, predictions, streams
+from support.replicas import Replicas
 
 MODELS = {"double": zoo.double(), "slow": zoo.slow(), "recurrent": zoo.recurrent()}
 CONFIGS = {"recurrent": "state: [{input: s, output: s_out}]"}

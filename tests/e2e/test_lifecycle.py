@@ -11,7 +11,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-import zoo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from onnxserve import Client, Unavailable
@@ -20,6 +19,7 @@ from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2
 from onnxserve_server.app import App
 from onnxserve_server.settings import load_settings
+from support import zoo
 
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 CALLERS = 16

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-import zoo
-from waiting import until
 
 import onnxserve
 from onnxserve.v1 import inference_service_pb2 as pb
 from onnxserve_server.edge.load_report import LoadReport
 from onnxserve_server.telemetry import catalogue
+from support import zoo
+from support.waiting import until
 
 # As in production, but that weights are used at once: by default it is after ten seconds.
 IN_TURN = {"loadBalancingConfig": [{"round_robin": {}}]}

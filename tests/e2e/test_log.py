@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-import zoo
-from otlp import receiver
-from waiting import until
 
 import onnxserve
 from onnxserve import Client
 from onnxserve_server.telemetry.logs import Json
+from support import zoo
+from support.otlp import receiver
+from support.waiting import until
 
 
 @pytest.fixture

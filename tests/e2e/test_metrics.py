@@ -9,18 +9,18 @@ import grpc
 import numpy as np
 import onnxruntime
 import pytest
-import zoo
-from asking import Http, double
-from otlp import receiver
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from scraping import needs_prometheus, prometheus
-from waiting import until
 
 import onnxserve
 from onnxserve.v1 import inference_service_pb2 as pb
 from onnxserve_server.runtime.providers import CPU, CUDA
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, prometheus_name
+from support import zoo
+from support.asking import Http, double
+from support.otlp import receiver
+from support.scraping import needs_prometheus, prometheus
+from support.waiting import until
 
 PREDICT = "onnxserve.v1.InferenceService/Predict"
 STREAM = "onnxserve.v1.InferenceService/Stream"

@@ -4,9 +4,9 @@ import json
 
 import onnx
 import pytest
-import zoo
 
 from onnxserve import NotFound, OnnxserveError
+from support import zoo
 
 
 def labelled(description="", **metadata):

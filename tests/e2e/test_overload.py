@@ -5,10 +5,10 @@ import time
 import grpc
 import numpy as np
 import pytest
-import zoo
 
 from onnxserve import InvalidArgument, Prediction, ResourceExhausted
 from onnxserve.errors import from_rpc_error
+from support import zoo
 
 # Each queue takes 8 rows, of 4 bytes each, bounded in one way or the other.
 MODELS = {"rows": zoo.slow(), "bytes": zoo.slow(), "split": zoo.slow(), "double": zoo.double(), "narrow": zoo.double()}

@@ -7,17 +7,18 @@ import time
 
 import numpy as np
 import pytest
-import zoo
-from asking import port_of
-from ports import free_port
-from shown import HOSTILE, digits, labelled
-from waiting import until
 
 from onnxserve import Client
+from support import zoo
+from support.asking import port_of
+from support.ports import free_port
+from support.shown import HOSTILE, digits, labelled
+from support.waiting import until
 
 pytest.importorskip("selenium", reason="selenium is not installed")
-from browsing import NONE, number
 from selenium.webdriver.common.by import By
+
+from support.browsing import NONE, number
 
 CALLERS = 64
 MODELS = {

@@ -5,14 +5,16 @@ import re
 
 import numpy as np
 import pytest
-import zoo
-from shown import LONG, digits, labelled
-from waiting import until
+
+from support import zoo
+from support.shown import LONG, digits, labelled
+from support.waiting import until
 
 pytest.importorskip("selenium", reason="selenium is not installed")
-from browsing import number
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
+
+from support.browsing import number
 
 PHONE = 360  # pixels
 MODELS = {

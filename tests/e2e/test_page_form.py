@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zoo
 from onnx import TensorProto
-from shown import digits, pixels
-from waiting import until
+
+from support import zoo
+from support.shown import digits, pixels
+from support.waiting import until
 
 pytest.importorskip("selenium", reason="selenium is not installed")
-from browsing import number, write_png
+from support.browsing import number, write_png
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = {

@@ -1,7 +1,8 @@
 """A model answers over the network."""
 
 import numpy as np
-import zoo
+
+from support import zoo
 
 
 def test_a_request_gets_its_own_rows_and_a_receipt(serve):

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
-import zoo
 
 from onnxserve import Client
+from support import zoo
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 

@@ -1,11 +1,11 @@
 """Rolling updates lose nothing: replicas behind one name are replaced one by one, under load, as Kubernetes does it."""
 
 import pytest
-import zoo
-from callers import Callers, asynchronous_predictions, generations, predictions, row, sequences, streams
-from replicas import LAG, Replicas
 
 from onnxserve import AsyncClient, Client
+from support import zoo
+from support.callers import Callers, asynchronous_predictions, generations, predictions, row, sequences, streams
+from support.replicas import LAG, Replicas
 
 MODELS = {"double": zoo.double(), "recurrent": zoo.recurrent(), "countdown": zoo.countdown()}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # six servers are started, one after the other

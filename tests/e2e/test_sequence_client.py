@@ -5,10 +5,10 @@ import threading
 
 import numpy as np
 import pytest
-from stepping import CONFIGS, MODELS, expected, live, n, x
-from waiting import until
 
 from onnxserve import AsyncClient, Cancelled, Client, InvalidArgument, Stop, Unavailable
+from support.stepping import CONFIGS, MODELS, expected, live, n, x
+from support.waiting import until
 
 
 def test_steps_go_on_from_one_another(server, begin):

@@ -3,13 +3,13 @@
 import tracemalloc
 
 import pytest
-import zoo
 from google.protobuf.duration_pb2 import Duration
-from streaming import Line, cancel, error_of, expected, output, step
-from waiting import until
 
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve_server.engine import sequences
+from onnxserve_server.engine import stream_sequences
+from support import zoo
+from support.streaming import Line, cancel, error_of, expected, output, step
+from support.waiting import until
 
 MODELS = {
     "recurrent": zoo.recurrent(),
@@ -145,7 +145,7 @@ def test_cancelled_together_none_is_run(stream):
 
 
 def test_so_many_evicted_names_are_remembered_and_no_more(serve, monkeypatch):
-    monkeypatch.setattr(sequences, "_MOST_EVICTED", 2)
+    monkeypatch.setattr(stream_sequences, "_MOST_EVICTED", 2)
     config = "state: [{input: s, output: s_out}]\nsequences: {idle_ms: 50}"
     server = serve({"recurrent": zoo.recurrent()}, {"recurrent": config})
     stream = Line(server.stub)

@@ -6,8 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-from stepping import CONFIGS, MODELS, counter, expected, live, n, x
-from waiting import until
 
 from onnxserve import (
     AsyncClient,
@@ -18,6 +16,8 @@ from onnxserve import (
     OnnxserveError,
     ResourceExhausted,
 )
+from support.stepping import CONFIGS, MODELS, counter, expected, live, n, x
+from support.waiting import until
 
 SETTINGS = {"max_message_bytes": 1 << 20}
 LONG = 1e6  # for zoo.slow_counter(): no test waits for its end

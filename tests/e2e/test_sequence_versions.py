@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
-import zoo
-from streaming import Line, error_of, expected, output, step
+
+from support import zoo
+from support.streaming import Line, error_of, expected, output, step
 
 MODELS = {"recurrent": zoo.recurrent()}
 

@@ -6,13 +6,13 @@ import sys
 import grpc
 import numpy as np
 import pytest
-import zoo
 from google.rpc import error_details_pb2
-from streaming import Line, Stub, cancel, error_of, expected, output, step
-from waiting import until
 
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2 as inference
+from support import zoo
+from support.streaming import Line, Stub, cancel, error_of, expected, output, step
+from support.waiting import until
 
 MODELS = {
     "recurrent": zoo.recurrent(),

@@ -9,8 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
-import zoo
-from waiting import until
+
+from support import zoo
+from support.waiting import until
 
 ENDED = 128 + signal.SIGTERM
 ONNXSERVE = (sys.executable, "-m", "onnxserve")

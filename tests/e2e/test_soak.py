@@ -6,10 +6,10 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-import zoo
 
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2
+from support import zoo
 
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 REQUESTS = 100_000

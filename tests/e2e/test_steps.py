@@ -7,12 +7,12 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-import zoo
-from streaming import Stub, cancel, error_of, output
-from waiting import until
 
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2 as inference
+from support import zoo
+from support.streaming import Stub, cancel, error_of, output
+from support.waiting import until
 
 STATE = "state: [{input: total, output: total_out}]\nfeedback: {next: n}"
 MODELS = {"countdown": zoo.countdown(), "double": zoo.double(), "plain": zoo.countdown(), "slow": zoo.slow()}

@@ -8,12 +8,12 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-import zoo
-from streaming import Line, Stub, cancel, error_of
-from waiting import until
 
 from onnxserve.tensor import decode, encode
 from onnxserve.v1 import inference_service_pb2 as inference
+from support import zoo
+from support.streaming import Line, Stub, cancel, error_of
+from support.waiting import until
 
 MODELS = {"double": zoo.double(), "slow": zoo.slow(), "scaled": zoo.scaled()}
 CONFIGS = {"slow": "batching: {max_rows: 1}", "double": "batching: {max_queue_rows: 100000}"}

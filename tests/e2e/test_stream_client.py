@@ -5,10 +5,10 @@ import threading
 
 import numpy as np
 import pytest
-import zoo
-from waiting import until
 
 from onnxserve import AsyncClient, Cancelled, Client, InvalidArgument, OnnxserveError, Unavailable
+from support import zoo
+from support.waiting import until
 
 MODELS = {"double": zoo.double(), "slow": zoo.slow()}
 CONFIGS = {"slow": "batching: {max_rows: 1}"}

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
-import zoo
-from streaming import Line, cancel, error_of, expected, output, step
-from waiting import until
 
 from onnxserve import Client, Unavailable
 from onnxserve.tensor import decode, encode
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server import app
 from onnxserve_server.edge import stream as stream_module
+from support import zoo
+from support.streaming import Line, cancel, error_of, expected, output, step
+from support.waiting import until
 
 MODELS = {"recurrent": zoo.recurrent(), "double": zoo.double(), "counter": zoo.slow_counter()}
 CONFIGS = {

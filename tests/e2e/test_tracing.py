@@ -10,14 +10,14 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-import zoo
-from asking import Http
-from otlp import attributes, receiver
-from waiting import until
 
 import onnxserve
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2 as pb
+from support import zoo
+from support.asking import Http
+from support.otlp import attributes, receiver
+from support.waiting import until
 
 ROW = np.ones((1, 3), np.float32)
 HOPS = ["receive", "admit", "queue", "batch", "run", "scatter", "reply"]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import onnx
 import pytest
-import zoo
 
 from onnxserve.tensor import DataType
-from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes, placed
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.spec import TensorSpec
+from support import zoo
 
 
 def spec(name, *shape):

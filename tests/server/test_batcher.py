@@ -11,13 +11,15 @@ import weakref
 import pytest
 
 from onnxserve.tensor import DataType
-from onnxserve_server.core import Batch, BatchPolicy, ModelSpec, Result, Slot, TensorSpec
+from onnxserve_server.core import Result
+from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.errors import Cancelled, DeadlineExceeded, Draining, ModelRunFailed, QueueFull
 from onnxserve_server.runtime.session import RunFailed
+from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
-from onnxserve_server.scheduling.model import ServedModel
 from onnxserve_server.scheduling.running import BatchRunner
+from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
 
 COLUMN = (TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
 ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)

@@ -2,12 +2,12 @@
 
 import onnx
 import pytest
-import zoo
 from onnx import TensorProto, helper
 
 from onnxserve_server import doctor
-from onnxserve_server.edge import lane
+from onnxserve_server.edge import self_test
 from onnxserve_server.settings import load_settings
+from support import zoo
 
 
 def examine(**settings):
@@ -57,9 +57,9 @@ def test_models_are_tried_as_their_model_yaml_says(tmp_path):
 
 def test_a_grpcio_that_does_not_carry_the_lane_is_a_problem(monkeypatch):
     def fail():
-        raise lane.LaneError("no queue")
+        raise self_test.LaneError("no queue")
 
-    monkeypatch.setattr(lane, "self_test", fail)
+    monkeypatch.setattr(self_test, "run", fail)
     found = examine()
     assert found["server"]["edge"] == "plain"
     assert found["problems"] == ["this grpcio does not carry the lane: no queue"]

@@ -8,14 +8,14 @@ import time
 import grpc
 import numpy as np
 import pytest
-import zoo
 from google.protobuf import duration_pb2
 from grpc._cython import cygrpc
-from waiting import until
 
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2
-from onnxserve_server.edge import lane
+from onnxserve_server.edge import lane, self_test
+from support import zoo
+from support.waiting import until
 
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 
@@ -142,7 +142,7 @@ def channel(on_lane):
 
 def test_the_lane_works_with_this_grpcio():
     before = threading.active_count()
-    lane.self_test()
+    self_test.run()
     until(lambda: threading.active_count() <= before)
 
 
@@ -153,17 +153,17 @@ tolerant = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExcep
 @tolerant
 @pytest.mark.parametrize("break_it", FAULTS.values(), ids=FAULTS)
 def test_the_self_test_finds_a_grpcio_that_does_not_carry_the_lane(monkeypatch, break_it):
-    monkeypatch.setattr(lane, "_SELF_TEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(self_test, "_TIMEOUT", 0.3)
     monkeypatch.setattr(lane, "_STOP_TIMEOUT", 0.3)
     break_it(monkeypatch)
-    with pytest.raises(lane.LaneError):
-        lane.self_test()
+    with pytest.raises(self_test.LaneError):
+        self_test.run()
 
 
 @tolerant
 @pytest.mark.parametrize("fault", ["CompletionQueue missing", "server without a core", "start_server_batch fails"])
 def test_where_the_lane_does_not_work_the_plain_edge_serves(serving, tmp_path, monkeypatch, caplog, fault):
-    monkeypatch.setattr(lane, "_SELF_TEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(self_test, "_TIMEOUT", 0.3)
     monkeypatch.setattr(lane, "_STOP_TIMEOUT", 0.3)
     FAULTS[fault](monkeypatch)
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})

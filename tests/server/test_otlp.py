@@ -9,9 +9,9 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 
 from onnxserve_server.errors import ServeError
-from onnxserve_server.telemetry import assembly
-from onnxserve_server.telemetry.assembly import Options, Telemetry
+from onnxserve_server.telemetry import telemetry as telemetry_module
 from onnxserve_server.telemetry.otlp import MetricPush
+from onnxserve_server.telemetry.telemetry import Options, Telemetry
 
 SHORT, SLACK = 1.0, 0.5  # seconds
 
@@ -38,7 +38,7 @@ def test_what_never_started_can_be_stopped(silent):
     began = time.monotonic()
     MetricPush(endpoint(silent), 60, list, Resource.create()).stop()
     telemetry(silent).stop()
-    assert time.monotonic() - began < assembly._STOP_TIMEOUT + SLACK
+    assert time.monotonic() - began < telemetry_module._STOP_TIMEOUT + SLACK
 
 
 def test_opentelemetry_s_own_switch_turns_traces_off(silent, monkeypatch):
@@ -48,10 +48,10 @@ def test_opentelemetry_s_own_switch_turns_traces_off(silent, monkeypatch):
     disabled.stop()
 
 
-@pytest.mark.parametrize("longest", [SHORT, assembly._STOP_TIMEOUT])
+@pytest.mark.parametrize("longest", [SHORT, telemetry_module._STOP_TIMEOUT])
 def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, longest):
-    assert assembly._STOP_TIMEOUT <= 5
-    monkeypatch.setattr(assembly, "_STOP_TIMEOUT", longest)
+    assert telemetry_module._STOP_TIMEOUT <= 5
+    monkeypatch.setattr(telemetry_module, "_STOP_TIMEOUT", longest)
     handlers = list(logging.getLogger().handlers)
     pushing = telemetry(silent)
     pushing.start()

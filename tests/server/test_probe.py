@@ -6,13 +6,13 @@ import sys
 import onnx
 import onnxruntime
 import pytest
-import zoo
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime import probe as module
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.runtime.session import SessionOptions
+from support import zoo
 
 OPTIONS = SessionOptions()
 

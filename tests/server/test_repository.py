@@ -1,11 +1,11 @@
 """Models are found on disk: which folders count, which versions serve, in what order."""
 
 import pytest
-import zoo
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import read_config
 from onnxserve_server.repository.discovery import discover
+from support import zoo
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import socket
 
 import onnx
 import pytest
-import zoo
 from typer.testing import CliRunner
 
 from onnxserve._cli.app import app
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.settings import Settings, load_settings
+from support import zoo
 
 
 @pytest.fixture(autouse=True)

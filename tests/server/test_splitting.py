@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from onnxserve.tensor import DataType
-from onnxserve_server.core import Batch, BatchPolicy, ModelSpec, Receipt, Request, Result, Slot, TensorSpec, WireTensor
+from onnxserve_server.core import Receipt, Request, Result, WireTensor
 from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.splitting import Split
 from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed, QueueFull
+from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
-from onnxserve_server.scheduling.model import ServedModel
+from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
 
 COLUMN = (TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
 ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)

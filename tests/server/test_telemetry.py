@@ -15,12 +15,12 @@ from onnxserve_server.core import Receipt, Result
 from onnxserve_server.errors import DeadlineExceeded, ModelNotFound, ModelRunFailed, QueueFull, SequencesFull
 from onnxserve_server.observing import PAGE, Run
 from onnxserve_server.telemetry import catalogue
+from onnxserve_server.telemetry.attribution import Rapl, Shares
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name, table
 from onnxserve_server.telemetry.logs import Console, Json, RateLimit
-from onnxserve_server.telemetry.points import Distribution
+from onnxserve_server.telemetry.metric_data import Distribution
 from onnxserve_server.telemetry.recorder import _MOST_UNFOLDED, OTHER, Recorder
-from onnxserve_server.telemetry.shares import Rapl, Shares
-from onnxserve_server.telemetry.slow import SlowRequest, SlowRequests
+from onnxserve_server.telemetry.slow_requests import SlowRequest, SlowRequests
 from onnxserve_server.telemetry.system import System
 
 ROOT = Path(__file__).parent.parent.parent

@@ -6,14 +6,14 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-from cluster import ROOT, containers, dangling, monitored, named, of_kind
-from promql import TEXTS, strangers, unknown_in_text
 from typer.testing import CliRunner
 
 from onnxserve._cli.app import app as command_line
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import FILE_NAME, read_config
 from onnxserve_server.runtime.providers import CUDA, parse_providers
+from support.cluster import ROOT, containers, dangling, monitored, named, of_kind
+from support.promql import TEXTS, strangers, unknown_in_text
 
 _ANYWHERE = {"0.0.0.0", "::"}
 _GPU = "nvidia.com/gpu"

@@ -8,7 +8,8 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from waiting import until
+
+from support.waiting import until
 
 NONE = "\N{EN DASH}"  # a figure that is not there
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")  # where Debian has them

@@ -6,7 +6,8 @@ import contextlib
 import threading
 
 import numpy as np
-from waiting import until
+
+from support.waiting import until
 
 _PAUSE = 0.002  # seconds between two calls of a caller: servers that start beside them need the processor, too
 

@@ -5,7 +5,8 @@ import secrets
 from pathlib import Path
 
 import pytest
-from waiting import until
+
+from support.waiting import until
 
 _ROOT = Path("/sys/fs/cgroup")
 _PERIOD = 100_000  # µs

@@ -1,8 +1,9 @@
 """Models whose explanations are known beforehand."""
 
 import numpy as np
-import zoo
 from onnx import TensorProto, helper
+
+from support import zoo
 
 FLOAT, DOUBLE, INT64, STRING = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.STRING
 

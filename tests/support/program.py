@@ -8,16 +8,16 @@ import tomllib
 from dataclasses import dataclass
 
 import grpc
-from cluster import ROOT
 
 from onnxserve_server import app
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.repository.config import BatchingConfig, ModelConfig, SequencesConfig
-from onnxserve_server.repository.loads import Loads
+from onnxserve_server.repository.load_status import Loads
 from onnxserve_server.settings import Settings
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, prometheus_name
 from onnxserve_server.web.app import make_app
 from onnxserve_server.web.status import ServerStatus
+from support.cluster import ROOT
 
 
 @dataclass(frozen=True, kw_only=True)

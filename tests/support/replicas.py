@@ -6,8 +6,9 @@ import threading
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from naming import NameServer
-from waiting import until
+
+from support.naming import NameServer
+from support.waiting import until
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 

@@ -8,7 +8,8 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
-from ports import free_port
+
+from support.ports import free_port
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is missing; scripts/install-debian.sh installs it"

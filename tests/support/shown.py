@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import onnx
-import zoo
 from onnx import helper
+
+from support import zoo
 
 ROOT = Path(__file__).parent.parent.parent
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"

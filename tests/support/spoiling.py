@@ -3,8 +3,8 @@
 import json
 import re
 
-from cluster import named
-from promql import NAMES, TEXTS
+from support.cluster import named
+from support.promql import NAMES, TEXTS
 
 # What Kubernetes, its operators and the operator of the cluster call as they like: nothing of the program.
 _OWN_FIELDS = frozenset(

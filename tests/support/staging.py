@@ -10,15 +10,15 @@ import threading
 
 import grpc
 import numpy as np
-import zoo
-from asking import port_of
-from cluster import manifest
-from ports import free_port
-from scraping import prometheus
-from timelapse import faster, faster_rules, seconds
 
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2, inference_service_pb2_grpc
+from support import zoo
+from support.asking import port_of
+from support.cluster import manifest
+from support.ports import free_port
+from support.scraping import prometheus
+from support.timelapse import faster, faster_rules, seconds
 
 GROUPS = manifest("overlays/monitoring/rules.yaml")["spec"]["groups"]
 _INTERVAL = seconds(manifest("overlays/monitoring/servicemonitor.yaml")["spec"]["endpoints"][0]["interval"])

@@ -3,9 +3,9 @@
 import asyncio
 
 import numpy as np
-import zoo
 
 from onnxserve import AsyncClient
+from support import zoo
 
 MODELS = {
     "recurrent": zoo.recurrent(),

@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from onnxserve_server.edge.predict import Call
+from onnxserve_server.edge.calls import Call
 from onnxserve_server.edge.status import Status
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -6,7 +6,7 @@ that is seldom called stay with the public server; the hot methods get one queue
 method of a slotted object runs, and the answer is sent from whichever thread has it.
 
 This module holds every use of grpcio's private layer. It is tested with the grpcio versions that pyproject.toml allows,
-and self_test() makes real calls through it at start; if anything fails the server uses the plain edge.
+and self_test.py makes real calls through it at start; if anything fails the server uses the plain edge.
 
 No lock is held while calling into the core. Calls are counted on the lane's thread alone, so counting needs none.
 """
@@ -16,13 +16,13 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from grpc._cython import cygrpc
 
+from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
 from onnxserve_server.edge.status import Status
 
 logger = logging.getLogger(__name__)
@@ -34,40 +34,6 @@ _NO_FLAGS = 0
 _BUFFER_HINT = 1  # GRPC_WRITE_BUFFER_HINT: a write to the socket for each answer would be a third of a stream's cost
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
 _STOP_TIMEOUT = 5.0  # seconds in which the core must report the end of calls that have been answered
-_SELF_TEST_TIMEOUT = 5.0  # seconds
-
-Metadata = tuple[tuple[str, str | bytes], ...]
-
-Handler = Callable[["UnaryCall", bytes], None]
-"""Takes a call and its message. It must not raise or block."""
-
-
-class StreamEvents(Protocol):
-    """What is told of a stream, on the lane's thread. None of it may raise or block."""
-
-    def on_message(self, message: bytes) -> None:
-        """Take the message that was asked for by read()."""
-        ...
-
-    def on_half_close(self) -> None:
-        """The caller sends no more; the read that was asked for brings nothing."""
-        ...
-
-    def on_sent(self) -> None:
-        """The message that was given to send() is out, or lost."""
-        ...
-
-    def on_gone(self) -> None:
-        """The caller left."""
-        ...
-
-
-StreamHandler = Callable[["StreamCall"], StreamEvents]
-"""Takes a new stream and returns what is to be told of it. It must not raise or block."""
-
-
-class LaneError(Exception):
-    """The lane does not work with this grpcio; the text says what failed."""
 
 
 class Lane:
@@ -208,7 +174,7 @@ class _Method:
 
 
 class UnaryCall:
-    """One call: receive, hand over, answer once. Implements edge.predict.Call.
+    """One call: receive, hand over, answer once. Implements calls.Call.
 
     Two events end it, in any order: the core has closed it, and the answer is out. Until then the core refers to us.
     """
@@ -274,7 +240,7 @@ class UnaryCall:
 
 
 class StreamCall:
-    """One bidirectional call. Implements edge.stream.StreamCall.
+    """One bidirectional call. Implements calls.StreamCall.
 
     Like a unary one it is over when the core has closed it and its status is out.
     """
@@ -341,109 +307,3 @@ def _nothing(_: Any) -> bool:
 
 def _wire_status(status: Status) -> tuple[Any, bytes, tuple[tuple[str, str | bytes], ...]]:
     return status.code.value[0], status.details.encode(), tuple(status.trailing_metadata)
-
-
-def self_test() -> None:
-    """Make real calls through a lane of its own: an answer, an error with metadata, a stream that echoes, and a call
-    that its caller cancels.
-
-    Raises:
-        LaneError: something did not work as it must.
-    """
-    try:
-        _SelfTest().run()
-    except LaneError:
-        raise
-    except Exception as error:
-        raise LaneError(f"{type(error).__name__}: {error}") from error
-
-
-class _SelfTest:
-    """A server with a method that answers, fails or waits for its caller to leave, as the message says, and an echo."""
-
-    _METHOD = "/onnxserve.SelfTest/Try"
-    _STREAM = "/onnxserve.SelfTest/Echo"
-
-    def __init__(self) -> None:
-        self._waiting = threading.Event()
-        self._cancelled = threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self._server = grpc.server(self._pool)
-        self._lane = Lane(self._server, {self._METHOD: self._handle}, {self._STREAM: _Echo}, flush=lambda: None)
-
-    def run(self) -> None:
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        self._server.start()
-        self._lane.start()
-        try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                method = channel.unary_unary(self._METHOD)
-                self._try_answer(method)
-                self._try_error(method)
-                self._try_cancellation(method)
-                self._try_stream(channel.stream_stream(self._STREAM))
-        finally:
-            stopped = self._server.stop(0)
-            ended = self._lane.stop() and stopped.wait(_SELF_TEST_TIMEOUT)
-            self._pool.shutdown(wait=ended)
-        _require(ended, "it does not stop")
-
-    def _handle(self, call: UnaryCall, message: bytes) -> None:
-        if message == b"answer":
-            call.reply(message)
-        elif message == b"fail":
-            call.fail(Status(grpc.StatusCode.DATA_LOSS, "as asked", (("reason", "asked"),)))
-        else:
-            call.on_cancel = lambda: self._leave(call)
-            self._waiting.set()
-
-    def _leave(self, call: UnaryCall) -> None:
-        call.fail(Status(grpc.StatusCode.CANCELLED, "", ()))
-        self._cancelled.set()
-
-    def _try_answer(self, method: Any) -> None:
-        _require(method(b"answer", timeout=_SELF_TEST_TIMEOUT) == b"answer", "an answer came back changed")
-
-    def _try_error(self, method: Any) -> None:
-        error = method.future(b"fail", timeout=_SELF_TEST_TIMEOUT).exception()
-        _require(
-            error is not None
-            and (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "as asked")
-            and ("reason", "asked") in error.trailing_metadata(),
-            f"an error came back as {error}",
-        )
-
-    def _try_cancellation(self, method: Any) -> None:
-        waiting = method.future(b"wait", timeout=_SELF_TEST_TIMEOUT)
-        _require(self._waiting.wait(_SELF_TEST_TIMEOUT), "a call did not arrive")
-        waiting.cancel()
-        _require(self._cancelled.wait(_SELF_TEST_TIMEOUT), "a cancellation did not arrive")
-
-    def _try_stream(self, stream: Any) -> None:
-        answers = list(stream(iter((b"one", b"two")), timeout=_SELF_TEST_TIMEOUT))
-        _require(answers == [b"one", b"two"], "the answers of a stream came back changed")
-
-
-class _Echo:
-    """Sends each message back."""
-
-    def __init__(self, call: StreamCall) -> None:
-        self._call = call
-        call.read()
-
-    def on_message(self, message: bytes) -> None:
-        self._call.send(message)
-
-    def on_sent(self) -> None:
-        self._call.read()
-
-    def on_half_close(self) -> None:
-        self._call.end(None)
-
-    def on_gone(self) -> None:
-        pass
-
-
-def _require(held: bool, otherwise: str) -> None:
-    if not held:
-        raise LaneError(otherwise)

@@ -6,7 +6,7 @@ import grpc
 
 from onnxserve.v1 import model_service_pb2 as model_service
 from onnxserve.v1 import model_service_pb2_grpc
-from onnxserve_server.edge.codec import encode_model
+from onnxserve_server.edge.onnxserve_v1 import encode_model
 from onnxserve_server.edge.status import status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ServeError

@@ -9,18 +9,10 @@ from time import time
 
 import grpc
 
+from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
 from onnxserve_server.edge.status import Status
-from onnxserve_server.edge.stream import Stream
 
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
-
-Metadata = tuple[tuple[str, str | bytes], ...]
-
-Handler = Callable[["PlainCall", bytes], None]
-"""Takes a call and its message. It must not raise or block."""
-
-StreamHandler = Callable[["PlainStreamCall"], Stream]
-"""Takes a new stream and returns what is to be told of it. It must not raise or block."""
 
 
 class PlainEdge:
@@ -109,7 +101,7 @@ class PlainEdge:
 
 
 class PlainCall:
-    """One call: its thread waits until another answers. Implements edge.predict.Call."""
+    """One call: its thread waits until another answers. Implements calls.Call."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self.deadline = _deadline(context)
@@ -162,7 +154,7 @@ class PlainCall:
 
 
 class PlainStreamCall:
-    """One bidirectional call: a thread of its own reads, the call's thread sends. Implements edge.stream.StreamCall."""
+    """One bidirectional call: a thread of its own reads, the call's thread sends. Implements calls.StreamCall."""
 
     def __init__(
         self,

@@ -1,39 +1,16 @@
 """What both edges do with a Predict call: decode, hand over to the engine, encode, send."""
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Protocol
 
-from onnxserve_server.core import Clock, Request, Result
-from onnxserve_server.edge.codec import decode_request, encode_result
-from onnxserve_server.edge.status import OK, Status, code_of, status_of
+from onnxserve_server.core import Clock, Request, Result, Trace
+from onnxserve_server.edge.calls import Call
+from onnxserve_server.edge.onnxserve_v1 import decode_request, encode_result
+from onnxserve_server.edge.status import OK, code_of, status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ServeError
-from onnxserve_server.observing import Observer, Trace
+from onnxserve_server.observing import Observer
 
 logger = logging.getLogger(__name__)
-
-
-class Call(Protocol):
-    """A unary call at either edge. It is answered once, by reply() or fail(), from any thread.
-
-    Attributes:
-        deadline: seconds of Unix time; inf for none.
-        metadata: what the caller sent with the call, names in lower case.
-        on_cancel: called, from any thread, when the caller leaves before the answer.
-    """
-
-    deadline: float
-    metadata: Iterable[tuple[str, str | bytes]]
-    on_cancel: Callable[[], None] | None
-
-    def reply(self, message: bytes) -> None:
-        """Answer with a message and the status OK."""
-        ...
-
-    def fail(self, status: Status) -> None:
-        """Answer with an error."""
-        ...
 
 
 class Predict:
@@ -89,7 +66,7 @@ class _Answer:
 
 
 class _ObservedAnswer(_Answer):
-    """The same, and an observer is told. Implements observing.Asked."""
+    """The same, and an observer is told. Implements core.RequestInfo."""
 
     __slots__ = ("_observer", "arrived", "model", "trace", "version")
 

@@ -6,49 +6,27 @@ caller that does not read its answers stops its own stream, and only that.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve_server.core import Clock, TensorSpec
-from onnxserve_server.edge.answers import Answer, ObservedAnswer, encode_handoff
-from onnxserve_server.edge.codec import read_request, read_step
-from onnxserve_server.edge.in_hand import InHand, Place, Window, Work
+from onnxserve_server.core import Clock
+from onnxserve_server.edge.calls import StreamCall
+from onnxserve_server.edge.inflight import InHand, Place, Window, Work
+from onnxserve_server.edge.onnxserve_v1 import read_request, read_step
 from onnxserve_server.edge.predict import unexpected
-from onnxserve_server.edge.status import OK, Status, status_of
+from onnxserve_server.edge.replies import Answer, ObservedAnswer, encode_handoff
+from onnxserve_server.edge.status import OK, status_of
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.entry import Entry
 from onnxserve_server.errors import Cancelled, CutOff, Draining, InvalidRequest, ServeError, Violation
 from onnxserve_server.observing import Observer
+from onnxserve_server.spec import TensorSpec
 
 _SERVER_STOPS = "the server is about to stop"
-
-
-class StreamCall(Protocol):
-    """A bidirectional call at either edge.
-
-    Attributes:
-        deadline: seconds of Unix time; inf for none.
-        metadata: what the caller sent with the call, names in lower case.
-    """
-
-    deadline: float
-    metadata: Iterable[tuple[str, str | bytes]]
-
-    def read(self) -> None:
-        """Ask for the next message, from any thread. It comes by on_message(); one may be asked for at a time."""
-        ...
-
-    def send(self, message: bytes, *, more: bool) -> None:
-        """Send a message, from any thread; on_sent() says when the next may follow. `more`: it follows at once."""
-        ...
-
-    def end(self, status: Status | None) -> None:
-        """End the call, once, while nothing is being sent; None: with OK."""
-        ...
 
 
 class Budget(Protocol):

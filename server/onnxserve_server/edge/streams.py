@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 
 from onnxserve_server.core import Clock
-from onnxserve_server.edge.in_hand import Window
-from onnxserve_server.edge.stream import Stream, StreamCall
+from onnxserve_server.edge.calls import StreamCall
+from onnxserve_server.edge.inflight import Window
+from onnxserve_server.edge.stream import Stream
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.observing import Observer
 

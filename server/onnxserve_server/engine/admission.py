@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, strings_array
-from onnxserve_server.core import Done, Job, ModelSpec, Request, TensorSpec, WireTensor
+from onnxserve_server.core import Done, Job, Request, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
+from onnxserve_server.spec import ModelSpec, TensorSpec
 
 _MOST_NAMES = 10  # told in one message
 _PRIORITIES = range(-10, 11)

@@ -4,15 +4,16 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from onnxserve_server.core import Clock, Done, Job, ModelSpec, Request
+from onnxserve_server.core import Clock, Done, Job, Request
 from onnxserve_server.engine.admission import Admission
 from onnxserve_server.engine.entry import Entry
-from onnxserve_server.engine.sequences import SequenceSet
+from onnxserve_server.engine.model import ServedModel
+from onnxserve_server.engine.sequence_state import States
 from onnxserve_server.engine.splitting import Split
-from onnxserve_server.engine.states import States
+from onnxserve_server.engine.stream_sequences import SequenceSet
 from onnxserve_server.errors import Draining, InvalidRequest, ModelNotFound, ServeError, Violation
 from onnxserve_server.scheduling.backlog import Backlog
-from onnxserve_server.scheduling.model import ServedModel
+from onnxserve_server.spec import ModelSpec
 
 
 class Engine:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from onnxserve_server.engine.admission import Admission
-from onnxserve_server.engine.states import States
-from onnxserve_server.scheduling.model import ServedModel
+from onnxserve_server.engine.model import ServedModel
+from onnxserve_server.engine.sequence_state import States
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from onnxserve.tensor import Array
-from onnxserve_server.core import Clock, Job, ModelSpec, Request, Result, Step, StepResult
+from onnxserve_server.core import Clock, Job, Request, Result, Step, StepResult
 from onnxserve_server.engine.entry import Entry
-from onnxserve_server.engine.states import After, State
+from onnxserve_server.engine.sequence_state import After, State
 from onnxserve_server.errors import ServeError
+from onnxserve_server.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ StepDone = Callable[[StepResult | ServeError], None]
 """What a request calls with the result of each of its steps. From any thread; it must not raise or block."""
 
 Hold = Callable[[Callable[[], None]], bool]
-"""Asked before each further step of a request: True stops it until the given function is called."""
+"""RequestInfo before each further step of a request: True stops it until the given function is called."""
 
 
 class Door(Protocol):

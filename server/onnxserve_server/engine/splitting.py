@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxserve_server.core import Done, Job, Receipt, Result, TensorSpec
+from onnxserve_server.core import Done, Job, Receipt, Result
 from onnxserve_server.errors import ModelRunFailed, ServeError
+from onnxserve_server.spec import TensorSpec
 
 
 class Split:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onnxserve_server.core import BatchPolicy, Clock, ModelSpec, TensorSpec
+from onnxserve_server.core import Clock
+from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.observing import Observer
 from onnxserve_server.repository.config import FILE_NAME, BatchingConfig
@@ -16,7 +17,7 @@ from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.probe import Prober, Verdict, batch_axis, warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
-from onnxserve_server.scheduling.model import ServedModel
+from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
 
 logger = logging.getLogger(__name__)
 

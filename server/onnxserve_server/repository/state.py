@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from onnxserve.tensor import NAMES, STORAGE, STRING, Array
-from onnxserve_server.core import Feedback, SequencePolicy, StatePair, TensorSpec
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import FILE_NAME, ModelConfig, SequencesConfig, explain
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.runtime.session import Session
+from onnxserve_server.spec import Feedback, SequencePolicy, StatePair, TensorSpec
 
 # How exports name a state and what becomes of it, for `state: auto`: input, output.
 _NAMES = (

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.spec import TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

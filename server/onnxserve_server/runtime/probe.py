@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from onnxserve.tensor import STORAGE, STRING, Array, DataType
-from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.session import RunFailed, Session, SessionOptions
+from onnxserve_server.spec import TensorSpec
 
 _ROWS = 3
 _WARM_UP_BYTES = 64 << 20

@@ -13,10 +13,10 @@ import numpy as np
 import onnxruntime
 
 from onnxserve.tensor import STORAGE, Array, DataType
-from onnxserve_server.core import TensorSpec
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes, placed
 from onnxserve_server.runtime.providers import CUDA
+from onnxserve_server.spec import TensorSpec
 
 # What ONNX Runtime calls the element types.
 _TYPES = {

@@ -15,11 +15,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxserve_server.core import Batch, BatchPolicy, Clock, Job, Slot
+from onnxserve_server.core import Clock, Job
 from onnxserve_server.errors import DeadlineExceeded, Draining, QueueFull
 from onnxserve_server.scheduling.backlog import Backlog
+from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.bucket import Bucket
 from onnxserve_server.scheduling.estimate import RunTimes
+from onnxserve_server.spec import BatchPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

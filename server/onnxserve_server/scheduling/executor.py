@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from onnxserve_server.core import Slot
+from onnxserve_server.scheduling.batch import Slot
 from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.running import BatchRunner, FinishedRun
 

@@ -7,11 +7,13 @@ from typing import Protocol
 import numpy as np
 
 from onnxserve.tensor import Array
-from onnxserve_server.core import Batch, Clock, Job, ModelSpec, Receipt, Result, TensorSpec
+from onnxserve_server.core import Clock, Job, Receipt, Result
 from onnxserve_server.errors import ModelRunFailed
 from onnxserve_server.observing import Observer, Run
 from onnxserve_server.runtime.session import RunFailed, RunHandle
+from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.batcher import Batcher
+from onnxserve_server.spec import ModelSpec, TensorSpec
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from onnxserve_server.scheduling.model import ServedModel
+from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.telemetry import catalogue
+from onnxserve_server.telemetry.attribution import Meter, Shares
 from onnxserve_server.telemetry.catalogue import Instrument
-from onnxserve_server.telemetry.points import Labels, Metric
+from onnxserve_server.telemetry.metric_data import Labels, Metric
 from onnxserve_server.telemetry.recorder import Recorder
-from onnxserve_server.telemetry.shares import Meter, Shares
 from onnxserve_server.telemetry.system import System
 
 

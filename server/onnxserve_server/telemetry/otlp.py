@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from onnxserve_server.telemetry.logs import fields_of, message_of
-from onnxserve_server.telemetry.points import Distribution, Labels, Metric
+from onnxserve_server.telemetry.metric_data import Distribution, Labels, Metric
 
 logger = logging.getLogger(__name__)
 

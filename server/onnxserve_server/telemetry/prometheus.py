@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as Shown
 
 from onnxserve_server.telemetry.catalogue import Instrument, prometheus_name
-from onnxserve_server.telemetry.points import Distribution, Metric
+from onnxserve_server.telemetry.metric_data import Distribution, Metric
 
 
 def scrape(metrics: Sequence[Metric], resource: dict[str, str], accept: str) -> tuple[bytes, str]:

@@ -16,13 +16,14 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from onnxserve_server.core import Clock, ModelSpec, Receipt, Result
+from onnxserve_server.core import Clock, Receipt, RequestInfo, Result, Trace
 from onnxserve_server.errors import ServeError
-from onnxserve_server.observing import PAGE, Asked, Run, Trace
+from onnxserve_server.observing import PAGE, Run
+from onnxserve_server.spec import ModelSpec
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import Instrument
-from onnxserve_server.telemetry.points import Distribution, Exemplar, Labels, Metric
-from onnxserve_server.telemetry.slow import SlowRequest, SlowRequests
+from onnxserve_server.telemetry.metric_data import Distribution, Exemplar, Labels, Metric
+from onnxserve_server.telemetry.slow_requests import SlowRequest, SlowRequests
 from onnxserve_server.telemetry.tracing import Span, Tracing
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Recorder:
         """See Observer."""
         return None if self._tracing is None else self._tracing.begin(metadata, arrived)
 
-    def answered(self, asked: Asked, code: str, outcome: Result | ServeError) -> None:
+    def answered(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
         """See Observer."""
         try:  # what @_harmless does, without its call
             seconds = self._clock() - asked.arrived
@@ -234,7 +235,7 @@ def _method(kind: _Kind) -> str:
     return PAGE if kind[0] == PAGE else _SERVICE + kind[0]
 
 
-def _log(asked: Asked, kind: _Kind, seconds: float) -> None:
+def _log(asked: RequestInfo, kind: _Kind, seconds: float) -> None:
     """Tell of one request."""
     method, model, version, code, reason = kind
     told = {
@@ -252,7 +253,7 @@ def _log(asked: Asked, kind: _Kind, seconds: float) -> None:
         logger.debug("a request ended: %s", code, extra=told)
 
 
-def _slow(asked: Asked, kind: _Kind, seconds: float, receipt: Receipt | None) -> SlowRequest:
+def _slow(asked: RequestInfo, kind: _Kind, seconds: float, receipt: Receipt | None) -> SlowRequest:
     """Return what the page says of a slow one."""
     _, model, version, code, _ = kind
     return SlowRequest(time.time(), model, version, _method(kind), code, seconds, receipt, asked.request_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnxserve_server.runtime.resources import Resources, cgroup_folders, resources
 from onnxserve_server.telemetry import catalogue
-from onnxserve_server.telemetry.points import Labels, Metric
+from onnxserve_server.telemetry.metric_data import Labels, Metric
 
 _PROC = Path("/proc/self")
 _CGROUP = Path("/sys/fs/cgroup")

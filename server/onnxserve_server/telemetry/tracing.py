@@ -19,9 +19,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from onnxserve_server.core import Clock, Result
+from onnxserve_server.core import Clock, RequestInfo, Result
 from onnxserve_server.errors import ServeError
-from onnxserve_server.observing import PAGE, Asked, Run
+from onnxserve_server.observing import PAGE, Run
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _IDS = RandomIdGenerator()
@@ -59,7 +59,7 @@ class Span:
         """See Trace."""
         self._http_status = status
 
-    def end(self, asked: Asked, code: str, outcome: Result | ServeError) -> None:
+    def end(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
         """See Trace."""
         if not self.span_id:
             return

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from onnxserve_server.core import Done, Job, ModelSpec, Request, Result
+from onnxserve_server.core import Done, Job, Request, Result, Trace
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import (
     Cancelled,
@@ -27,7 +27,8 @@ from onnxserve_server.errors import (
     ServeError,
     Violation,
 )
-from onnxserve_server.observing import PAGE, Observer, Trace
+from onnxserve_server.observing import PAGE, Observer
+from onnxserve_server.spec import ModelSpec
 from onnxserve_server.web import uploads
 from onnxserve_server.web.origin import NotAllowed, NotJson, check_sender
 from onnxserve_server.web.tensors import read_tensor, write_tensor
@@ -151,7 +152,7 @@ class Predictions:
 
 
 class _Asked:
-    """Implements observing.Asked."""
+    """Implements core.RequestInfo."""
 
     method = PAGE
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from onnxserve import __version__
 from onnxserve.tensor import NAMES
-from onnxserve_server.core import ModelSpec, TensorSpec
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.observing import Observer
-from onnxserve_server.repository.loads import Loads
-from onnxserve_server.telemetry.assembly import Telemetry
-from onnxserve_server.telemetry.points import Distribution, Metric
+from onnxserve_server.repository.load_status import Loads
+from onnxserve_server.spec import ModelSpec, TensorSpec
+from onnxserve_server.telemetry.metric_data import Distribution, Metric
 from onnxserve_server.telemetry.prometheus import scrape
-from onnxserve_server.telemetry.slow import SlowRequest
+from onnxserve_server.telemetry.slow_requests import SlowRequest
+from onnxserve_server.telemetry.telemetry import Telemetry
 
 
 class ServerStatus:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from onnxserve.tensor import BOOL, NAMES, NUMBERS, STORAGE, STRING, Array, DataType
-from onnxserve_server.core import TensorSpec, WireTensor
+from onnxserve_server.core import WireTensor
 from onnxserve_server.errors import Violation
+from onnxserve_server.spec import TensorSpec
 
 _MOST_LISTED = 16_384  # elements; more are base64: a list of a million keeps the interpreter for half a second
 _MOST_BYTES = 4 << 20  # of one output

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxserve.tensor import STORAGE, Array
-from onnxserve_server.core import ModelSpec, Request, Result, Snapshot, StatePair, Step, TensorSpec
+from onnxserve_server.core import Request, Result, Snapshot, Step
 from onnxserve_server.engine.admission import Kept, read_tensor
 from onnxserve_server.errors import InvalidRequest, ModelRunFailed, Violation
+from onnxserve_server.spec import ModelSpec, StatePair, TensorSpec
 
 State = tuple[Array, ...]
 """One array for each state pair of the model, in its order."""

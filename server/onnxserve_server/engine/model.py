@@ -2,14 +2,15 @@
 
 import math
 
-from onnxserve_server.core import Clock, Job, ModelSpec
+from onnxserve_server.core import Clock, Job
+from onnxserve_server.engine.live_sequences import SequenceBooks
 from onnxserve_server.observing import Observer
 from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.batcher import Batcher, Load
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.executor import Executor, Settle, run_waiting
 from onnxserve_server.scheduling.running import BatchRunner, Model
-from onnxserve_server.scheduling.sequences import SequenceBooks
+from onnxserve_server.spec import ModelSpec
 
 
 class ServedModel:

@@ -4,9 +4,10 @@ import math
 import threading
 from typing import Protocol
 
-from onnxserve_server.core import Clock, SequencePolicy
+from onnxserve_server.core import Clock
 from onnxserve_server.errors import DeadlineExceeded, SequencesFull, ServeError
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
+from onnxserve_server.spec import SequencePolicy
 
 
 class Live(Protocol):

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve_server.core import ModelSpec, Result, StepResult, TensorSpec
-from onnxserve_server.edge.codec import write_result, write_snapshot
-from onnxserve_server.edge.in_hand import Place
+from onnxserve_server.core import Result, StepResult, Trace
+from onnxserve_server.edge.inflight import Place
+from onnxserve_server.edge.onnxserve_v1 import write_result, write_snapshot
 from onnxserve_server.edge.predict import unexpected
 from onnxserve_server.edge.status import OK, code_of, google_status
 from onnxserve_server.errors import CutOff, ServeError
-from onnxserve_server.observing import Observer, Trace
+from onnxserve_server.observing import Observer
+from onnxserve_server.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     from onnxserve_server.edge.stream import Stream
@@ -52,7 +53,7 @@ class Answer:
 
 
 class ObservedAnswer(Answer):
-    """The same, and an observer is told. Implements observing.Asked."""
+    """The same, and an observer is told. Implements core.RequestInfo."""
 
     __slots__ = ("_observer", "arrived", "model", "request_id", "trace", "version")
 

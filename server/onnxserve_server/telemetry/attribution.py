@@ -12,7 +12,7 @@ from typing import Protocol
 
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import Instrument
-from onnxserve_server.telemetry.points import Labels, Metric
+from onnxserve_server.telemetry.metric_data import Labels, Metric
 
 _POWERCAP = Path("/sys/class/powercap")
 

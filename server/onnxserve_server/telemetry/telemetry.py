@@ -12,14 +12,15 @@ from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.resources import Resource
 
 from onnxserve import __version__
-from onnxserve_server.core import Clock, ModelSpec
-from onnxserve_server.repository.loads import Load
-from onnxserve_server.scheduling.model import ServedModel
+from onnxserve_server.core import Clock
+from onnxserve_server.engine.model import ServedModel
+from onnxserve_server.repository.load_status import Load
+from onnxserve_server.spec import ModelSpec
 from onnxserve_server.telemetry import catalogue
+from onnxserve_server.telemetry.attribution import meters
 from onnxserve_server.telemetry.metrics import Metrics
 from onnxserve_server.telemetry.otlp import LogPush, MetricPush, span_processor
 from onnxserve_server.telemetry.recorder import Recorder
-from onnxserve_server.telemetry.shares import meters
 from onnxserve_server.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)

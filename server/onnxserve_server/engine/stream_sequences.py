@@ -8,10 +8,11 @@ import threading
 from collections.abc import Sequence
 
 from onnxserve.tensor import Array
-from onnxserve_server.core import Request, Snapshot, Step, TensorSpec
+from onnxserve_server.core import Request, Snapshot, Step
 from onnxserve_server.engine.entry import Entry
 from onnxserve_server.engine.sequence import Door, Hold, LiveSequence, PendingStep, StepDone
 from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, SequenceEvicted, SequencesFull, Violation
+from onnxserve_server.spec import TensorSpec
 
 _MOST_STEPS = 10_000
 _MOST_EVICTED = 50_000  # names of one stream

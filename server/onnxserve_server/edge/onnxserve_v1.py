@@ -11,8 +11,9 @@ from onnxserve.tensor import STRING, Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve.v1 import model_service_pb2 as model_service
 from onnxserve.v1 import tensor_pb2
-from onnxserve_server.core import Clock, ModelSpec, Request, Result, Snapshot, Step, Stop, TensorSpec, WireTensor
+from onnxserve_server.core import Clock, Request, Result, Snapshot, Step, Stop, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
+from onnxserve_server.spec import ModelSpec, TensorSpec
 
 _LONGEST_REQUEST_ID = 128  # characters
 _MOST_TENSORS = 4096

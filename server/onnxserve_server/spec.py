@@ -1,0 +1,122 @@
+"""What a model is: its tensors, how it is batched, what state it has. Known once it is loaded, and never changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from onnxserve.tensor import Array, DataType
+
+_Size = TypeVar("_Size", int, int | str)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
+
+    `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
+    """
+
+    name: str
+    data_type: DataType
+    shape: tuple[int | str, ...]
+    labels: tuple[str, ...] = ()
+    batch_axis: int | None = 0
+
+    @property
+    def has_free_axes(self) -> bool:
+        """Whether an axis beside the batch axis is free."""
+        return any(isinstance(size, str) for size in self.row_of(self.shape))
+
+    def row_of(self, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
+        """Return a shape of this tensor without the batch axis; all of it if shared."""
+        axis = self.batch_axis
+        return shape if axis is None else shape[:axis] + shape[axis + 1 :]
+
+    def cut(self, array: Array, first: int, last: int) -> Array:
+        """Return the rows from `first` up to `last` of an array of this tensor, as a view; all of it if shared."""
+        if self.batch_axis is None:
+            return array
+        return array[(*[slice(None)] * self.batch_axis, slice(first, last))]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPolicy:
+    """How the requests for a model are put together and how many may wait.
+
+    Attributes:
+        enabled: whether requests share runs; `reason` says why not.
+        max_rows: most rows of one run; at least 1.
+        max_delay: longest wait of the oldest job for batch-mates while an executor is free, in seconds.
+        max_queue_rows: most rows that may wait.
+        max_queue_bytes: most bytes of input that may wait.
+        ageing: seconds of waiting that are worth one step of priority.
+        split: whether a request of more than max_rows is split into several runs (else it is refused).
+    """
+
+    enabled: bool
+    reason: str = ""
+    max_rows: int = 64
+    max_delay: float = 0.0
+    max_queue_rows: int = 4096
+    max_queue_bytes: int = 256 << 20
+    ageing: float = 1.0
+    split: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StatePair:
+    """An input that the server fills with an output of the sequence's step before.
+
+    `initial`: the value of every element at the first step, or one row of them, without its batch axis.
+    """
+
+    input: TensorSpec
+    output: TensorSpec
+    initial: float | Array = 0.0
+
+
+class Feedback(NamedTuple):
+    """An output that is an input of the next run of a request with several steps."""
+
+    output: TensorSpec
+    input: TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequencePolicy:
+    """How much state is kept: for `most` sequences at a time, each for `idle` seconds after its last step."""
+
+    most: int = 4096
+    idle: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a model takes and gives, how it is batched and what it runs on.
+
+    `steady`: its run time depends on the number of rows alone, not on what is in them.
+    `state`: what makes it stateful; empty for most models.
+    `feedback`: what lets it run several steps for one request; empty for most models.
+    """
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batching: BatchPolicy
+    requested_providers: tuple[str, ...]
+    providers: tuple[str, ...]
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    instances: int = 1
+    threads: int = 1
+    steady: bool = True
+    state: tuple[StatePair, ...] = ()
+    sequences: SequencePolicy = SequencePolicy()
+    feedback: tuple[Feedback, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+
+    @property
+    def leading(self) -> bool:
+        """Whether the rows of every input and output lie along its first axis, as they mostly do."""
+        return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)
