@@ -42,7 +42,7 @@ def server_without_a_core(monkeypatch):
     def make(*arguments):
         return Stand(grpc.server(*arguments), missing={"_cy_server"})
 
-    monkeypatch.setattr(lane, "grpc", Stand(grpc, server=make))
+    monkeypatch.setattr(self_test, "grpc", Stand(grpc, server=make))
 
 
 def with_queue(queue):
