@@ -100,7 +100,7 @@ class Admission:
     def _arrays(
         self, tensors: Sequence[WireTensor], faults: list[Violation], given: Mapping[int, Array]
     ) -> tuple[Array, ...] | None:
-        """Return the request's tensors, and those that the server gives, in the model's order; None: a fault was found."""
+        """Return the request's tensors and those that the server gives, in the model's order; None beside a fault."""
         inputs = self._inputs
         arrays, at_fault = {**given}, list[int]()
         for position, tensor in enumerate(tensors):
