@@ -98,7 +98,7 @@ def letters_of(client: Client) -> tuple[str, ...]:
 
 def first_randoms(seed: int, count: int) -> list[int]:
     """Return a number for each name, from which its random numbers go on."""
-    return np.random.default_rng(seed).integers(1, LARGEST_RANDOM, count, endpoint=True).tolist()
+    return [int(number) for number in np.random.default_rng(seed).integers(1, LARGEST_RANDOM, count, endpoint=True)]
 
 
 def state_after(client: Client, letters: Sequence[int]) -> State | None:

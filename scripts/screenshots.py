@@ -73,9 +73,9 @@ def load(address: str) -> Iterator[None]:
         rng = np.random.default_rng(number)
         while not stop.is_set():
             random = rng.integers(1, 2**31 - 1, 1)
-            first = {"letter": np.zeros(1, np.int64), "temperature": np.ones(1, np.float32), "random": random}
+            first: dict[str, np.ndarray] = {"letter": np.zeros(1, np.int64), "temperature": np.ones(1, np.float32)}
             with client.sequence("names") as sequence:
-                for _ in sequence.generate(first, max_steps=20, stop=Stop("next_letter", 0)):
+                for _ in sequence.generate(first | {"random": random}, max_steps=20, stop=Stop("next_letter", 0)):
                     pass
             stop.wait(float(rng.exponential(0.2)))
 

@@ -8,6 +8,8 @@ import tomllib
 from dataclasses import dataclass
 
 import grpc
+from pydantic import BaseModel
+from starlette.routing import Route
 
 from onnxserve_server import app
 from onnxserve_server.engine.engine import Engine
@@ -64,7 +66,7 @@ def program():
         labels = frozenset(name.replace(".", "_") for name in instrument.attributes)
         suffixes = ("_bucket", "_sum", "_count") if instrument.kind == "histogram" else ("",)
         metrics |= {prometheus_name(instrument) + suffix: labels for suffix in suffixes}
-    parts = {"batching": BatchingConfig, "sequences": SequencesConfig}
+    parts: dict[str, type[BaseModel]] = {"batching": BatchingConfig, "sequences": SequencesConfig}
     keys = ["--" + name.replace("_", "-") for name in Settings.model_fields] + list(ModelConfig.model_fields)
     keys += [f"{part}.{name}" for part, config in parts.items() for name in config.model_fields]
     in_a_pod = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
@@ -77,7 +79,7 @@ def program():
         keys=frozenset(keys),
         options=frozenset(re.findall(r"`providers: {cuda: {(\w+):", (ROOT / "docs/operating.md").read_text())),
         metrics=metrics,
-        paths=frozenset(route.path for route in make_app(_nothing_served()).routes),
+        paths=frozenset(route.path for route in make_app(_nothing_served()).routes if isinstance(route, Route)),
         ending=app._MOST_REFUSING + app._HANDING_OVER + app._STOP_TIMEOUT + app._WATCHERS_GRACE,
         temporary=subprocess.run(in_a_pod, env={}, check=True, capture_output=True, text=True).stdout.strip(),
     )
