@@ -24,7 +24,8 @@ def main() -> None:
     commit = parser.parse_args().commit
     archive = subprocess.run(["git", "archive", commit, *PARTS], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     with tempfile.TemporaryDirectory() as directory:
-        tarfile.open(fileobj=io.BytesIO(archive)).extractall(directory, filter="data")
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(directory, filter="data")
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={KEPT}", directory]
         subprocess.run(build, check=True)
 

@@ -1,9 +1,9 @@
 """Generate the Python stubs from protos/ into client/onnxserve/v1, or say what about protos/ must hold.
 
-    python scripts/protos.py                 write the stubs
-    python scripts/protos.py --check         write nothing; exit 1 and name the files that are not what protos/ gives
-    python scripts/protos.py --image FILE    write protos/ and all they import as one image, for buf to lint
-    python scripts/protos.py --baseline      write protos/baseline.binpb, which `buf breaking` compares with: at a release
+python scripts/protos.py                 write the stubs
+python scripts/protos.py --check         write nothing; exit 1 and name the files that are not what protos/ gives
+python scripts/protos.py --image FILE    write protos/ and all they import as one image, for buf to lint
+python scripts/protos.py --baseline      write protos/baseline.binpb, which `buf breaking` compares with: at a release
 """
 
 import argparse

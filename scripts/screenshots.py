@@ -29,7 +29,7 @@ from support.browsing import Page, chromium, write_png  # noqa: E402
 WARM_UP = 100  # seconds of load before the first picture: the charts show a minute at least
 CALLERS = 40
 GENERATORS = 6
-MOST_BYTES = 250_000
+MAX_BYTES = 250_000
 
 
 def main() -> None:
@@ -106,8 +106,8 @@ def take(page: Page, path: Path) -> None:
     shot = page.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
     path.write_bytes(base64.b64decode(shot["data"]))
     print(f"{path}: {path.stat().st_size:,} bytes")
-    if path.stat().st_size > MOST_BYTES:
-        sys.exit(f"{path} is larger than {MOST_BYTES:,} bytes")
+    if path.stat().st_size > MAX_BYTES:
+        sys.exit(f"{path} is larger than {MAX_BYTES:,} bytes")
 
 
 if __name__ == "__main__":

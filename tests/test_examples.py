@@ -38,13 +38,13 @@ def test_every_example_says_how_it_is_used(path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text", b"RIFF"])
-def test_what_is_no_sound_is_refused_by_name(tmp_path, content):
+def test_a_file_that_is_not_a_sound_is_refused_by_name(tmp_path, content):
     file = tmp_path / "some.wav"
     if content is not None:
         file.write_bytes(content)
     ended = run("examples/stream_vad.py", file)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith(f"{file}: it cannot be read as a .wav file: ")
+    assert ended.stderr.startswith(f"{file}: not a readable .wav file: ")
     assert ended.stderr.count("\n") == 1
 
 
