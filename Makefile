@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CHECKOV := build/checkov/.3.3.30
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Of these alone: collecting the converters' tests takes their frameworks.
+FAST := -m fast tests/server tests/client tests/e2e tests/test_*.py
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: help setup demo check test-fast test test-slow test-lowest coverage format gallery k8s-check protos \
@@ -58,7 +60,7 @@ check: $(VENV)/.setup         ## lint, types, protos, workflows: what must hold 
 	$(BIN)/python scripts/grpcio_range.py
 
 test-fast: $(VENV)/.setup     ## the tests of three minutes: no converters, no browser, no benchmarks
-	$(PYTEST) -m 'not slow' $(FAST) $(ARGS)
+	$(PYTEST) $(FAST) $(ARGS)
 
 test: $(VENV)/.dev $(CHECKOV)    ## the tests of what the project promises, two files at a time: 30 minutes on two CPUs
 	$(PYTEST) -m 'not slow' $(ARGS)
@@ -67,14 +69,14 @@ test-slow: $(VENV)/.dev $(CHECKOV)    ## the tests that `make test` leaves out: 
 	$(PYTEST) -m slow $(ARGS)
 
 coverage: $(VENV)/.setup      ## test-fast, with the lines of server and client that it runs: build/coverage
-	$(PYTEST) -m 'not slow' $(FAST) --cov --cov-report=term:skip-covered --cov-report=html $(ARGS)
+	$(PYTEST) $(FAST) --cov --cov-report=term:skip-covered --cov-report=html $(ARGS)
 
 test-lowest: | $(VENV)/.setup    ## test-fast on the lowest versions that pyproject.toml allows
 	$(INSTALL) uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
 	$(BIN)/uv pip install --quiet --python build/lowest --resolution lowest-direct \
 	  --editable '.[cpu,convert,explain]' --group test
-	build/lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' $(FAST) $(ARGS)
+	build/lowest/bin/python -m pytest --numprocesses 2 --dist loadfile $(FAST) $(ARGS)
 
 format: $(VENV)/.setup        ## put the code into its standard form
 	$(BIN)/ruff format .

@@ -177,7 +177,6 @@ def suffer(patient, query):
     patient.start()
 
 
-@pytest.mark.slow
 @needs_prometheus
 @pytest.mark.timeout(400)  # the first one waits for the story
 class TestStory:
