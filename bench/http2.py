@@ -20,7 +20,7 @@ _UINT = struct.Struct(">I")
 _WIDEST = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _MAX_FRAME = 16_384
-_MAX_BYTES = 1 << 18  # bytes
+_MAX_BYTES = 1 << 18  # that are read or buffered at a time
 _OK = b"grpc-status\x010"  # gRPC's core does not compress its trailers
 
 
