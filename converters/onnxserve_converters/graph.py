@@ -1,4 +1,4 @@
-"""The ONNX file itself: names, declared axes, what exporters leave behind, checks, external data, metadata."""
+"""Edits ONNX files: names, declared axes, leftovers of exporters, checks, external data, metadata."""
 
 import json
 from collections import Counter
@@ -12,29 +12,29 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_infer
 from onnxserve_converters.errors import ExportFailed, NotProved
 from onnxserve_converters.inputs import InputSpec
 
-_WEIGHTS_ARE_NO_INPUTS = 4  # the first IR version whose graphs need not list their weights as inputs too
+_MIN_IR_VERSION = 4  # the first whose graphs need not list their weights as inputs too
 
 Axes = Mapping[str, tuple[int | str, ...]]
-"""By input or output, the size of each axis, or the name of one that is free."""
+"""By input or output, the size of each axis, or the name of a free axis."""
 
 STANDARD = ("", "ai.onnx")
-"""The names of the domain of the standard's own operators."""
+"""The two names of the domain of the standard's operators."""
 
 
 def read(path: Path, *, external_data: bool = True) -> ModelProto:
-    """Return a model, with all its weights or with those alone that stand in the file itself.
+    """Return a model, with or without the weights in its external data.
 
     Raises:
-        ExportFailed: it cannot be read.
+        ExportFailed: the file cannot be read.
     """
     try:
         return onnx.load(path, load_external_data=external_data)
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
-        raise ExportFailed(f"{path}: it cannot be read as ONNX: {error}") from error
+        raise ExportFailed(f"{path}: cannot be read as ONNX: {error}") from error
 
 
 def write(model: ModelProto, path: Path, external_data_above: int) -> None:
-    """Write a model; when its weights have more bytes than that, they go to a file beside it."""
+    """Write a model; weights of more bytes than `external_data_above` go to a file beside it."""
     size = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     if size <= external_data_above:
         onnx.save(model, path)
@@ -50,7 +50,7 @@ def write(model: ModelProto, path: Path, external_data_above: int) -> None:
 
 
 def move(old: Path, new: Path) -> None:
-    """Put a file, with its external data, in the place of another of its name in another folder."""
+    """Replace a file of the same name in another directory, external data included."""
     _data_file(new).unlink(missing_ok=True)
     for file in (old, _data_file(old)):
         if file.exists():
@@ -63,17 +63,17 @@ def size(path: Path) -> int:
 
 
 def stand_in(i: int) -> str:
-    """Return a name for input `i` that no inner value and no weight has, for exporters that would mix the two up."""
+    """Return a name for input `i` that no inner value or weight has, for exporters that would confuse the two."""
     return f"input__{i}__"
 
 
 def tidy(
     model: ModelProto, inputs: Sequence[InputSpec], outputs: Sequence[str], axes: Axes, adopted: bool = False
 ) -> None:
-    """Give inputs and outputs their names and true axes, and remove what exporters note of their own work.
+    """Set the names and axes of inputs and outputs, and remove the exporter's notes.
 
-    Inputs have their names already, or those of stand_in(). Of an adopted file the model's own description and metadata
-    stay: whoever made it wrote them.
+    Inputs have their names already, or those of stand_in(). An adopted file keeps its description and metadata, which
+    its author wrote.
 
     Raises:
         ExportFailed: the graph has other inputs, or another number of outputs.
@@ -83,11 +83,11 @@ def tidy(
     kept = [value for value in graph.input if value.name not in initialised]
     del graph.input[:]
     graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, _WEIGHTS_ARE_NO_INPUTS)
+    model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
     _name_inputs(graph, inputs)
     _check_inputs(graph, inputs)
     if len(graph.output) != len(outputs):
-        raise ExportFailed(f"the exporter wrote {len(graph.output)} outputs, and the model has {len(outputs)}")
+        raise ExportFailed(f"the exporter wrote {len(graph.output)} outputs, but the model has {len(outputs)}")
     _name_outputs(graph, outputs)
     for value in (*graph.input, *graph.output):
         shape = value.type.tensor_type.shape
@@ -98,15 +98,15 @@ def tidy(
                 dimension.dim_value = axis
             else:
                 dimension.dim_param = axis
-    told = declarations(model) if adopted else ModelProto()
+    own = declarations(model) if adopted else ModelProto()
     strip(model)
     _clean_domains(model)
-    model.metadata_props.extend(told.metadata_props)
-    model.doc_string = told.doc_string
+    model.metadata_props.extend(own.metadata_props)
+    model.doc_string = own.doc_string
 
 
 def strip(model: ModelProto) -> None:
-    """Remove inner shapes, which exporters get wrong, and notes: they hold file paths and source lines."""
+    """Remove inner shapes, which exporters get wrong, and notes, which contain file paths and source lines."""
     del model.metadata_props[:]
     model.doc_string = ""
     for graph in graphs(model.graph):
@@ -125,17 +125,17 @@ def strip(model: ModelProto) -> None:
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Give a graph and those inside its nodes: the branches of an If, the body of a Loop."""
+    """Yield a graph and those inside its nodes: the branches of an If, the body of a Loop."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                if inner.output:  # an attribute that is no graph has an empty one in this place
+                if inner.output:  # attributes of other kinds have an empty graph here
                     yield from graphs(inner)
 
 
 def nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """Give every node, those of inner graphs and of functions too."""
+    """Yield every node, inner graphs and functions included."""
     for graph in graphs(model.graph):
         yield from graph.node
     for function in model.functions:
@@ -149,7 +149,7 @@ def operators(model: ModelProto) -> Counter[str]:
     )
 
 
-def is_half(model: ModelProto) -> bool:
+def has_16_bit_floats(model: ModelProto) -> bool:
     """Whether weights or inputs are 16-bit floats."""
     dtypes = {value.type.tensor_type.elem_type for value in model.graph.input}
     dtypes |= {tensor.data_type for graph in graphs(model.graph) for tensor in graph.initializer}
@@ -162,22 +162,22 @@ def opsets(model: ModelProto) -> dict[str, int]:
 
 
 def declarations(model: ModelProto) -> ModelProto:
-    """Return what a model says of itself alone: inputs, outputs, metadata, doc and who made it."""
-    told = ModelProto(
+    """Return a model without its nodes and weights: inputs, outputs, metadata, description and producer."""
+    declared = ModelProto(
         doc_string=model.doc_string,
         metadata_props=model.metadata_props,
         producer_name=model.producer_name,
         producer_version=model.producer_version,
     )
-    told.graph.input.extend(model.graph.input)
-    told.graph.output.extend(model.graph.output)
-    return told
+    declared.graph.input.extend(model.graph.input)
+    declared.graph.output.extend(model.graph.output)
+    return declared
 
 
-def settle(made: ModelProto, declared: ModelProto) -> None:
-    """Give a rewritten model its declarations again, and remove what the tool that rewrote it left behind.
+def restore_declarations(made: ModelProto, declared: ModelProto) -> None:
+    """Restore the declarations of a rewritten model, and remove the notes of the tool that rewrote it.
 
-    Its nodes are put in order; domains that none of them has are dropped.
+    Its nodes are sorted, and unused operator domains removed.
     """
     strip(made)
     del made.graph.input[:], made.graph.output[:]
@@ -187,10 +187,10 @@ def settle(made: ModelProto, declared: ModelProto) -> None:
 
 
 def check(path: Path) -> None:
-    """Check a file against the standard: onnx.checker, and shape inference that contradicts nothing.
+    """Check a file against the ONNX standard with onnx.checker and strict shape inference.
 
     Raises:
-        NotProved: it breaks a rule.
+        NotProved: the file violates the standard.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -199,20 +199,20 @@ def check(path: Path) -> None:
         with_shapes.unlink()
     except Exception as error:  # ValidationError, InferenceError and RuntimeError, by version
         lines = [line for line in str(error).splitlines() if line.strip()]
-        raise NotProved(f"the ONNX file breaks a rule of the standard: {' '.join(lines)[:500]}") from error
+        raise NotProved(f"the ONNX file violates the ONNX standard: {' '.join(lines)[:500]}") from error
 
 
 def annotate(model: ModelProto, inputs: Sequence[InputSpec], outputs: Axes, labels: Mapping[str, list[str]],
              doc: str | None) -> None:  # fmt: skip
-    """Write the metadata: signature, labels, and what the model is."""
-    told = {"signature": json.dumps({
+    """Write the metadata: signature, labels and description."""
+    metadata = {"signature": json.dumps({
         "inputs": {spec.name: [spec.dtype, list(spec.shape)] for spec in inputs},
         "outputs": {name: list(axes) for name, axes in outputs.items()},
     })}  # fmt: skip
     if labels:
-        told["labels"] = json.dumps(labels, ensure_ascii=False)
+        metadata["labels"] = json.dumps(labels, ensure_ascii=False)
     kept = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, kept | told)
+    onnx.helper.set_model_props(model, kept | metadata)
     if doc is not None:
         model.doc_string = doc
 
@@ -222,7 +222,7 @@ def _data_file(path: Path) -> Path:
 
 
 def _clean_domains(model: ModelProto) -> None:
-    """Leave one entry of each domain in use: skl2onnx 1.20 writes the standard's twice, ONNX Runtime all it has."""
+    """Keep one entry for each domain in use: skl2onnx 1.20 writes the standard's twice, ONNX Runtime all its own."""
     used = {node.domain for node in nodes(model)} | {function.domain for function in model.functions} | {*STANDARD}
     kept = {entry.domain: entry.version for entry in model.opset_import if entry.domain in used}
     del model.opset_import[:]
@@ -230,7 +230,7 @@ def _clean_domains(model: ModelProto) -> None:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Put each node after those that make what it reads."""
+    """Sort the nodes: each after those whose outputs it reads."""
     makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     needs = {i: {makers[name] for name in _reads(node) if name in makers} for i, node in enumerate(graph.node)}
     ordered = [graph.node[i] for i in TopologicalSorter(needs).static_order()]
@@ -239,7 +239,7 @@ def _sort(graph: onnx.GraphProto) -> None:
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
-    """Give the names of the values that a node takes, also from within its inner graphs."""
+    """Yield the names of the values that a node or its inner graphs read."""
     yield from node.input
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
@@ -251,13 +251,15 @@ def _reads(node: NodeProto) -> Iterator[str]:
 def _check_inputs(graph: onnx.GraphProto, inputs: Sequence[InputSpec]) -> None:
     written, wanted = [value.name for value in graph.input], [spec.name for spec in inputs]
     if unused := [name for name in wanted if name not in written]:
-        raise ExportFailed(f"input {unused[0]}: the model makes no use of it; leave it out of the inputs")
+        raise ExportFailed(f"input {unused[0]}: the model does not use it; leave it out of the inputs")
     if more := [name for name in written if name not in wanted]:
-        raise ExportFailed(f"the exporter wrote an input {more[0]!r} that is none of the model's")
+        raise ExportFailed(
+            f"the exporter wrote an unknown input {more[0]!r}; the model has {', '.join(wanted) or 'none'}"
+        )
 
 
 def _name_inputs(graph: onnx.GraphProto, inputs: Sequence[InputSpec]) -> None:
-    """Rename stand-ins; an inner value or a weight that has the name of an input makes way for it."""
+    """Rename stand-ins; an inner value or weight with the name of an input is renamed too."""
     taken = _value_names(graph)
     written = {value.name for value in graph.input}
     for i, spec in enumerate(inputs):
@@ -269,7 +271,7 @@ def _name_inputs(graph: onnx.GraphProto, inputs: Sequence[InputSpec]) -> None:
 
 
 def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
-    """Rename the outputs; an inner value that has one of the names makes way for it."""
+    """Rename the outputs; an inner value with one of the names is renamed too."""
     if [value.name for value in graph.output] == list(names):
         return
     inputs, taken = {value.name for value in graph.input}, _value_names(graph) | set(names)
@@ -282,7 +284,7 @@ def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
             _rename(graph, value.name, new)
     for old, name in zip(passing, names, strict=True):
         if name in inputs:
-            raise ExportFailed(f"output {name}: an input has that name; name the outputs with --output")
+            raise ExportFailed(f"output {name}: an input has the same name; name the outputs with --output")
         _rename(graph, name, _free_name(name, taken))
         _rename(graph, old, name)
 
@@ -296,7 +298,7 @@ def _value_names(graph: onnx.GraphProto) -> set[str]:
 
 
 def _declared(graph: onnx.GraphProto) -> list[ValueInfoProto | TensorProto]:
-    """Return what has a name in a graph and is not made by a node."""
+    """Return the named values of a graph that no node computes."""
     return [*graph.input, *graph.output, *graph.initializer]
 
 

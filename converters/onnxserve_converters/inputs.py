@@ -1,4 +1,4 @@
-"""What a model takes: described by the caller or told by the model, and the arrays that it is tried with."""
+"""A model's inputs, described by the caller or declared by the model, and the arrays that it is run on."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from onnxserve_converters.errors import BadRequest
 BATCH_SIZES = (1, 2, 7, 32)
 _EXAMPLE_BATCH = 3
 _TIMED_ROWS = (1, 16)
-_MOST_WORDS = 8  # of a random text
+_MAX_WORDS = 8  # of a random text
 
 _INPUT = re.compile(r"\s*(?P<name>[^=]*[^=\s])\s*=\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]\s*")
 _AXIS = re.compile(r"[A-Za-z_]\w*")
@@ -25,7 +25,7 @@ _AXIS = re.compile(r"[A-Za-z_]\w*")
 class InputSpec:
     """One input: its dtype by numpy's name (or "string"), and its shape, where a free axis has a name for a size.
 
-    Axes of one name have one size. Where a model reads texts, `words` are what random ones are made of.
+    Axes of one name have one size. Random texts for a model that reads texts are made of `words`.
     """
 
     name: str
@@ -52,14 +52,14 @@ def parse_input(text: str) -> InputSpec:
     """Read a description such as "image=float32[batch,3,32,32]"; a scalar is "rate=int64[]".
 
     Raises:
-        BadRequest: it is not of that form, or names no dtype of ONNX.
+        BadRequest: it has another form, or an unknown dtype.
     """
     match = _INPUT.fullmatch(text)
     if match is None:
-        raise BadRequest(f"input {text!r}: write name=dtype[axis,axis,...], such as image=float32[batch,3,32,32]")
+        raise BadRequest(f"input {text!r}: expected name=dtype[axis,axis,...], such as image=float32[batch,3,32,32]")
     dtype = match["dtype"]
     if dtype not in NUMBERS:
-        raise BadRequest(f"input {match['name']}: there is no dtype {dtype!r}; there are {', '.join(NUMBERS)}")
+        raise BadRequest(f"input {match['name']}: unknown dtype {dtype!r}; expected one of {', '.join(NUMBERS)}")
     axes = match["shape"].split(",") if match["shape"].strip() else []
     return InputSpec(match["name"], dtype, tuple(_axis(match["name"], axis.strip()) for axis in axes))
 
@@ -70,7 +70,7 @@ def free_axes(inputs: Sequence[InputSpec]) -> list[str]:
 
 
 def batch_axis(inputs: Sequence[InputSpec]) -> str | None:
-    """Return the name of the axis that rows are counted by, the first of the first input; None where it is fixed."""
+    """Return the name of the batch axis, which is the first axis of the first input; None where that is fixed."""
     first = inputs[0].shape[0] if inputs and inputs[0].shape else None
     return first if isinstance(first, str) else None
 
@@ -79,14 +79,14 @@ def parse_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Read sizes to try, such as "time=16,48", by axis.
 
     Raises:
-        BadRequest: it is not of that form.
+        BadRequest: a text has another form.
     """
     sizes = {}
     for text in texts:
-        axis, _, told = text.replace(" ", "").rpartition("=")
-        if not (axis and re.fullmatch(r"[0-9]+(,[0-9]+)*", told)):
-            raise BadRequest(f"size {text!r}: write axis=size,size,..., such as time=16,48")
-        sizes[axis] = tuple(map(int, told.split(",")))
+        axis, _, numbers = text.replace(" ", "").rpartition("=")
+        if not (axis and re.fullmatch(r"[0-9]+(,[0-9]+)*", numbers)):
+            raise BadRequest(f"size {text!r}: expected axis=size,size,..., such as time=16,48")
+        sizes[axis] = tuple(map(int, numbers.split(",")))
     return sizes
 
 
@@ -94,31 +94,31 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Read ranges of random values, such as "ids=0:999" (both ends included), by input.
 
     Raises:
-        BadRequest: it is not of that form.
+        BadRequest: a text has another form.
     """
     ranges = {}
     for text in texts:
-        name, _, told = text.rpartition("=")
-        low, _, high = told.partition(":")
+        name, _, bounds = text.rpartition("=")
+        low, _, high = bounds.partition(":")
         try:
             ranges[name.strip()] = (float(low), float(high))
         except ValueError:
-            raise BadRequest(f"range {text!r}: write input=low:high, such as ids=0:999") from None
+            raise BadRequest(f"range {text!r}: expected input=low:high, such as ids=0:999") from None
     return ranges
 
 
 class Cases:
-    """The arrays that a model is tried with: random ones, or rows of the caller's samples.
+    """The arrays that a model is run on: random ones, or rows of the caller's samples.
 
     Args:
         inputs: complete descriptions.
         sizes: sizes to try, two or more, by free axis; by default 1, 2, 7 and 32 for the batch axis and two for each
             other.
         ranges: smallest and largest random value, by input; by default floats are normal and integers 0 or 1.
-        samples: arrays by input, all of as many rows; they stand in for random ones.
+        samples: arrays by input, all with the same number of rows, used in place of random ones.
 
     Raises:
-        BadRequest: a size, a range or a sample is of an axis or input that there is not, or does not fit it.
+        BadRequest: a size, a range or a sample belongs to an unknown axis or input, or does not fit it.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Cases:
         self._inputs = inputs
         self._ranges = ranges
         self._samples = samples
-        self._told_sizes = sizes
+        self._given_sizes = sizes
         self._rng = np.random.default_rng(0)
         axes = free_axes(inputs)
         _check_sizes(sizes, axes)
@@ -145,7 +145,7 @@ class Cases:
             self._example_sizes[axis] = self._example_size(sizes.get(axis, ()), axis, i)
 
     def __iter__(self) -> Iterator[Case]:
-        """Give each case to prove: every size of every axis comes up, and of two axes with two each all four pairs."""
+        """Yield the cases to compare: each size of each axis, and all four pairs of two axes of two sizes."""
         enough = 1 << len(self._sizes).bit_length()
         for turn in range(max([enough, *map(len, self._sizes.values())]) if self._sizes else 1):
             chosen = {}
@@ -155,27 +155,27 @@ class Cases:
             yield Case(chosen, self._feeds(chosen))
 
     def example(self) -> Case:
-        """Return the case to export with: no free axis has the size 1, which exporters freeze, and no two the same."""
+        """Return the case to export with: no free axis has size 1, which exporters fix, and no two axes the same size."""
         return Case(self._example_sizes, self._feeds(self._example_sizes))
 
     def rows(self, count: int) -> Case:
-        """Return a case of so many rows, for timing; the other free axes have their largest size."""
+        """Return a case of `count` rows, for timing; the other free axes have their largest size."""
         sizes = {axis: count if axis == self._batch else max(options) for axis, options in self._sizes.items()}
         return Case(sizes, self._feeds(sizes))
 
     def row_counts(self) -> tuple[int, ...]:
-        """Return the numbers of rows to time: 1 and 16, where the caller names sizes the least and the most of these.
+        """Return the numbers of rows to time: 1 and 16, or the smallest and the largest that the caller gave.
 
-        A model with a fixed number of rows has that alone.
+        A model with a fixed number of rows is timed at that number alone.
         """
         if self._batch is None:
             shape = self._inputs[0].shape if self._inputs else ()
             return (int(shape[0]) if shape else 1,)
-        told = self._told_sizes.get(self._batch, _TIMED_ROWS)
-        return tuple(dict.fromkeys((min(told), max(told))))
+        rows = self._given_sizes.get(self._batch, _TIMED_ROWS)
+        return tuple(dict.fromkeys((min(rows), max(rows))))
 
     def sampled(self) -> Iterator[dict[str, Array]]:
-        """Give all samples, as many rows at a time as are tried at most; none where there are none."""
+        """Yield all samples, at most as many rows at a time as the largest batch size; nothing without samples."""
         samples = self._samples
         if samples is None:
             return
@@ -199,18 +199,18 @@ class Cases:
             return (length + 1) // 2, length
         return 5 + 4 * i, 9 + 5 * i
 
-    def _example_size(self, told: Sequence[int], axis: str, i: int) -> int:
-        """Return the first of the caller's sizes that is fit for an export, where there is one."""
+    def _example_size(self, given: Sequence[int], axis: str, i: int) -> int:
+        """Return the first of the caller's sizes that suits an export, where there is one."""
         taken = self._example_sizes.values()
-        if told:
-            return next((size for size in told if size > 1 and size not in taken), max(told))
+        if given:
+            return next((size for size in given if size > 1 and size not in taken), max(given))
         size = _EXAMPLE_BATCH if axis == self._batch else self._sampled(axis) or 6 + 11 * i
         while size in taken:
             size += 1
         return size
 
     def _sampled(self, axis: str) -> int | None:
-        """Return the size, above 1, that an axis has in the samples."""
+        """Return an axis's size in the samples; None without samples, or where it is 1."""
         for spec in self._inputs:
             if self._samples is not None and axis in spec.shape and axis != self._batch:
                 length = self._samples[spec.name].shape[spec.shape.index(axis)]
@@ -240,34 +240,34 @@ class Cases:
     def _texts(self, words: Sequence[str], shape: tuple[int, ...]) -> Array:
         if not words:
             return self._rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
-        lengths = self._rng.integers(_MOST_WORDS, size=math.prod(shape), endpoint=True)
+        lengths = self._rng.integers(_MAX_WORDS, size=math.prod(shape), endpoint=True)
         return np.array([" ".join(self._rng.choice(words, n)) for n in lengths], dtype=object).reshape(shape)
 
 
 def read_samples(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
-    """Return the arrays of an .npz file that are named like inputs.
+    """Return the arrays of an .npz file, by name; there is one for each input.
 
     Raises:
-        BadRequest: it cannot be read, or one is missing.
+        BadRequest: the file cannot be read, or an input's array is missing.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # the file system's, numpy's, zipfile's and zlib's; a TypeError where it is no archive
-        raise BadRequest(f"{path}: it cannot be read as an .npz file: {error}") from error
+        raise BadRequest(f"{path}: not a readable .npz file: {error}") from error
     arrays = {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
     missing = [spec.name for spec in inputs if spec.name not in arrays]
     if missing:
-        raise BadRequest(f"{path}: it has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
+        raise BadRequest(f"{path}: array {missing[0]!r} is missing; the file has {', '.join(arrays) or 'none'}")
     return arrays
 
 
 def _axis(name: str, text: str) -> int | str:
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    if _AXIS.fullmatch(text) and text != "None":  # two of that name would be taken as one axis
+    if _AXIS.fullmatch(text) and text != "None":  # two axes of that name would be taken for one
         return text
-    raise BadRequest(f"input {name}: an axis is a size of at least 1, or the name of a free axis, not {text!r}")
+    raise BadRequest(f"input {name}: invalid axis {text!r}; expected a size of at least 1 or the name of a free axis")
 
 
 def _dtype(spec: InputSpec) -> np.dtype[np.generic]:
@@ -281,12 +281,12 @@ def _dtype(spec: InputSpec) -> np.dtype[np.generic]:
 
 
 def _check_sizes(sizes: Mapping[str, Sequence[int]], axes: Sequence[str]) -> None:
-    for axis, told in sizes.items():
+    for axis, given in sizes.items():
         _check_known("size", axis, "free axis", axes)
-        if len(set(told)) < 2 or min(told) < 1:
+        if len(set(given)) < 2 or min(given) < 1:
             raise BadRequest(
-                f"size {axis}: an axis is free if it runs at two sizes or more, each at least 1, not at "
-                f"{', '.join(map(str, told)) or 'none'}; write a fixed size into the input's description"
+                f"size {axis}: expected two different sizes or more, each at least 1, not "
+                f"{', '.join(map(str, given)) or 'none'}; to fix the axis, write its size into the input's description"
             )
 
 
@@ -298,16 +298,17 @@ def _check_ranges(ranges: Mapping[str, tuple[float, float]], inputs: Sequence[In
         bounds = {"f": np.finfo, "i": np.iinfo, "u": np.iinfo}
         limits: Any = bounds[dtype.kind](dtype) if dtype is not None and dtype.kind in bounds else None
         if limits is None:
-            raise BadRequest(f"range {name}: the input is {specs[name]}, whose values have no range")
+            raise BadRequest(f"range {name}: only numbers have a range, and the input is {specs[name]}")
         if not limits.min <= low <= high <= limits.max:
             raise BadRequest(
-                f"range {name}: from {low:g} to {high:g} is no range of {specs[name].dtype}; write low:high"
+                f"range {name}: {low:g}:{high:g} is not a valid range of {specs[name].dtype}; expected low:high, "
+                f"two finite values of {specs[name].dtype} with low <= high"
             )
 
 
 def _check_known(what: str, name: str, kind: str, known: Sequence[str]) -> None:
     if name not in known:
-        raise BadRequest(f"{what} {name}: the model has no such {kind}; it has {', '.join(known) or 'none'}")
+        raise BadRequest(f"{what} {name}: unknown {kind}; the model has {', '.join(known) or 'none'}")
 
 
 def _check_samples(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) -> None:
@@ -319,4 +320,7 @@ def _check_samples(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) ->
             for axis, size in zip(spec.shape, array.shape, strict=False)
         )
         if not fits or array.dtype != (object if spec.dtype == "string" else _dtype(spec)) or not array.size:
-            raise BadRequest(f"sample {spec.name}: it is {array.dtype}{list(array.shape)}, and the input is {spec}")
+            raise BadRequest(
+                f"sample {spec.name}: got {array.dtype}{list(array.shape)}, expected {spec}; axes of one name have one "
+                "size, of at least 1"
+            )

@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from data import tumours
 from keras import layers
-from training import must_reach, told_folder, write_answers
+from training import must_reach, parse_folder, write_answers
 
 
 def train(x, y) -> keras.Model:
@@ -47,4 +47,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

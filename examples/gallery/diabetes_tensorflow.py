@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 from data import diabetes
-from training import must_reach, told_folder, write_answers
+from training import must_reach, parse_folder, write_answers
 
 
 class Course(tf.Module):
@@ -68,4 +68,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

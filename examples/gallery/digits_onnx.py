@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data import digits
 from onnx.reference import ReferenceEvaluator
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 SHIPPED = Path(__file__).parent.parent / "models/digits/1/model.onnx"
 
@@ -31,4 +31,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

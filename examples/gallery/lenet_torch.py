@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from data import Split, digits
 from torch import nn
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 class LeNet(nn.Module):
@@ -65,4 +65,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

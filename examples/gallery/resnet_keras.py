@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from data import digits
 from keras import layers
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 def network(width: int) -> keras.Model:
@@ -62,4 +62,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -14,7 +14,7 @@ import torch
 from data import Split, digits
 from safetensors.torch import save_file
 from torch import nn
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 WIDTH = 16
 
@@ -81,4 +81,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import layers
 from letters import ALPHABET, LANGUAGES, names, spelled
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 def network(recurrent: layers.Layer) -> keras.Model:
@@ -84,4 +84,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

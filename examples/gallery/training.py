@@ -10,7 +10,7 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 
 
-def told_folder(about: str | None) -> Path:
+def parse_folder(about: str | None) -> Path:
     """Read the command line, and return the folder to write to; it exists.
 
     Args:

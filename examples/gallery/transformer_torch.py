@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from letters import LETTERS, words
 from torch import nn
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 UNITS, HEADS, LAYERS, LONGEST = 32, 4, 2, 64
 
@@ -77,4 +77,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -13,7 +13,7 @@ from data import wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from training import must_reach, told_folder, write_answers
+from training import must_reach, parse_folder, write_answers
 
 
 def train(x, y) -> Pipeline:
@@ -38,4 +38,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from data import xor
 from torch import nn
-from training import must_reach, told_folder, write_answers
+from training import must_reach, parse_folder, write_answers
 
 
 class Xor(nn.Module):
@@ -63,4 +63,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

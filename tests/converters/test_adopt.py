@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxserve_converters.errors import BadRequest, NotProved
-from onnxserve_converters.sources.freeing import free_rows
+from onnxserve_converters.sources.dynamic_axes import free_batch_axis
 from onnxserve_converters.sources.onnx import load
 from support import zoo
 from support.converting import convert, request, same
@@ -191,7 +191,7 @@ def test_rows_whose_answers_cannot_be_put_together_are_not_freed(tmp_path):
 
 def test_an_inference_of_one_row_is_not_asked_of_a_shape_that_has_one_already():
     model = flattening([1, -1])
-    free_rows(model.graph, ["x"])
+    free_batch_axis(model.graph, ["x"])
     assert shapes(model) == [[0, -1]]
 
 
@@ -203,7 +203,7 @@ def test_reshapes_that_no_row_reaches_stay_as_they_are():
     ]
     constants = [zoo.constant("shape", [1, 2, 3], np.int64), zoo.constant("w", np.ones(6))]
     model = for_one_row(*nodes, initializers=constants)
-    free_rows(model.graph, ["x"])
+    free_batch_axis(model.graph, ["x"])
     assert shapes(model) == [[1, 2, 3], [-1, 2, 3]]
 
 

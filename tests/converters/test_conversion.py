@@ -180,7 +180,7 @@ def test_conversions_to_one_name_at_one_time_get_different_versions(source, area
 
 def child():
     """The process that converts, among the children of this one."""
-    return next(each for each in psutil.Process().children() if "onnxserve_converters.child" in each.cmdline())
+    return next(each for each in psutil.Process().children() if "onnxserve_converters.worker" in each.cmdline())
 
 
 def is_over(process):

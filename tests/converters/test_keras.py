@@ -45,11 +45,11 @@ LOADER = """
 import json, os, pickle, sys
 import numpy as np
 from onnxserve_converters.errors import ConverterError
-from onnxserve_converters.sources.recognition import open_source
+from onnxserve_converters.sources.detection import load_source
 told = []
 for request, answers in pickle.load(sys.stdin.buffer):
     try:
-        model = open_source(request)[1]
+        model = load_source(request)[1]
     except ConverterError as error:
         told.append({"kind": type(error).__name__, "error": str(error)})
         continue
@@ -89,7 +89,7 @@ class Converted:
             "softmax": (request(files / "softmax.keras", class_path="keras_nets:Softmax"), files / "softmax.npz"),
             "image": (request(files / "image.h5"), files / "image.npz"),
             "pair": (request(files / "pair.json", weights=files / "pair.weights.h5"), files / "pair.npz"),
-            "live": (request(files / "live" / "model.keras", *SIDES, live=True), files / "gates.npz"),
+            "live": (request(files / "live" / "model.keras", *SIDES, in_memory=True), files / "gates.npz"),
             "recurrent": (request(files / "recurrent.keras"), files / "recurrent.npz"),
             "scanned": (request(files / "scanned.keras"), files / "scanned.npz"),
             "block": (

@@ -17,7 +17,7 @@ from onnxserve_converters import conversion
 from onnxserve_converters.errors import BadRequest, ExportFailed, NotProved
 from onnxserve_converters.inputs import BATCH_SIZES, Cases, parse_input
 from onnxserve_converters.sources.base import TRUST
-from onnxserve_converters.sources.recognition import open_source
+from onnxserve_converters.sources.detection import load_source
 from support import torch_nets as nets
 from support.converting import request as ask
 
@@ -37,7 +37,7 @@ def weights(net, folder, *inputs, **options):
 def live(net, folder, *inputs):
     """The request for a network of this process."""
     (folder / "module.pickle").write_bytes(cloudpickle.dumps(net))
-    return ask(folder / "module.pickle", *inputs, live=True)
+    return ask(folder / "module.pickle", *inputs, in_memory=True)
 
 
 def script(net, folder, *inputs):
@@ -250,7 +250,7 @@ def test_a_program_whose_sizes_are_fixed_inside_is_refused(tmp_path):
 
 def loaded(asked):
     """Load a source in this process: loading leaves nothing behind that an export would stumble over."""
-    _, model = open_source(asked)
+    _, model = load_source(asked)
     return model
 
 
@@ -323,7 +323,7 @@ def test_trusted_code_that_cannot_be_imported_names_the_cure(net, tmp_path, monk
 def test_a_live_module_whose_code_is_not_here_is_refused(tmp_path):
     (tmp_path / "module.pickle").write_bytes(pickle.dumps(nets.Nested()).replace(b"torch_nets", b"torch_nots"))
     with pytest.raises(BadRequest, match=r"the module cannot be loaded .*No module named 'torch_nots'"):
-        loaded(ask(tmp_path / "module.pickle", "x=float32[batch]", live=True))
+        loaded(ask(tmp_path / "module.pickle", "x=float32[batch]", in_memory=True))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from keras import layers, ops
 
-from onnxserve_converters.live import hand_over
+from onnxserve_converters.in_memory import source_file
 
 
 class Softmax(keras.Model):
@@ -199,7 +199,7 @@ def main(folder):
     pairs = Pairs()
     pairs({name: floats(5, 4) for name in ("u", "v")})
     pairs.save_weights(folder / "pairs.weights.h5")
-    with hand_over(gates) as handed:
+    with source_file(gates) as handed:
         shutil.copytree(handed.path.parent, folder / "live")
     called = keras.Sequential([layers.Dense(2)])
     called(floats(2, 3))

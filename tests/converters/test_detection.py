@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.sources.recognition import open_source, recognise
+from onnxserve_converters.sources.detection import detect_kind, load_source
 from support import zoo
 from support.converting import request
 
@@ -87,7 +87,7 @@ def contents(tmp_path_factory):
 @pytest.mark.parametrize("written", WRITERS)
 def test_a_file_is_known_by_its_content_whatever_it_is_called(tmp_path, contents, written, name):
     (tmp_path / name).write_bytes(contents[written])
-    assert recognise(request(tmp_path / name)) == WRITERS[written][1]
+    assert detect_kind(request(tmp_path / name)) == WRITERS[written][1]
 
 
 @pytest.mark.parametrize(
@@ -95,24 +95,24 @@ def test_a_file_is_known_by_its_content_whatever_it_is_called(tmp_path, contents
 )
 def test_a_bare_pickle_is_of_the_framework_that_its_name_belongs_to(tmp_path, name, kind):
     (tmp_path / name).write_bytes(pickle.dumps({"weight": [1.0]}))
-    assert recognise(request(tmp_path / name)) == kind
+    assert detect_kind(request(tmp_path / name)) == kind
 
 
 @pytest.mark.parametrize("method", ["zlib", "gzip", "bz2", "xz"])
 def test_a_compressed_joblib_file_is_known_by_its_name(tmp_path, method):
     joblib.dump(LogisticRegression(), tmp_path / "model.joblib", compress=(method, 3))
-    assert recognise(request(tmp_path / "model.joblib")) == "sklearn"
+    assert detect_kind(request(tmp_path / "model.joblib")) == "sklearn"
 
 
 def test_a_folder_with_a_saved_model_is_one(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x00")
-    assert recognise(request(tmp_path)) == "saved_model"
+    assert detect_kind(request(tmp_path)) == "saved_model"
 
 
 @pytest.mark.parametrize(("name", "kind"), [("module.pt", "live_torch"), ("model.keras", "live_keras")])
 def test_what_the_calling_process_wrote_is_told_by_its_name(tmp_path, name, kind):
     (tmp_path / name).write_bytes(pickle.dumps(None))
-    assert recognise(request(tmp_path / name, live=True)) == kind
+    assert detect_kind(request(tmp_path / name, in_memory=True)) == kind
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_the_calling_process_wrote_is_told_by_its_name(tmp_path, name, kind
 def test_a_file_that_is_no_model_is_refused_and_named(tmp_path, name, content, why):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadRequest) as refused:
-        recognise(request(tmp_path / name))
+        detect_kind(request(tmp_path / name))
     assert str(refused.value).startswith(f"{tmp_path / name}: {why}")
 
 
@@ -140,27 +140,27 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(BadRequest, match="it is none of the files"):
-        recognise(request(tmp_path / "model.zip"))
+        detect_kind(request(tmp_path / "model.zip"))
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(BadRequest, match=r"missing.pt: there is no such file"):
-        recognise(request(tmp_path / "missing.pt"))
+        detect_kind(request(tmp_path / "missing.pt"))
 
 
 def test_a_folder_without_a_saved_model_is_refused(tmp_path):
     with pytest.raises(BadRequest, match=r"it holds no saved_model.pb"):
-        recognise(request(tmp_path))
+        detect_kind(request(tmp_path))
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path):
     (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
     with pytest.raises(BadRequest, match=r"loop.pt: there is no such file"):
-        recognise(request(tmp_path / "loop.pt"))
+        detect_kind(request(tmp_path / "loop.pt"))
 
 
 def test_a_recognised_source_is_opened_by_its_loader(tmp_path):
     onnx.save(zoo.double(), tmp_path / "model")
-    kind, model = open_source(request(tmp_path / "model"))
+    kind, model = load_source(request(tmp_path / "model"))
     assert kind == "onnx"
     assert [str(spec) for spec in model.inputs] == ["x=float32[batch,3]"]

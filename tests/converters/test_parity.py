@@ -5,7 +5,7 @@ import pytest
 
 from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.inputs import Case, InputSpec
-from onnxserve_converters.proof import Reference, compare, observed_axes, prove, run_reference
+from onnxserve_converters.parity import Reference, compare, observed_axes, prove, run_reference
 from onnxserve_converters.request import TOLERANCES
 
 ROWS = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)

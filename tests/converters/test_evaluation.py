@@ -4,8 +4,8 @@ import pytest
 from onnx import helper
 
 from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.evaluation import Evaluator
 from onnxserve_converters.inputs import Cases, InputSpec
-from onnxserve_converters.trial import Trial
 from support import zoo
 
 COLUMNS = {"logits": [-4.0, -0.1, 0.2, 3.0], "probabilities": [0.1, 0.4, 0.6, 0.9]}
@@ -23,8 +23,8 @@ def accuracy(tmp_path):
         onnx.save(made, tmp_path / "model.onnx")
         dtype_name = "string" if x.dtype == object else x.dtype.name
         cases = Cases([InputSpec("x", dtype_name, tuple(shape))], {}, {}, {"x": x})
-        trial = Trial(references=[], tolerances={}, cases=cases, right=np.asarray(right))
-        return trial.run(tmp_path / "model.onnx").accuracy
+        evaluator = Evaluator(references=[], tolerances={}, cases=cases, right=np.asarray(right))
+        return evaluator.evaluate(tmp_path / "model.onnx").accuracy
 
     return score
 
