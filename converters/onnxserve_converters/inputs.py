@@ -145,7 +145,7 @@ class Cases:
             self._example_sizes[axis] = self._example_size(sizes.get(axis, ()), axis, i)
 
     def __iter__(self) -> Iterator[Case]:
-        """Yield the cases to compare: each size of each axis, and all four pairs of two axes of two sizes."""
+        """Yield the cases to compare: each size of each axis, and all four pairs of two axes with two."""
         enough = 1 << len(self._sizes).bit_length()
         for turn in range(max([enough, *map(len, self._sizes.values())]) if self._sizes else 1):
             chosen = {}
@@ -155,7 +155,7 @@ class Cases:
             yield Case(chosen, self._feeds(chosen))
 
     def example(self) -> Case:
-        """Return the case to export with: no free axis has size 1, which exporters fix, and no two axes the same size."""
+        """Return the case to export with: no free axis has size 1, which exporters fix, and no two have one size."""
         return Case(self._example_sizes, self._feeds(self._example_sizes))
 
     def rows(self, count: int) -> Case:

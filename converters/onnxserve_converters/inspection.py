@@ -30,12 +30,12 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
     Returns:
         file: the path of the file.
         bytes: of the file and its external data.
-        external_data: [{"file", "bytes"}], the files beside it that hold weights; bytes is None where a file is missing.
+        external_data: [{"file", "bytes"}], the files of weights beside it; bytes is None where a file is missing.
         ir_version: of the format.
         opset: version by domain; the standard's is "ai.onnx".
         producer: name and version of the tool that wrote the file; "" where unknown.
         doc: the file's description; "" for none.
-        inputs, outputs: {"dtype", "shape"} by name. The dtype has numpy's name; "string", or, for other values than
+        inputs, outputs: {"dtype", "shape"} by name. The dtype is numpy's name, "string", or, for values other than
             tensors, "sequence", "map" or "optional". The shape is a list of sizes, names of free axes, and "?" for free
             axes without a name; None where it is not declared.
         free_axes: their names, in the order of the inputs.

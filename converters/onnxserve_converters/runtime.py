@@ -36,7 +36,7 @@ class Runtime:
         if options != SessionOptions():
             self.config = f"graph_optimization: {options.graph_optimization}\n"
             self.notes.append(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load it at full graph optimization; model.yaml lowers it"
+                f"ONNX Runtime {onnxruntime.__version__} cannot load it fully optimized; model.yaml lowers the level"
             )
         self._session = Session(path, options)
         self._outputs = [spec.name for spec in self._session.outputs]

@@ -51,7 +51,7 @@ class Row:
         source, target = folder / f"{self.name}{self.suffix}", repository / self.name / "1"
         options = [option.replace("{folder}", str(folder)).replace("{gallery}", _gallery()) for option in self.options]
         if self.described:
-            options += [part for told in self.takes for part in ("--input", told)]
+            options += [part for text in self.takes for part in ("--input", text)]
             options += [part for name in self.gives for part in ("--output", name)]
         return ["convert", str(source), *options, "--to", str(target)]
 

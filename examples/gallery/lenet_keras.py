@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
         return {"probabilities": model.predict(feeds["image"], verbose=0)}
 
     read = run({"image": held_out})["probabilities"]
-    must_reach("LeNet in Keras, held-out digits read", accuracy(read, data.held_out_y), 0.9)
+    must_reach("LeNet in Keras, accuracy on held-out digits", accuracy(read, data.held_out_y), 0.9)
     (folder / "lenet-keras.json").write_text(model.to_json())
     model.save_weights(folder / "lenet-keras.weights.h5")
     write_answers(folder / "lenet-keras.npz", run, [{"image": held_out[:rows]} for rows in (5, 17)])

@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
         return {"probabilities": network(torch.from_numpy(feeds["image"])).numpy()}
 
     read = run({"image": data.held_out_x})["probabilities"]
-    must_reach("LeNet in PyTorch, held-out digits read", accuracy(read, data.held_out_y), 0.9)
+    must_reach("LeNet in PyTorch, accuracy on held-out digits", accuracy(read, data.held_out_y), 0.9)
     torch.save(network.state_dict(), folder / "lenet-torch.pt")
     write_answers(folder / "lenet-torch.npz", run, [{"image": data.held_out_x[:rows]} for rows in (5, 17)])
 

@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
         return {"logits": model.predict(feeds["image"], verbose=0)}
 
     read = run({"image": held_out})["logits"]
-    must_reach("residual network in Keras, held-out digits read", accuracy(read, data.held_out_y), 0.9)
+    must_reach("residual network in Keras, accuracy on held-out digits", accuracy(read, data.held_out_y), 0.9)
     model.save(folder / "resnet-keras.keras")
     write_answers(folder / "resnet-keras.npz", run, [{"image": held_out[:rows]} for rows in (5, 17)])
 

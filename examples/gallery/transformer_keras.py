@@ -88,7 +88,7 @@ def main(folder: Path) -> None:
 
     ids, mask, right = words(500, 20, seed=1000)
     reached = accuracy(run({"ids": ids.astype("int32"), "mask": mask})["logits"], right)
-    must_reach("Transformer in Keras, words that are right", reached, 0.9)
+    must_reach("Transformer in Keras, share of right words", reached, 0.9)
     (folder / "transformer-keras.json").write_text(model.to_json())
     model.save_weights(folder / "transformer-keras.weights.h5")
     asked = [words(rows, length, seed=2000) for rows, length in ((5, 23), (17, 3), (2, 1))]

@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
 
     ids, mask, right = words(500, 20, seed=1000)
     reached = accuracy(run({"ids": ids, "mask": mask})["logits"], right)
-    must_reach("Transformer in PyTorch, words that are right", reached, 0.9)
+    must_reach("Transformer in PyTorch, share of right words", reached, 0.9)
     torch.save(encoder.state_dict(), folder / "transformer-torch.pt")
     asked = [words(rows, length, seed=2000) for rows, length in ((5, 23), (17, 3), (2, 1))]
     write_answers(

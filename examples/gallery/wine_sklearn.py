@@ -25,7 +25,9 @@ def main(folder: Path) -> None:
     """Write wine-sklearn.joblib."""
     data = wine()
     pipeline = train(data.x, data.y)
-    must_reach("pipeline of scikit-learn, held-out wines told", pipeline.score(data.held_out_x, data.held_out_y), 0.95)
+    must_reach(
+        "pipeline of scikit-learn, accuracy on held-out wines", pipeline.score(data.held_out_x, data.held_out_y), 0.95
+    )
 
     def run(feeds):
         return {

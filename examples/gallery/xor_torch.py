@@ -38,7 +38,7 @@ def train() -> Xor:
         optimizer.zero_grad()
         nn.functional.binary_cross_entropy(network(x), y).backward()
         optimizer.step()
-    must_reach("xor, cases that are right", float(((network(x) > 0.5) == y).float().mean()), 1.0)
+    must_reach("xor, share of right cases", float(((network(x) > 0.5) == y).float().mean()), 1.0)
     return network.eval()
 
 

@@ -1,4 +1,4 @@
-"""What a source is, is told by what it holds: real files of every kind, under right names and wrong ones."""
+"""The kind of a source is detected by its content: real files of every kind, under right names and wrong ones."""
 
 import json
 import pickle
@@ -110,7 +110,7 @@ def test_a_folder_with_a_saved_model_is_one(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("module.pt", "live_torch"), ("model.keras", "live_keras")])
-def test_what_the_calling_process_wrote_is_told_by_its_name(tmp_path, name, kind):
+def test_an_in_memory_model_is_detected_by_its_name(tmp_path, name, kind):
     (tmp_path / name).write_bytes(pickle.dumps(None))
     assert detect_kind(request(tmp_path / name, in_memory=True)) == kind
 
@@ -118,15 +118,15 @@ def test_what_the_calling_process_wrote_is_told_by_its_name(tmp_path, name, kind
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("empty.pt", b"", "it is empty"),
-        ("notes.txt", b"a model, said to be", "it is none of the files that can be converted: TorchScript .pt, "),
-        ("notes", b"ab", "it is none of the files"),
-        ("saved_model.pb", b"\x08\x01\x12\x00", "it is none of the files"),
-        ("cut.keras", b"PK\x03\x04 and no more", "it begins as a zip archive, and is a broken one"),
-        ("cut.json", b'{"class_name": "Sequential", ', "it is no JSON"),
-        ("latin.json", b'{"class_name": "\xe9"}', "it is no JSON"),
-        ("list.json", b"[1, 2]", "it is JSON, but no architecture as Keras writes it"),
-        ("settings.json", b'{"rate": 1}', "it is JSON, but no architecture as Keras writes it"),
+        ("empty.pt", b"", "the file is empty"),
+        ("notes.txt", b"a model, said to be", "unknown file format; expected TorchScript .pt, "),
+        ("notes", b"ab", "unknown file format"),
+        ("saved_model.pb", b"\x08\x01\x12\x00", "unknown file format"),
+        ("cut.keras", b"PK\x03\x04 and no more", "damaged zip archive"),
+        ("cut.json", b'{"class_name": "Sequential", ', "not valid JSON"),
+        ("latin.json", b'{"class_name": "\xe9"}', "not valid JSON"),
+        ("list.json", b"[1, 2]", "not a Keras architecture"),
+        ("settings.json", b'{"rate": 1}', "not a Keras architecture"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused_and_named(tmp_path, name, content, why):
@@ -139,27 +139,27 @@ def test_a_file_that_is_no_model_is_refused_and_named(tmp_path, name, content, w
 def test_an_archive_of_something_else_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(BadRequest, match="it is none of the files"):
+    with pytest.raises(BadRequest, match="unknown file format"):
         detect_kind(request(tmp_path / "model.zip"))
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(BadRequest, match=r"missing.pt: there is no such file"):
+    with pytest.raises(BadRequest, match=r"missing.pt: no such file"):
         detect_kind(request(tmp_path / "missing.pt"))
 
 
 def test_a_folder_without_a_saved_model_is_refused(tmp_path):
-    with pytest.raises(BadRequest, match=r"it holds no saved_model.pb"):
+    with pytest.raises(BadRequest, match=r"the directory contains no saved_model.pb"):
         detect_kind(request(tmp_path))
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path):
     (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
-    with pytest.raises(BadRequest, match=r"loop.pt: there is no such file"):
+    with pytest.raises(BadRequest, match=r"loop.pt: no such file"):
         detect_kind(request(tmp_path / "loop.pt"))
 
 
-def test_a_recognised_source_is_opened_by_its_loader(tmp_path):
+def test_a_detected_source_is_loaded_by_its_module(tmp_path):
     onnx.save(zoo.double(), tmp_path / "model")
     kind, model = load_source(request(tmp_path / "model"))
     assert kind == "onnx"

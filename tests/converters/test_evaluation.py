@@ -51,5 +51,5 @@ def test_every_sample_counts_beyond_the_largest_batch(accuracy):
 
 @pytest.mark.parametrize("right", [np.zeros((4, 2), int), np.array(["a", "b", "c", "d"], object)])
 def test_labels_that_the_output_cannot_say_are_refused(accuracy, right):
-    with pytest.raises(BadRequest, match="says other classes than these"):
+    with pytest.raises(BadRequest, match="does not fit the classes of the first output"):
         accuracy(np.eye(4, dtype=np.float32), right)

@@ -40,25 +40,25 @@ KERAS_2 = {
 # Of these Keras 3 on torch would make something else, or nothing at all.
 ONLY_KERAS_2 = {"uneven": (), "operators": ()}
 
-# Loads one source after the other and tells what came of each: the error, or the model and how far its answers are off.
+# Loads one source after the other and writes the outcome of each: the error, or the model and its largest errors.
 LOADER = """
 import json, os, pickle, sys
 import numpy as np
 from onnxserve_converters.errors import ConverterError
 from onnxserve_converters.sources.detection import load_source
-told = []
+outcomes = []
 for request, answers in pickle.load(sys.stdin.buffer):
     try:
         model = load_source(request)[1]
     except ConverterError as error:
-        told.append({"kind": type(error).__name__, "error": str(error)})
+        outcomes.append({"kind": type(error).__name__, "error": str(error)})
         continue
-    told.append({"inputs": " ".join(map(str, model.inputs)), "notes": model.notes, "reference": model.reference})
+    outcomes.append({"inputs": " ".join(map(str, model.inputs)), "notes": model.notes, "reference": model.reference})
     if answers is not None:
         wanted = np.load(answers)
         outputs = model.run({spec.name: wanted[spec.name] for spec in model.inputs})
-        told[-1]["off"] = {name: float(np.abs(outputs[name] - wanted[name]).max()) for name in outputs}
-json.dump(told, open(sys.argv[1], "w"))
+        outcomes[-1]["off"] = {name: float(np.abs(outputs[name] - wanted[name]).max()) for name in outputs}
+json.dump(outcomes, open(sys.argv[1], "w"))
 """
 
 
@@ -132,22 +132,22 @@ def converted(tmp_path_factory, files, files2):
 
 @pytest.fixture(scope="module")
 def loading(tmp_path_factory, files, files2):
-    """What came of loading, by a name of the case, and whether the files were left as they were."""
+    """The outcome of loading, by case, and whether the files were left as they were."""
     folder = tmp_path_factory.mktemp("loading")
     cases = read(files, files2, folder) | refused(files, files2, folder)
     before = listing(files), listing(files2)
     subprocess.run(
-        [sys.executable, "-c", LOADER, folder / "told.json"],
+        [sys.executable, "-c", LOADER, folder / "outcomes.json"],
         input=pickle.dumps(list(cases.values())),
         check=True,
         env=os.environ | {"PYTHONPATH": str(SUPPORT)},
     )
-    told = dict(zip(cases, json.loads((folder / "told.json").read_text()), strict=True))
-    return told, before == (listing(files), listing(files2))
+    outcomes = dict(zip(cases, json.loads((folder / "outcomes.json").read_text()), strict=True))
+    return outcomes, before == (listing(files), listing(files2))
 
 
 @pytest.fixture(scope="module")
-def told(loading):
+def outcomes(loading):
     return loading[0]
 
 
@@ -211,7 +211,7 @@ def refused(files, files2, folder):
         "a layer missing": request(files / "doubling.keras", class_path="fractions:Fraction"),
         "no model": request(gates, class_path="fractions:Fraction"),
         "an input missing": request(files / "gates.keras", class_path=GATES),
-        "inputs not told": request(gates, class_path=GATES),
+        "inputs not declared": request(gates, class_path=GATES),
         "a dtype contradicted": request(files / "dense.keras", "x=int32[batch,2]"),
         "a size contradicted": request(files / "dense.keras", "x=float32[batch,3]"),
         "an unknown input": request(pair, "c=float32[batch,4]", weights=files / "pair.weights.h5"),
@@ -334,10 +334,10 @@ READ = [
 
 
 @pytest.mark.parametrize("case", READ)
-def test_a_source_is_read_as_what_wrote_it_meant_it(told, case):
-    assert "error" not in told[case], told[case]
-    assert told[case]["off"]
-    assert max(told[case]["off"].values()) < 1e-5
+def test_a_source_is_read_as_what_wrote_it_meant_it(outcomes, case):
+    assert "error" not in outcomes[case], outcomes[case]
+    assert outcomes[case]["off"]
+    assert max(outcomes[case]["off"].values()) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -351,18 +351,18 @@ def test_a_source_is_read_as_what_wrote_it_meant_it(told, case):
         ("several arguments", " ".join(SIDES)),
     ],
 )
-def test_rows_are_free_however_many_the_model_was_built_with(told, case, inputs):
-    assert told[case].get("inputs") == inputs, told[case]
+def test_rows_are_free_however_many_the_model_was_built_with(outcomes, case, inputs):
+    assert outcomes[case].get("inputs") == inputs, outcomes[case]
 
 
 @pytest.mark.parametrize("case", ["stateful", "Keras 2 stateful"])
-def test_that_no_states_are_kept_is_noted(told, case):
-    assert any("remembering: states are not kept" in note for note in told[case]["notes"])
+def test_that_no_states_are_kept_is_noted(outcomes, case):
+    assert any("remembering: states are not kept" in note for note in outcomes[case]["notes"])
 
 
 @pytest.mark.parametrize("case", [f"Keras 2 {name}" for name in ONLY_KERAS_2])
-def test_what_keras_3_cannot_read_is_left_to_keras_2(told, case):
-    assert "tf_keras" in told[case]["reference"]
+def test_what_keras_3_cannot_read_is_left_to_keras_2(outcomes, case):
+    assert "tf_keras" in outcomes[case]["reference"]
 
 
 @pytest.mark.parametrize(
@@ -370,36 +370,36 @@ def test_what_keras_3_cannot_read_is_left_to_keras_2(told, case):
     [
         ("code", TRUST),
         ("code of Keras 2", TRUST),
-        ("a class missing", "its class Softmax is not one of Keras 3.15.1; if it is your own, name it with --class"),
-        ("a layer missing", "its class Doubling is not one of Keras 3.15.1"),
-        ("no model", "--class fractions:Fraction: it is no keras.Model"),
+        ("a class missing", "class Softmax is not part of Keras 3.15.1; if it is your own, name it with --class"),
+        ("a layer missing", "class Doubling is not part of Keras 3.15.1"),
+        ("no model", "--class fractions:Fraction: expected a keras.Model, got a Fraction"),
         ("an input missing", "describe all its inputs with --input"),
-        ("inputs not told", "describe them, such as --input left=float32[batch,10]"),
-        ("a dtype contradicted", "has it as x=float32[?,2]"),
-        ("a size contradicted", "has it as x=float32[?,2]"),
-        ("an unknown input", "has no such input; it has"),
-        ("garbage", "it cannot be read as HDF5"),
+        ("inputs not declared", "describe them, such as --input left=float32[batch,10]"),
+        ("a dtype contradicted", "declares x=float32[?,2]"),
+        ("a size contradicted", "declares x=float32[?,2]"),
+        ("an unknown input", "unknown input; "),
+        ("garbage", "not a readable HDF5 file"),
         ("weights alone", "name the class with --class package.module:Class, or convert the architecture's .json"),
-        ("no weights", "it is an architecture without weights; name their file with --weights"),
-        ("weights not there", "there is no such file"),
-        ("weights twice", "has its own; other weights belong to an architecture's .json"),
-        ("weights of another", "its weights do not fit the model"),
-        ("weights of a larger one", "and the model takes 4: these are another model's weights"),
-        ("weights that are none", "it cannot be read as HDF5"),
+        ("no weights", "an architecture without weights; name the weights file with --weights"),
+        ("weights not there", "none.h5: no such file"),
+        ("weights twice", "has its own weights; --weights is for an architecture's .json only"),
+        ("weights of another", "the weights do not fit the model"),
+        ("weights of a larger one", "but the model has 4; name the weights of this model"),
+        ("weights that are none", "not a readable HDF5 file"),
         ("an operator in an .h5", "save it as a .keras file"),
         ("a function in an .h5", "save it as a .keras file"),
-        ("strings", "model.export(FOLDER)"),
-        ("averages of padding", "averages with padding='same', gives other results on Keras' torch backend"),
-        ("bicubic", "bicubic interpolation, gives other results on Keras' torch backend"),
-        ("time first", "Keras 3 has no time_major other than False"),
+        ("strings", "model.export(DIRECTORY)"),
+        ("averages of padding", "averages with padding='same' gives other results on Keras' torch backend"),
+        ("bicubic", "bicubic interpolation gives other results on Keras' torch backend"),
+        ("time first", "Keras 3 supports only time_major=False"),
         ("only for Keras 2, in parts", "save the whole model with Keras 2 as an .h5 file"),
         ("only for Keras 2, as .keras", "save the whole model with Keras 2 as an .h5 file"),
     ],
 )
-def test_a_source_that_cannot_be_taken_is_refused_with_the_cure(told, case, words):
-    assert told[case].get("kind") == "BadRequest", told[case]
-    assert words in told[case]["error"]
-    assert "\n" not in told[case]["error"]
+def test_a_source_that_cannot_be_taken_is_refused_with_the_cure(outcomes, case, words):
+    assert outcomes[case].get("kind") == "BadRequest", outcomes[case]
+    assert words in outcomes[case]["error"]
+    assert "\n" not in outcomes[case]["error"]
 
 
 def test_files_are_left_as_they_were(loading):
