@@ -1,10 +1,16 @@
-"""Directories to convert into."""
+"""Directories to convert into, and directories of Keras files to convert."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import onnx
 import pytest
 
 from support import zoo
 from support.converting import convert as convert_file
+
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture
@@ -30,3 +36,20 @@ def convert(folder):
         return convert_file(source, folder / "models" / name, **asked)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def keras_files(tmp_path_factory):
+    """The folder that keras_nets.py fills."""
+    return _filled(tmp_path_factory.mktemp("keras"), "keras_nets.py")
+
+
+@pytest.fixture(scope="session")
+def keras2_files(tmp_path_factory):
+    """The folder that keras2_nets.py fills."""
+    return _filled(tmp_path_factory.mktemp("keras2"), "keras2_nets.py")
+
+
+def _filled(folder, script):
+    subprocess.run([sys.executable, SUPPORT / script, folder], check=True, capture_output=True)
+    return folder
