@@ -5,9 +5,9 @@
     convert("lenet.pt", to="models/lenet", inputs=["image=float32[batch,3,32,32]"])
 
 A conversion runs in a worker process (worker.py, pipeline.py) that the calling process supervises (conversion.py): the
-framework loads the model (sources/), runs it on generated arrays (inputs.py, parity.py) and exports it; the graph is
-corrected and checked (graph.py), run in ONNX Runtime at sizes it was not exported with (runtime.py), compared with the
-framework (parity.py), optimized on request (optimization.py), and only then published (publishing.py).
+framework loads the model (sources/), runs it on generated arrays (cases.py, parity.py) and exports it; the graph is
+corrected and checked (interface.py, graph.py), run in ONNX Runtime at sizes it was not exported with (runtime.py),
+compared with the framework (parity.py), optimized on request (optimization.py), and only then published (publishing.py).
 """
 
 import importlib

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.inputs import Cases
 from onnxserve_converters.parity import Parity, Reference, check_parity
 from onnxserve_converters.runtime import Runtime
 

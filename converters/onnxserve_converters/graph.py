@@ -1,4 +1,4 @@
-"""Edits ONNX files: names, declared axes, leftovers of exporters, checks, external data, metadata."""
+"""ONNX files: reading, writing, checks, metadata, and cleaning up what exporters and optimizers leave."""
 
 import json
 from collections import Counter
@@ -11,8 +11,6 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_infer
 
 from onnxserve_converters.errors import ExportFailed, NotProved
 from onnxserve_converters.inputs import InputSpec
-
-_MIN_IR_VERSION = 4  # the first whose graphs need not list their weights as inputs too
 
 Axes = Mapping[str, tuple[int | str, ...]]
 """By input or output, the size of each axis, or the name of a free axis."""
@@ -62,49 +60,6 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, _data_file(path)) if file.exists())
 
 
-def stand_in(i: int) -> str:
-    """Return a name for input `i` that no inner value or weight has, for exporters that would confuse the two."""
-    return f"input__{i}__"
-
-
-def tidy(
-    model: ModelProto, inputs: Sequence[InputSpec], outputs: Sequence[str], axes: Axes, adopted: bool = False
-) -> None:
-    """Set the names and axes of inputs and outputs, and remove the exporter's notes.
-
-    Inputs have their names already, or those of stand_in(). An adopted file keeps its description and metadata, which
-    its author wrote.
-
-    Raises:
-        ExportFailed: the graph has other inputs, or another number of outputs.
-    """
-    graph = model.graph
-    initialised = {tensor.name for tensor in graph.initializer}
-    kept = [value for value in graph.input if value.name not in initialised]
-    del graph.input[:]
-    graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
-    _name_inputs(graph, inputs)
-    _check_inputs(graph, inputs)
-    if len(graph.output) != len(outputs):
-        raise ExportFailed(f"the exporter wrote {len(graph.output)} outputs, but the model has {len(outputs)}")
-    _name_outputs(graph, outputs)
-    for value in (*graph.input, *graph.output):
-        shape = value.type.tensor_type.shape
-        del shape.dim[:]
-        for axis in axes[value.name]:
-            dimension = shape.dim.add()
-            if isinstance(axis, int):
-                dimension.dim_value = axis
-            else:
-                dimension.dim_param = axis
-    own = declarations(model) if adopted else ModelProto()
-    strip(model)
-    _clean_domains(model)
-    model.metadata_props.extend(own.metadata_props)
-    model.doc_string = own.doc_string
-
-
 def strip(model: ModelProto) -> None:
     """Remove inner shapes, which exporters get wrong, and notes, which contain file paths and source lines."""
     del model.metadata_props[:]
@@ -113,7 +68,7 @@ def strip(model: ModelProto) -> None:
         del graph.value_info[:]
         graph.doc_string = ""
         del graph.metadata_props[:]
-        for part in (*graph.node, *_declared(graph)):
+        for part in (*graph.node, *declared_values(graph)):
             del part.metadata_props[:]
             part.doc_string = ""
     for function in model.functions:
@@ -183,7 +138,7 @@ def restore_declarations(made: ModelProto, declared: ModelProto) -> None:
     del made.graph.input[:], made.graph.output[:]
     made.MergeFrom(declared)
     _sort(made.graph)
-    _clean_domains(made)
+    clean_domains(made)
 
 
 def check(path: Path) -> None:
@@ -221,7 +176,7 @@ def _data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _clean_domains(model: ModelProto) -> None:
+def clean_domains(model: ModelProto) -> None:
     """Keep one entry for each domain in use: skl2onnx 1.20 writes the standard's twice, ONNX Runtime all its own."""
     used = {node.domain for node in nodes(model)} | {function.domain for function in model.functions} | {*STANDARD}
     kept = {entry.domain: entry.version for entry in model.opset_import if entry.domain in used}
@@ -248,74 +203,6 @@ def _reads(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
-def _check_inputs(graph: onnx.GraphProto, inputs: Sequence[InputSpec]) -> None:
-    written, wanted = [value.name for value in graph.input], [spec.name for spec in inputs]
-    if unused := [name for name in wanted if name not in written]:
-        raise ExportFailed(f"input {unused[0]}: the model does not use it; leave it out of the inputs")
-    if more := [name for name in written if name not in wanted]:
-        raise ExportFailed(
-            f"the exporter wrote an unknown input {more[0]!r}; the model has {', '.join(wanted) or 'none'}"
-        )
-
-
-def _name_inputs(graph: onnx.GraphProto, inputs: Sequence[InputSpec]) -> None:
-    """Rename stand-ins; an inner value or weight with the name of an input is renamed too."""
-    taken = _value_names(graph)
-    written = {value.name for value in graph.input}
-    for i, spec in enumerate(inputs):
-        if stand_in(i) in written:
-            if spec.name in taken:
-                _rename(graph, spec.name, _free_name(spec.name, taken))
-            _rename(graph, stand_in(i), spec.name)
-            taken.add(spec.name)
-
-
-def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
-    """Rename the outputs; an inner value with one of the names is renamed too."""
-    if [value.name for value in graph.output] == list(names):
-        return
-    inputs, taken = {value.name for value in graph.input}, _value_names(graph) | set(names)
-    passing = [_free_name(f"output_{i}", taken) for i in range(len(names))]  # so that two may swap their names
-    for value, new in zip(graph.output, passing, strict=True):
-        if value.name in inputs or value.name in passing:  # an input passed on, or one value given out twice
-            graph.node.append(onnx.helper.make_node("Identity", [value.name], [new]))
-            value.name = new
-        else:
-            _rename(graph, value.name, new)
-    for old, name in zip(passing, names, strict=True):
-        if name in inputs:
-            raise ExportFailed(f"output {name}: an input has the same name; name the outputs with --output")
-        _rename(graph, name, _free_name(name, taken))
-        _rename(graph, old, name)
-
-
-def _value_names(graph: onnx.GraphProto) -> set[str]:
-    names: set[str] = set()
-    for inner in graphs(graph):
-        names.update(value.name for value in _declared(inner))
-        names.update(name for node in inner.node for name in node.output)
-    return names
-
-
-def _declared(graph: onnx.GraphProto) -> list[ValueInfoProto | TensorProto]:
+def declared_values(graph: onnx.GraphProto) -> list[ValueInfoProto | TensorProto]:
     """Return the named values of a graph that no node computes."""
     return [*graph.input, *graph.output, *graph.initializer]
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for inner in graphs(graph):
-        for value in _declared(inner):
-            if value.name == old:
-                value.name = new
-        for node in inner.node:
-            for names in (node.input, node.output):
-                for i, name in enumerate(names):
-                    if name == old:
-                        names[i] = new

@@ -77,9 +77,7 @@ def _write_keras(model: Any, path: Path) -> None:
     if not model.built:
         raise BadRequest(f"the {type(model).__name__} has no weights yet; call it once with an input, then convert it")
     keras = sys.modules["keras"]
-    kinds = {
-        type(layer) for layer in model._flatten_layers()
-    }  # public attributes miss the layers inside subclassed ones
+    kinds = {type(layer) for layer in model._flatten_layers()}  # public attributes miss those in subclassed layers
     own = {keras.saving.get_registered_name(kind): kind for kind in kinds if not kind.__module__.startswith("keras.")}
     model.save(path)
     _pickle(own, path.with_suffix(OBJECTS), extra="keras")

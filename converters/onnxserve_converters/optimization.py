@@ -11,10 +11,10 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxserve_converters import graph
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest, ConverterError, ExportFailed, NotProved, one_line
 from onnxserve_converters.evaluation import Candidate, Evaluator
 from onnxserve_converters.float16 import to_float16
-from onnxserve_converters.inputs import Cases
 from onnxserve_converters.measuring import measure_step
 from onnxserve_converters.quantizing import is_quantized, quantize_dynamic, quantize_static
 from onnxserve_converters.request import Request

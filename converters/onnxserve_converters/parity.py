@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from onnxserve.tensor import Array
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, NotProved, one_line
 from onnxserve_converters.graph import Axes
-from onnxserve_converters.inputs import Case
 from onnxserve_converters.sources.base import Model
 
 _ABSOLUTE_SHARE = 1e-2  # of the tolerance: an error below it is rounding, however small the output is
@@ -210,4 +210,4 @@ def _difference(row: Parity) -> str:
 def _run_fault(case: Case, references: Sequence[Reference], error: str) -> str:
     axes = [axis for axis in case.sizes if len({reference.case.sizes[axis] for reference in references}) > 1]
     hint = f" (did the export fix an axis? {', '.join(axes)} should be free)" if axes else ""
-    return f"it fails with {case}{hint}: {error}"
+    return f"ONNX Runtime fails with {case}{hint}: {error}"

@@ -12,10 +12,10 @@ from typing import Any
 import onnxruntime
 
 from onnxserve.tensor import Array
-from onnxserve_converters import graph
+from onnxserve_converters import graph, interface
+from onnxserve_converters.cases import Cases, read_samples
 from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.evaluation import Candidate, Evaluator
-from onnxserve_converters.inputs import Cases, read_samples
 from onnxserve_converters.optimization import check_steps, optimize
 from onnxserve_converters.parity import Reference, observed_axes, run_reference
 from onnxserve_converters.request import Request, beyond_defaults
@@ -62,7 +62,7 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
     progress("check")
     proto = graph.read(exported)
     inputs_axes = {spec.name: spec.shape for spec in model.inputs}
-    graph.tidy(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
+    interface.set_interface(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
     graph.annotate(proto, model.inputs, axes, labels, request.doc)
     graph.write(proto, final, request.external_data_above)
     graph.check(final)

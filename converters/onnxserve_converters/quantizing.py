@@ -10,7 +10,7 @@ from onnxruntime.quantization import QuantFormat, QuantType
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph
-from onnxserve_converters.inputs import Cases
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.simplification import INLINE_BYTES, optimize_by_runtime
 
 # Convolutions stay as they are: onnxruntime 1.31.1 runs dynamically quantized ones up to seven times slower.

@@ -151,7 +151,7 @@ def test_a_file_for_one_row_serves_many_once_its_rows_are_freed(repository, serv
 
 def test_rows_that_cannot_be_freed_are_not_published(tmp_path):
     onnx.save(stateful(), tmp_path / "model.onnx")
-    with pytest.raises(NotProved, match=r"it fails with rows=2 .*rows should be free"):
+    with pytest.raises(NotProved, match=r"ONNX Runtime fails with rows=2 .*rows should be free"):
         convert(tmp_path / "model.onnx", tmp_path / "models" / "m", "x=float32[rows,2,3]")
     assert not (tmp_path / "models").exists()
 

@@ -3,9 +3,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.evaluation import Evaluator
-from onnxserve_converters.inputs import Cases, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from support import zoo
 
 COLUMNS = {"logits": [-4.0, -0.1, 0.2, 3.0], "probabilities": [0.1, 0.4, 0.6, 0.9]}

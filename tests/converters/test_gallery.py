@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxserve_converters.inputs import BATCH_SIZES
+from onnxserve_converters.cases import BATCH_SIZES
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "examples/gallery"

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from onnxserve_converters import conversion
+from onnxserve_converters.cases import BATCH_SIZES, Cases
 from onnxserve_converters.errors import BadRequest, ExportFailed, NotProved
-from onnxserve_converters.inputs import BATCH_SIZES, Cases, parse_input
+from onnxserve_converters.inputs import parse_input
 from support import torch_nets as nets
 from support.torch_sources import (
     in_memory,

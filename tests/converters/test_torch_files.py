@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.inputs import Cases
 from onnxserve_converters.sources.base import TRUST
 from support import torch_nets as nets
 from support.converting import request as ask

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onnxserve.tensor import Array
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.inputs import Case, InputSpec
+from onnxserve_converters.inputs import InputSpec
 
 TRUST = (
     "loading it runs code from the file with your permissions; if you trust its author, allow that with --trust-code"
@@ -42,7 +43,7 @@ class Model(Protocol):
         ...
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
-        """Write the model as ONNX: inputs named as in `inputs` or by graph.stand_in(), outputs in the order of run().
+        """Write the model as ONNX; inputs are named as in `inputs` or by interface.stand_in(), outputs as in run().
 
         The names of outputs and the declared sizes of all axes may be the exporter's own: they are set afterwards. No
         output may have the name of an inner value.

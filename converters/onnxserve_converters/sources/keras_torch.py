@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from onnxserve.tensor import Array
+from onnxserve_converters.cases import Case, Cases
 from onnxserve_converters.errors import BadRequest, ConverterError, ExportFailed, one_line
-from onnxserve_converters.inputs import Case, Cases, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.declared import Declared, complete
 from onnxserve_converters.sources.keras_models import SAVED_MODEL, forget_states, load_weights

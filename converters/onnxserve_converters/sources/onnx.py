@@ -12,8 +12,9 @@ from onnx import ModelProto, TensorShapeProto
 
 from onnxserve.tensor import NAMES, Array
 from onnxserve_converters import graph
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, NotProved, one_line
-from onnxserve_converters.inputs import Case, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.declared import Declared, complete
 from onnxserve_converters.sources.dynamic_axes import free_batch_axis

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from onnxserve.tensor import NUMBERS, Array, strings_array
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
-from onnxserve_converters.inputs import Case, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.base import TRUST, load_class, need
 from onnxserve_converters.sources.declared import Declared, complete

@@ -12,8 +12,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from onnxserve.tensor import Array
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
-from onnxserve_converters.inputs import Case
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
 from onnxserve_converters.sources.torch_calls import Call, ModuleCall, ProgramCall, script_signature

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
 
-from onnxserve_converters import graph
+from onnxserve_converters import interface
 from onnxserve_converters.errors import one_line
 from onnxserve_converters.sources.torch_calls import Arguments, Call
 from onnxserve_converters.sources.torch_values import named_tensors
@@ -60,7 +60,7 @@ class Export:
         """
         return {
             "opset_version": self.opset,
-            "input_names": [graph.stand_in(i) for i in range(len(self.call.inputs))],
+            "input_names": [interface.stand_in(i) for i in range(len(self.call.inputs))],
             "output_names": [f"output__{i}__" for i in range(self.outputs)],
         }
 
@@ -98,7 +98,7 @@ def _by_torch_export(export: Export) -> None:
 def _by_torchscript(export: Export) -> None:
     """Export a script, or trace a module, whose operations must not depend on the example's values."""
     subject, (args, kwargs) = export.subject()
-    axes = {graph.stand_in(i): axes for i, axes in enumerate(export.free_axes())}
+    axes = {interface.stand_in(i): axes for i, axes in enumerate(export.free_axes())}
     with warnings.catch_warnings():
         # torch's own layers convert tensors only to check shapes.
         warnings.filterwarnings("error", "Converting a tensor to a Python boolean", module=r"(?!torch\.)")
