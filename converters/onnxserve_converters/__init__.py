@@ -7,7 +7,7 @@
 A conversion runs in a worker process (worker.py, pipeline.py) that the calling process supervises (conversion.py): the
 framework loads the model (sources/), runs it on generated arrays (cases.py, parity.py) and exports it; the graph is
 corrected and checked (interface.py, graph.py), run in ONNX Runtime at sizes it was not exported with (runtime.py),
-compared with the framework (parity.py), optimized on request (optimization.py), and only then published (publishing.py).
+compared with the framework (parity.py), optimized on request (optimization.py), and then published (publishing.py).
 """
 
 import importlib

@@ -11,7 +11,6 @@ from onnxserve_converters.interface import set_interface, stand_in
 from support import zoo
 
 X = InputSpec("x", "float32", ("batch", 2))
-AXES = {"x": ("batch", 2)}
 
 
 def model(nodes, outputs, initializers=(), inputs=("x",)):

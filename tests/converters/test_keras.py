@@ -33,7 +33,10 @@ class Converted:
                 request(keras_files / "pair.json", weights=keras_files / "pair.weights.h5"),
                 keras_files / "pair.npz",
             ),
-            "live": (request(keras_files / "live" / "model.keras", *SIDES, in_memory=True), keras_files / "gates.npz"),
+            "in_memory": (
+                request(keras_files / "in_memory" / "model.keras", *SIDES, in_memory=True),
+                keras_files / "gates.npz",
+            ),
             "recurrent": (request(keras_files / "recurrent.keras"), keras_files / "recurrent.npz"),
             "scanned": (request(keras_files / "scanned.keras"), keras_files / "scanned.npz"),
             "block": (
@@ -69,7 +72,7 @@ class Converted:
 
 SLOW = ("recurrent", "scanned", "recurrent_2")  # torch takes seconds for each LSTM and each scan
 CONVERTED = [
-    *("dense", "softmax", "image", "pair", "live", "block", "block_2"),
+    *("dense", "softmax", "image", "pair", "in_memory", "block", "block_2"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
 ]
 
@@ -134,7 +137,7 @@ def test_the_report_says_what_the_answers_are_from(converted):
     assert report["source"]["kind"] == "keras"
     assert report["proof"]["reference"].startswith("Keras 3.15")
     assert {"keras", "torch"} <= set(report["versions"])
-    assert converted.report("live")["source"]["kind"] == "live_keras"
+    assert converted.report("in_memory")["source"]["kind"] == "live_keras"
     assert converted.report("pair")["source"]["weights"] == "pair.weights.h5"
 
 

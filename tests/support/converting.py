@@ -1,4 +1,4 @@
-"""Conversions for tests: the real thing, from a file to a repository."""
+"""Whole conversions for tests, from a file to a repository, and comparisons of arrays."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from onnxserve_converters.request import Request
 
 
 def request(source, *inputs, **asked):
-    """A request for a source, with inputs as they are written on the command line."""
+    """A request for a source, with inputs described as on the command line."""
     return Request(source=Path(source), inputs=tuple(map(parse_input, inputs)), **asked)
 
 
