@@ -1,4 +1,4 @@
-"""Dense layers of 64, 32 and 1 units in Keras that tell benign from malignant tumours: a whole-model .h5.
+"""Dense layers of 64, 32 and 1 units in Keras that classify tumours as benign or malignant: a whole-model .h5.
 
 From the repository's root:
 

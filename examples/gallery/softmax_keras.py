@@ -32,7 +32,7 @@ class Softmax(keras.Model):
 
 
 def train(data: Split) -> Softmax:
-    """Return a network that tells which coordinate is the largest."""
+    """Return a network that predicts which coordinate is the largest."""
     keras.utils.set_random_seed(0)
     model = Softmax()
     model.compile(keras.optimizers.Adam(3e-2), "sparse_categorical_crossentropy")
@@ -43,7 +43,7 @@ def train(data: Split) -> Softmax:
 
 
 def answers(model: Softmax, data: Split, path: Path) -> None:
-    """Write what the network answers to 5 and 17 held-out points."""
+    """Write the answers of the network for 5 and 17 held-out points."""
     write_answers(
         path,
         lambda feeds: {"probabilities": model.predict(feeds["x"], verbose=0)},

@@ -9,7 +9,7 @@ From the repository's root:
         --input 'ids=int32[batch,time]' --input 'mask=bool[batch,time]' --output logits \\
         --to models/transformer-keras
 
-It tells which of four letters stands in a word most often.
+It predicts the most frequent of four letters in a word.
 """
 
 import os
@@ -26,7 +26,7 @@ UNITS, HEADS, LAYERS, LONGEST = 32, 4, 2, 64
 
 @keras.saving.register_keras_serializable("gallery")
 class Summary(layers.Layer):
-    """Puts a learnt summary in front of a word's letters, [batch, time, units], and adds to each where it stands."""
+    """Puts a learnt summary in front of a word's letters, [batch, time, units], and adds to each its position."""
 
     def __init__(self, longest: int, units: int, **named) -> None:
         super().__init__(**named)
@@ -41,7 +41,7 @@ class Summary(layers.Layer):
         return x + self.places[: ops.shape(x)[1]]
 
     def compute_output_shape(self, input_shape):
-        """Return the shape of what call() returns."""
+        """Return the shape of the result of call()."""
         rows, time, units = input_shape
         return rows, None if time is None else time + 1, units
 
@@ -68,7 +68,7 @@ def network() -> keras.Model:
 
 
 def train() -> keras.Model:
-    """Return an encoder that has seen words of up to 24 letters."""
+    """Return an encoder trained on words of up to 24 letters."""
     keras.utils.set_random_seed(0)
     model = network()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

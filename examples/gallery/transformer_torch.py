@@ -8,7 +8,7 @@ From the repository's root:
         --input 'ids=int64[batch,time]' --input 'mask=bool[batch,time]' --output logits \\
         --to models/transformer-torch
 
-It tells which of four letters stands in a word most often.
+It predicts the most frequent of four letters in a word.
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
 
 
 def train() -> Encoder:
-    """Return an encoder that has seen words of up to 24 letters."""
+    """Return an encoder trained on words of up to 24 letters."""
     torch.manual_seed(0)
     encoder = Encoder()
     optimizer = torch.optim.Adam(encoder.parameters(), lr=2e-3)

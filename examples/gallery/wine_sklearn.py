@@ -1,4 +1,4 @@
-"""A scikit-learn pipeline, standard scaler and logistic regression, that tells who grew a wine: a .joblib file.
+"""A scikit-learn pipeline, standard scaler and logistic regression, that predicts the grower of a wine: a .joblib file.
 
 From the repository's root:
 

@@ -219,7 +219,7 @@ def read(terminal):
     """Return what was written to a terminal; nothing once nobody can write to it."""
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # EIO, as Linux tells the end
+    except OSError:  # EIO, Linux's sign of the end
         return b""
 
 

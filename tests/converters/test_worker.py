@@ -40,11 +40,11 @@ def is_over(process):
 def killing(stage, sig):
     """A progress callback that sends a signal to the worker as a stage starts."""
 
-    def tell(begun):
+    def send(begun):
         if begun == stage:
             worker().send_signal(sig)
 
-    return tell
+    return send
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "publish"])
@@ -87,14 +87,14 @@ from onnxserve_converters.request import Request
 
 source, to, area, stage, options = sys.argv[1:]
 
-def tell(begun):
+def kill(begun):
     if begun == stage:
         (children, hidden) = psutil.Process().children(), list(Path(area).rglob(".onnxserve-*"))
         assert hidden
         print(*(each.pid for each in children), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-conversion.run(Request(source=Path(source), **json.loads(options)), to, progress=tell)
+conversion.run(Request(source=Path(source), **json.loads(options)), to, progress=kill)
 """
 
 
