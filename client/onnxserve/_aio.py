@@ -12,6 +12,7 @@ import grpc.aio
 from onnxserve import _counting, _tracing
 from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
+from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
 from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Key, Share
@@ -19,6 +20,7 @@ from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Course, State, Stop
 from onnxserve._stream import DEFAULT_WINDOW, AsyncFeed, Unanswered, call_cancelled
+from onnxserve._wire import predict_request
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -42,27 +44,26 @@ class AsyncClient(BaseClient):
         request_id: str | None = None,
     ) -> Prediction:
         """Run a model once; as Client.predict."""
+        call = PredictCall(
+            model=model,
+            inputs=inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            timeout=timeout,
+            request_id=request_id,
+        )
         _counting.count("Predict", model)
         if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
             with span:
-                request, request_id = self._request(
-                    model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-                )
-                return Prediction(await self._call(self._methods.predict, request, timeout, request_id, span.metadata))
-        key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
-        if key is None:
-            return await self._predict(
-                model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id
-            )
-        member = self._enter(key, inputs, timeout)
+                return await self._predict(call, span.metadata)
+        if (key := self._key(call)) is None:
+            return await self._predict(call)
+        member = self._enter(key, call)
         if member is not None and (prediction := await self._wait(member)) is not None:
             return prediction
         try:
-            if member is not None:
-                timeout, request_id = self._time_left(member), member.request_id
-            return await self._predict(
-                model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id
-            )
+            return await self._predict(call if member is None else self._after_waiting(call, member))
         finally:
             self._coalescer.finish(key)
 
@@ -83,20 +84,15 @@ class AsyncClient(BaseClient):
         `inputs` may be an asynchronous iterable.
         """
         unanswered = Unanswered(window, self._retries)
-        feed = AsyncFeed(
-            inputs,
-            lambda each: self._stream_request(
-                model, each, outputs=outputs, version=version, timeout=timeout, priority=priority
-            ),
-            unanswered,
-        )
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        feed = AsyncFeed(inputs, functools.partial(self._stream_request, call), unanswered)
         try:
             with _tracing.start_stream(model) as span:
                 while True:
                     self._check(None)
-                    call = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
+                    rpc = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
                     try:
-                        async for response in call:
+                        async for response in rpc:
                             outcome = unanswered.answer(response)
                             feed.notify()
                             if isinstance(outcome, OnnxserveError) and not return_errors:
@@ -114,7 +110,7 @@ class AsyncClient(BaseClient):
                             raise closed() from None
                         raise
                     finally:
-                        call.cancel()
+                        rpc.cancel()
                 feed.check()
         finally:
             await feed.close()
@@ -130,9 +126,8 @@ class AsyncClient(BaseClient):
         state: State | None = None,
     ) -> AsyncModelSequence:
         """Return a sequence of steps through a stateful model, whose state the server keeps; as Client.sequence."""
-        return self._sequence(
-            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state)
-        )
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        return self._sequence(self._course(call, state=state))
 
     async def generate(
         self,
@@ -150,10 +145,8 @@ class AsyncClient(BaseClient):
 
         Who breaks off the iteration calls aclose() on it to end the steps.
         """
-        course = self._course(
-            model, outputs=outputs, version=version, timeout=timeout, priority=priority, keeps_state=False
-        )
-        async with self._sequence(course) as sequence:
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        async with self._sequence(self._course(call, keeps_state=False)) as sequence:
             async for prediction in sequence.generate(inputs, max_steps=max_steps, stop=stop):
                 yield prediction
 
@@ -204,21 +197,10 @@ class AsyncClient(BaseClient):
 
         return AsyncModelSequence(open_call, course)
 
-    async def _predict(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-        *,
-        timeout: float | None,
-        request_id: str | None,
-    ) -> Prediction:
-        request, request_id = self._request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-        )
-        return Prediction(await self._call(self._methods.predict, request, timeout, request_id))
+    async def _predict(self, call: PredictCall, headers: _tracing.Metadata = ()) -> Prediction:
+        request_id = self._new_id() if call.request_id is None else call.request_id
+        request = predict_request(call, request_id)
+        return Prediction(await self._call(self._methods.predict, request, call.timeout, request_id, headers))
 
     async def _wait(self, member: "_Waiting") -> Prediction | None:
         """Return the answer to a call that travels with others; None: it is to be sent alone."""

@@ -1,16 +1,19 @@
 """What the blocking and the asyncio client share: everything but the waiting."""
 
 import abc
+import functools
 import itertools
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 import grpc
 
 from onnxserve import _counting
+from onnxserve._call import PredictCall
 from onnxserve._channel import Methods, Options, channel_options, target_uri
 from onnxserve._coalescing import LEAST_TIMEOUT, Batch, Coalescer, Member
 from onnxserve._joining import Key, Share, key_of
@@ -115,25 +118,19 @@ class BaseClient(abc.ABC):
     def _member(self, key: Key, share: Share, deadline: float, request_id: str) -> Member:
         """Return a Member that waits as the client does."""
 
-    def _key(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-    ) -> Key | None:
-        return key_of(model, inputs, outputs, version, priority) if self._coalesce else None
+    def _key(self, call: PredictCall) -> Key | None:
+        """Return what a call must have in common with others to travel with them; None: it goes alone."""
+        return key_of(call) if self._coalesce and call.request_id is None else None
 
-    def _enter(self, key: Key, inputs: Mapping[str, Array], timeout: float | None) -> Any:
+    def _enter(self, key: Key, call: PredictCall) -> Any:
         """Return a call as a member, of _member()'s kind, that waits for others; None: it goes at once, counted."""
         coalescer, share = self._coalescer, None
-        if timeout is None or timeout >= LEAST_TIMEOUT:
-            share = coalescer.offer(key, inputs)
+        if call.timeout is None or call.timeout >= LEAST_TIMEOUT:
+            share = coalescer.offer(key, call.inputs)
         if share is None:
             coalescer.start(key)
             return None
-        seconds = self._check(timeout)
+        seconds = self._check(call.timeout)
         deadline = math.inf if seconds is None else monotonic() + seconds
         member = self._member(key, share, deadline, self._new_id())
         return member if coalescer.wait(member) else None
@@ -151,16 +148,16 @@ class BaseClient(abc.ABC):
             raise of_request(outcome, member.request_id)
         return outcome if isinstance(outcome, Prediction) else None
 
-    def _time_left(self, member: Member) -> float | None:
-        """Return the rest of a timeout.
+    def _after_waiting(self, call: PredictCall, member: Member) -> PredictCall:
+        """Return a call that has waited as it is to be sent: under the member's name, with what its timeout has left.
 
         Raises:
-            DeadlineExceeded: nothing is left of it.
+            DeadlineExceeded: nothing is left of the timeout.
         """
         left = member.time_left
         if left <= 0:
             raise timed_out(member.request_id)
-        return None if left == math.inf else left
+        return replace(call, timeout=None if left == math.inf else left, request_id=member.request_id)
 
     def _new_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers)}"
@@ -180,75 +177,19 @@ class BaseClient(abc.ABC):
             return float(timeout)  # grpc adds it to the time, which float32 knows to the minute
         raise ValueError(f"timeout is a number of seconds above 0, or None, not {timeout}")
 
-    def _request(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        *,
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-        request_id: str | None,
-        message_timeout: float | None = None,
-    ) -> tuple[bytes, str]:
-        """Return a serialized PredictRequest and its request_id; `message_timeout` is for calls without their own."""
-        if request_id is None:
-            request_id = self._new_id()
-        request = predict_request(
-            model,
-            inputs,
-            outputs=outputs,
-            version=version,
-            priority=priority,
-            request_id=request_id,
-            timeout=message_timeout,
-        )
-        return request, request_id
+    def _streamed(self, call: PredictCall, inputs: Mapping[str, Array]) -> tuple[bytes, str]:
+        """Return a call for some inputs as a serialized PredictRequest for a stream, and its new request_id."""
+        _counting.count("Stream", call.model)
+        request_id = self._new_id()
+        message_timeout = self._check(call.timeout)
+        return predict_request(call.with_inputs(inputs), request_id, message_timeout=message_timeout), request_id
 
-    def _stream_request(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        *,
-        outputs: Sequence[str] | None,
-        version: str | None,
-        timeout: float | None,
-        priority: int,
-    ) -> tuple[str, bytes]:
-        """Return the request_id of a new request and the serialized StreamRequest that holds it."""
-        _counting.count("Stream", model)
-        request, request_id = self._request(
-            model,
-            inputs,
-            outputs=outputs,
-            version=version,
-            priority=priority,
-            request_id=None,
-            message_timeout=self._check(timeout),
-        )
+    def _stream_request(self, call: PredictCall, inputs: Mapping[str, Array]) -> tuple[str, bytes]:
+        """Return the new request_id of a call for some inputs, and the serialized StreamRequest that holds it."""
+        request, request_id = self._streamed(call, inputs)
         return request_id, stream_request(request)
 
-    def _course(
-        self,
-        model: str,
-        *,
-        outputs: Sequence[str] | None,
-        version: str | None,
-        timeout: float | None,
-        priority: int,
-        state: State | None = None,
-        keeps_state: bool = True,
-    ) -> Course:
-        def encode(inputs: Mapping[str, Array]) -> tuple[bytes, str]:
-            _counting.count("Stream", model)
-            return self._request(
-                model,
-                inputs,
-                outputs=outputs,
-                version=version,
-                priority=priority,
-                request_id=None,
-                message_timeout=self._check(timeout),
-            )
-
-        return Course(model, encode, state, self._retries, keeps_state=keeps_state)
+    def _course(self, call: PredictCall, *, state: State | None = None, keeps_state: bool = True) -> Course:
+        """Return the protocol of a sequence of calls that differ in their inputs alone."""
+        encode = functools.partial(self._streamed, call)
+        return Course(call.model, encode, state, self._retries, keeps_state=keeps_state)

@@ -11,6 +11,7 @@ import grpc
 from onnxserve import _counting, _tracing
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
 from onnxserve._blocking_sequence import ModelSequence
+from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
 from onnxserve._coalescing import Batch, Member
 from onnxserve._joining import Key, Share
@@ -18,6 +19,7 @@ from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Course, State, Stop
 from onnxserve._stream import DEFAULT_WINDOW, Feed, Unanswered
+from onnxserve._wire import predict_request
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -57,23 +59,26 @@ class Client(BaseClient):
             TypeError: an input that is not a numpy array, or of a type that has no counterpart on the wire.
             OnnxserveError: the call failed.
         """
+        call = PredictCall(
+            model=model,
+            inputs=inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            timeout=timeout,
+            request_id=request_id,
+        )
         _counting.count("Predict", model)
         if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
             with span:
-                request, request_id = self._request(
-                    model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-                )
-                return Prediction(self._call(self._methods.predict, request, timeout, request_id, span.metadata))
-        key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
-        if key is None:
-            return self._predict(model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id)
-        member = self._enter(key, inputs, timeout)
+                return self._predict(call, span.metadata)
+        if (key := self._key(call)) is None:
+            return self._predict(call)
+        member = self._enter(key, call)
         if member is not None and (prediction := self._wait(member)) is not None:
             return prediction
         try:
-            if member is not None:
-                timeout, request_id = self._time_left(member), member.request_id
-            return self._predict(model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id)
+            return self._predict(call if member is None else self._after_waiting(call, member))
         finally:
             self._coalescer.finish(key)
 
@@ -110,10 +115,8 @@ class Client(BaseClient):
             Exception: whatever `inputs` raises; the answers to what it gave before come first.
         """
         unanswered = Unanswered(window, self._retries)
-        requests = (
-            self._stream_request(model, each, outputs=outputs, version=version, timeout=timeout, priority=priority)
-            for each in inputs
-        )
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        requests = (self._stream_request(call, each) for each in inputs)
         return self._stream(model, Feed(requests, unanswered), unanswered, return_errors)
 
     def _stream(
@@ -122,9 +125,9 @@ class Client(BaseClient):
         with contextlib.closing(feed), _tracing.start_stream(model) as span:
             while True:
                 self._check(None)
-                call = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
+                rpc = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
                 try:
-                    for response in call:
+                    for response in rpc:
                         with feed.changed:
                             outcome = unanswered.answer(response)
                             feed.changed.notify_all()
@@ -140,7 +143,7 @@ class Client(BaseClient):
                         raise from_rpc_error(error) from error
                     threading.Event().wait(delay)
                 finally:
-                    call.cancel()
+                    rpc.cancel()
             if feed.failure is not None:
                 raise feed.failure
 
@@ -165,9 +168,8 @@ class Client(BaseClient):
             priority: from -10 to 10; of requests that wait, the higher go first.
             state: what to start with; None: the model's initial state.
         """
-        return self._sequence(
-            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state)
-        )
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        return self._sequence(self._course(call, state=state))
 
     def generate(
         self,
@@ -199,10 +201,8 @@ class Client(BaseClient):
         Raises:
             OnnxserveError: a step failed, or the call did after the first answer.
         """
-        course = self._course(
-            model, outputs=outputs, version=version, timeout=timeout, priority=priority, keeps_state=False
-        )
-        with self._sequence(course) as sequence:
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        with self._sequence(self._course(call, keeps_state=False)) as sequence:
             yield from sequence.generate(inputs, max_steps=max_steps, stop=stop)
 
     def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
@@ -248,21 +248,10 @@ class Client(BaseClient):
 
         return ModelSequence(open_call, course)
 
-    def _predict(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-        *,
-        timeout: float | None,
-        request_id: str | None,
-    ) -> Prediction:
-        request, request_id = self._request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-        )
-        return Prediction(self._call(self._methods.predict, request, timeout, request_id))
+    def _predict(self, call: PredictCall, headers: _tracing.Metadata = ()) -> Prediction:
+        request_id = self._new_id() if call.request_id is None else call.request_id
+        request = predict_request(call, request_id)
+        return Prediction(self._call(self._methods.predict, request, call.timeout, request_id, headers))
 
     def _wait(self, member: "_Waiting") -> Prediction | None:
         """Return the answer to a call that travels with others; None: it is to be sent alone."""

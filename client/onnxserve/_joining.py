@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnxserve._call import PredictCall
 from onnxserve._models import ModelInfo, TensorSpec
 from onnxserve._prediction import Prediction
 from onnxserve._wire import elements, joined_request
@@ -38,10 +39,9 @@ class Share(NamedTuple):
     """What elements() gives of each input."""
 
 
-def key_of(
-    model: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None, version: str | None, priority: int
-) -> Key | None:
+def key_of(call: PredictCall) -> Key | None:
     """Return the key of a request; None for one that is never joined: it is unusual, or clearly wrong."""
+    model, outputs, version, priority = call.model, call.outputs, call.version, call.priority
     if type(model) is not str or type(priority) is not int or not (version is None or type(version) is str):
         return None  # a key of True or 1.0 would equal that of 1, but not all of them are right
     if outputs is not None:
@@ -50,7 +50,7 @@ def key_of(
         outputs = tuple(outputs)
     tensors = []
     try:
-        for name, array in inputs.items():
+        for name, array in call.inputs.items():
             row = array.shape[1:]
             if not array.ndim or not isinstance(array, np.ndarray) or array.dtype.byteorder == ">":
                 return None
@@ -64,13 +64,12 @@ def join(key: Key, shares: Sequence[Share], request_id: str) -> bytes:
     """Return the serialized PredictRequest that asks for the rows of all shares, one after the other."""
     count = sum(share.rows for share in shares)
     columns = zip(*(share.data for share in shares), strict=True)
+    head = inference_service_pb2.PredictRequest(
+        model=key.model, version=key.version, outputs=key.outputs, priority=key.priority, request_id=request_id
+    )
     return joined_request(
-        key.model,
+        head,
         [(name, number, (count, *row), data) for (name, number, row), data in zip(key.inputs, columns, strict=True)],
-        outputs=key.outputs,
-        version=key.version,
-        priority=key.priority,
-        request_id=request_id,
     )
 
 

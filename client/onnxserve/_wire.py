@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxserve import tensor
+from onnxserve._call import PredictCall
 from onnxserve.v1 import inference_service_pb2, tensor_pb2
 
 # The keys of length-delimited fields: the field's number times 8, plus 2.
@@ -14,36 +15,30 @@ _BYTE = np.dtype(np.uint8)
 _DATA = bytes([tensor_pb2.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 
 
-def predict_request(
-    model: str,
-    inputs: Mapping[str, tensor.Array],
-    *,
-    outputs: Sequence[str] | None,
-    version: str | None,
-    priority: int,
-    request_id: str,
-    timeout: float | None = None,
-) -> bytes:
+def predict_request(call: PredictCall, request_id: str, *, message_timeout: float | None = None) -> bytes:
     """Return a serialized PredictRequest.
+
+    `message_timeout`, in seconds, is for a request that has no gRPC deadline of its own; the call's is left out.
 
     The tensors' data is joined to what protobuf serializes of the rest: protobuf itself copies and grows its buffer
     several times on the way (an image of 600 kB: 2,000 us, and so 30 us), and the bytes are the same.
 
     Raises:
-        TypeError: inputs is no mapping, an input no numpy array or of a type that the wire has not, outputs a single
-            str, or version no str.
+        TypeError: inputs is not a mapping, an input is not a numpy array or has a type that the wire lacks, outputs is
+            a single str, or version is not a str.
     """
+    inputs, outputs, version = call.inputs, call.outputs, call.version
     if not isinstance(inputs, Mapping):
-        raise TypeError(f"inputs is a mapping of names to arrays, not a {type(inputs).__name__}")
+        raise TypeError(f"inputs must be a mapping of names to arrays, not {type(inputs).__name__}")
     if version is not None and not isinstance(version, str):
-        raise TypeError(f"version is a str, such as {str(version)!r}, not {version!r}")
+        raise TypeError(f"version must be a str, such as {str(version)!r}, not {version!r}")
     if isinstance(outputs, str):
-        raise TypeError(f"outputs is a sequence of names: [{outputs!r}], not {outputs!r}")
+        raise TypeError(f"outputs must be a sequence of names: [{outputs!r}], not {outputs!r}")
     head = inference_service_pb2.PredictRequest(
-        model=model, version=version, outputs=outputs, request_id=request_id, priority=priority
+        model=call.model, version=version, outputs=outputs, request_id=request_id, priority=call.priority
     )
-    if timeout is not None:
-        head.timeout.FromNanoseconds(round(timeout * 1e9))
+    if message_timeout is not None:
+        head.timeout.FromNanoseconds(round(message_timeout * 1e9))
     parts: list[bytes | memoryview] = [head.SerializeToString()]
     for name, array in inputs.items():
         header, data = _tensor(name, array)
@@ -52,27 +47,15 @@ def predict_request(
 
 
 def joined_request(
-    model: str,
+    head: inference_service_pb2.PredictRequest,
     inputs: Iterable[tuple[str, tensor.DataType, Sequence[int], Sequence[bytes]]],
-    *,
-    outputs: Sequence[str] | None,
-    version: str | None,
-    priority: int,
-    request_id: str,
 ) -> bytes:
     """Return a serialized PredictRequest of tensors whose rows come in pieces.
 
     Args:
-        model: as the others, a field of the message.
+        head: every field but the inputs.
         inputs: for each its name, type and shape, and its rows, of which each piece is what elements() gives.
-        outputs: see `model`.
-        version: see `model`.
-        priority: see `model`.
-        request_id: see `model`.
     """
-    head = inference_service_pb2.PredictRequest(
-        model=model, version=version, outputs=outputs, request_id=request_id, priority=priority
-    )
     parts = [head.SerializeToString()]
     for name, number, shape, pieces in inputs:
         size = sum(map(len, pieces))

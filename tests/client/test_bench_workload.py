@@ -5,7 +5,7 @@ import pytest
 from onnxserve import TensorSpec
 from onnxserve._bench import workload
 from onnxserve._bench.workload import make
-from onnxserve._cli.inputs import InputError
+from onnxserve._inputs import InputError
 from onnxserve.tensor import NUMBERS, decode
 from onnxserve.v1 import inference_service_pb2
 from support.arrays import same_bits

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from onnxserve import TensorSpec
 from onnxserve._cli.app import app
-from onnxserve._cli.inputs import InputError, read_inputs
+from onnxserve._inputs import InputError, read_inputs
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, tensor_pb2
 
 MODEL = model_service_pb2.Model(

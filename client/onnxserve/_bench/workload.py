@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxserve._cli.inputs import InputError, dtype_of
+from onnxserve._call import PredictCall
+from onnxserve._inputs import InputError, dtype_of
 from onnxserve._models import TensorSpec
 from onnxserve._wire import predict_request
 from onnxserve.tensor import Array
@@ -37,7 +38,9 @@ class Workload:
     ) -> list[bytes]:
         """Return each request as a serialized PredictRequest; `timeout` in seconds is part of it."""
         return [
-            predict_request(model, inputs, outputs=outputs, version=version, priority=0, request_id="", timeout=timeout)
+            predict_request(
+                PredictCall(model=model, inputs=inputs, outputs=outputs, version=version), "", message_timeout=timeout
+            )
             for inputs in self.requests
         ]
 

@@ -17,7 +17,7 @@ from onnxserve._bench.report import Report
 from onnxserve._bench.sample import Sample
 from onnxserve._cli.bench_printing import Progress, print_report
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Target, Tls, connect, credentials_of
-from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
+from onnxserve._inputs import INPUT_HELP, InputError, read_inputs
 
 _INTERRUPTED = 130  # exit code, as shells have it
 _DEFAULT_CONCURRENCY = "1,4,16,64"

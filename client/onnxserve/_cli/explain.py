@@ -14,7 +14,7 @@ from rich.console import Console
 from onnxserve import ModelInfo
 from onnxserve._base import DEFAULT_TIMEOUT
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Target, Tls, connect
-from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
+from onnxserve._inputs import INPUT_HELP, InputError, read_inputs
 from onnxserve.explain import Explainer, ExplainError, Explanation
 from onnxserve.explain._explanation import Kind, Method
 from onnxserve.explain._image import Layout, is_image

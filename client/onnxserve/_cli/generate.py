@@ -8,8 +8,8 @@ import typer
 from onnxserve import Stop
 from onnxserve._base import DEFAULT_TIMEOUT
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
-from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
 from onnxserve._cli.printing import as_json, output_lines, receipt_lines
+from onnxserve._inputs import INPUT_HELP, InputError, read_inputs
 
 _STOP_HELP = "Stop after the step in which all of an output is not zero, or with OUTPUT=NUMBER is that number."
 

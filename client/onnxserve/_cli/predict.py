@@ -11,8 +11,8 @@ import typer
 from onnxserve import Prediction
 from onnxserve._base import DEFAULT_TIMEOUT
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
-from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
 from onnxserve._cli.printing import as_json, output_lines, receipt_lines
+from onnxserve._inputs import INPUT_HELP, InputError, read_inputs
 
 
 def predict(
