@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, Run, State, Stop, cut_short
+from onnxserve._sequence import Run, SequenceProtocol, State, Stop, cut_short
 from onnxserve._tracing import Metadata
 from onnxserve.errors import OnnxserveError
 from onnxserve.tensor import Array
@@ -23,16 +23,16 @@ class ModelSequence:
     steps say so.
     """
 
-    def __init__(self, open_call: Callable[[Iterator[bytes], Metadata], Any], course: Course) -> None:
+    def __init__(self, open_call: Callable[[Iterator[bytes], Metadata], Any], protocol: SequenceProtocol) -> None:
         self._open_call = open_call
-        self._course = course
+        self._protocol = protocol
         self._call: Any = None
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     @property
     def state(self) -> State | None:
         """The state after the last step that was asked for a snapshot; None: none was."""
-        return self._course.state
+        return self._protocol.state
 
     def step(self, inputs: Mapping[str, Array], *, snapshot: bool = False) -> Prediction:
         """Run the model once, on the inputs and the state after the step before.
@@ -49,7 +49,7 @@ class ModelSequence:
             OnnxserveError: the step failed; the state is as before.
             RuntimeError: another thread waits for a step.
         """
-        with self._course.turn():
+        with self._protocol.turn():
             return self._next(self._begin(inputs, snapshot=snapshot))
 
     def generate(
@@ -62,12 +62,12 @@ class ModelSequence:
 
         Args:
             inputs: of the first step.
-            max_steps: most steps, from 1 to 10,000.
+            max_steps: max_steps steps, from 1 to 10,000.
             stop: what ends them before.
             snapshot: whether `state` is to be the state after each step.
         """
-        with self._course.turn():
-            run = self._begin(inputs, snapshot=snapshot, most=max_steps, stop=stop)
+        with self._protocol.turn():
+            run = self._begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
             prediction = self._next(run)
         try:
             while True:
@@ -75,17 +75,17 @@ class ModelSequence:
                 yield prediction
                 if final:
                     return
-                with self._course.turn():
-                    self._course.check(run)
+                with self._protocol.turn():
+                    self._protocol.check(run)
                     prediction = self._next(run)
         finally:
-            if self._course.unfinished is run:
-                with self._course.turn():
+            if self._protocol.unfinished is run:
+                with self._protocol.turn():
                     self._break_off(run)
 
     def close(self) -> None:
         """End the sequence and free its state."""
-        self._course.close()
+        self._protocol.close()
         self._drop_call()
 
     def __enter__(self) -> Self:
@@ -97,11 +97,11 @@ class ModelSequence:
         self.close()
 
     def _begin(
-        self, inputs: Mapping[str, Array], *, snapshot: bool, most: int | None = None, stop: Stop | None = None
+        self, inputs: Mapping[str, Array], *, snapshot: bool, max_steps: int | None = None, stop: Stop | None = None
     ) -> Run:
-        if self._course.unfinished is not None:
-            self._break_off(self._course.unfinished)
-        return self._course.begin(inputs, snapshot=snapshot, most=most, stop=stop)
+        if self._protocol.unfinished is not None:
+            self._break_off(self._protocol.unfinished)
+        return self._protocol.begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
 
     def _next(self, run: Run) -> Prediction:
         """Return the next answer; the first one from another server if need be."""
@@ -112,32 +112,32 @@ class ModelSequence:
                         self._send(run)
                     return self._receive(run)
                 except grpc.RpcError as error:
-                    delay = self._course.delay_after(error, run)
+                    delay = self._protocol.delay_after(error, run)
                     self._drop_call()
                     threading.Event().wait(delay)
         except BaseException as error:  # KeyboardInterrupt too
-            if self._course.give_up(run):
+            if self._protocol.give_up(run):
                 self._end_call(error)
             raise
 
     def _send(self, run: Run) -> None:
         call = self._call
         if call is None:
-            self._course.check_start()
+            self._protocol.check_start()
             self._requests = queue.SimpleQueue()
-            call = self._call = self._open_call(iter(self._requests.get, None), self._course.headers())
+            call = self._call = self._open_call(iter(self._requests.get, None), self._protocol.headers())
             end = functools.partial(self._requests.put, None)  # or grpc's thread would wait for ever
             if not call.add_callback(end):
                 end()
         run.call = call
-        self._requests.put(self._course.message(run))
+        self._requests.put(self._protocol.message(run))
 
     def _receive(self, run: Run) -> Prediction:
         while True:
             response = next(run.call, None)
             if response is None:
                 raise cut_short(run)
-            prediction = self._course.take(run, response)
+            prediction = self._protocol.take(run, response)
             if prediction is not None:
                 return prediction
 
@@ -150,12 +150,12 @@ class ModelSequence:
         except (grpc.RpcError, OnnxserveError):
             pass  # of steps that nobody wants; where the call is over, the next step says so
         finally:
-            if self._course.give_up(run):
+            if self._protocol.give_up(run):
                 self._end_call(GeneratorExit())
 
     def _end_call(self, error: BaseException) -> None:
         self._drop_call()
-        self._course.end_span(error)
+        self._protocol.end_span(error)
 
     def _drop_call(self) -> None:
         call, self._call = self._call, None

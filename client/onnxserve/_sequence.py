@@ -20,7 +20,7 @@ from onnxserve.v1 import inference_service_pb2 as inference
 Encode = Callable[[Mapping[str, Array]], tuple[bytes, str]]
 
 _ID = "sequence"  # names are scoped to a stream, and each sequence has one of its own
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0  # seconds
+_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When generate() ends before its most steps: all elements of an output are `value`; None: are not zero."""
+    """A condition that ends generate() early: every element of `output` equals `value`; None: is not zero."""
 
     output: str
     value: float | None = None
@@ -71,7 +71,7 @@ class Run:
         return inference.StreamRequest(cancel=inference.CancelRequest(request_id=self.request_id)).SerializeToString()
 
 
-class Course:
+class SequenceProtocol:
     """What the blocking and the asyncio sequence share: the messages, and where the state is.
 
     A call that is over takes the state along that the server had, unless the server has handed it over. So there is no
@@ -122,13 +122,13 @@ class Course:
         finally:
             self._busy.release()
 
-    def begin(self, inputs: Mapping[str, Array], *, snapshot: bool, most: int | None, stop: Stop | None) -> Run:
+    def begin(self, inputs: Mapping[str, Array], *, snapshot: bool, max_steps: int | None, stop: Stop | None) -> Run:
         """Return a new run.
 
         Raises:
             Cancelled: the sequence has been closed.
             TypeError: inputs that cannot be sent.
-            ValueError: `most` is no number of steps.
+            ValueError: `max_steps` is no number of steps.
         """
         if self.closed:
             raise self.cancelled()
@@ -136,8 +136,8 @@ class Course:
         more = inference.StreamRequest()
         if self._keeps_state:
             more.sequence.id, more.sequence.snapshot, more.sequence.handoff = _ID, snapshot, True
-        if most is not None:
-            more.steps.max = most
+        if max_steps is not None:
+            more.steps.max = max_steps
             if stop is not None:
                 more.steps.stop.output = stop.output
                 if stop.value is not None:
@@ -248,7 +248,7 @@ class Course:
         if self._handed_over:
             self._handed_over = False
             return 0.0
-        return random.uniform(0.5, 1.0) * float(min(_LONGEST_DELAY, _FIRST_DELAY * 2.0**self._failures))  # noqa: S311
+        return random.uniform(0.5, 1.0) * float(min(_MAX_DELAY, _FIRST_DELAY * 2.0**self._failures))  # noqa: S311
 
     def cancelled(self) -> Cancelled:
         """Return what a step raises when the sequence, or the client, has been closed."""

@@ -17,7 +17,7 @@ Inputs = Mapping[str, Array]
 
 DEFAULT_WINDOW = 64
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0  # seconds
+_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0  # seconds
 _DRAINING = "DRAINING"  # the reason with which a server ends a stream that is to go on elsewhere
 
 
@@ -133,10 +133,10 @@ class Unanswered:
         if self._sent or from_rpc_error(error).reason != _DRAINING:
             self._failures += 1
         spread: float = random.uniform(0.5, 1.0)  # noqa: S311
-        return spread * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._failures - 1))
+        return spread * min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (self._failures - 1))
 
 
-class Feed:
+class MessageSource:
     """Gives the messages of a stream to the calls that carry it, one after the other.
 
     grpc takes them on a thread of its own, and while the inputs keep it waiting the call may break: then that thread
@@ -206,7 +206,7 @@ class Feed:
             self.changed.notify_all()
 
 
-class AsyncFeed:
+class AsyncMessageSource:
     """Gives the messages of a stream to the calls that carry it, one after the other, in one event loop.
 
     A task of its own takes the inputs: grpc has one for each call to send, and does not end it with a call that breaks.

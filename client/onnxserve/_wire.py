@@ -12,6 +12,7 @@ from onnxserve.v1 import inference_service_pb2, tensor_pb2
 _INPUTS = bytes([inference_service_pb2.PredictRequest.INPUTS_FIELD_NUMBER << 3 | 2])
 _PREDICT = bytes([inference_service_pb2.StreamRequest.PREDICT_FIELD_NUMBER << 3 | 2])
 _BYTE = np.dtype(np.uint8)
+_SMALL_BYTES = 4096
 _DATA = bytes([tensor_pb2.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 
 
@@ -105,7 +106,10 @@ def _tensor(name: str, array: tensor.Array) -> tuple[bytes, bytes | memoryview]:
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     header = tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape).SerializeToString()
-    return header + _DATA + _varint(array.nbytes), np.ascontiguousarray(array).reshape(-1).view(_BYTE).data
+    size = array.nbytes
+    # A view costs a microsecond to make, a copy of less than this does not.
+    data = array.tobytes() if size <= _SMALL_BYTES else np.ascontiguousarray(array).reshape(-1).view(_BYTE).data
+    return header + _DATA + _varint(size), data
 
 
 def _array(name: str, value: object) -> tensor.Array:
@@ -118,6 +122,8 @@ def _array(name: str, value: object) -> tensor.Array:
 
 
 def _varint(number: int) -> bytes:
+    if number <= 0x7F:
+        return number.to_bytes()
     digits = bytearray()
     while number > 0x7F:
         digits.append(number & 0x7F | 0x80)

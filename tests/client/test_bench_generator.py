@@ -110,7 +110,7 @@ def test_requests_beyond_the_most_that_may_be_out_are_dropped_and_counted(serve)
         if failed >= 5:
             release.set()
 
-    sample = generator(server.address, most_out=3, seconds=1.0, timeout=60.0).measure(Rate(40, Arrivals.CONSTANT), tell)
+    sample = generator(server.address, max_out=3, seconds=1.0, timeout=60.0).measure(Rate(40, Arrivals.CONSTANT), tell)
     assert sample.dropped >= 5
     assert sample.requests == 40 == sample.succeeded + sample.dropped
     assert sample.succeeded == len(server.messages)

@@ -133,7 +133,7 @@ def test_rows_that_cannot_be_are_refused(inputs, given, rows, says):
 
 
 def test_few_requests_are_kept_ready_where_they_are_large(monkeypatch):
-    monkeypatch.setattr(workload, "_MOST_BYTES", 100)
+    monkeypatch.setattr(workload, "_MAX_BYTES", 100)
     assert len(make([spec(shape=("batch", 10))], {}, rows=1, sizes={}).requests) == 2
     assert len(make([spec(shape=("batch", 1000))], {}, rows=1, sizes={}).requests) == 1
 

@@ -14,7 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 import onnxserve
 from onnxserve import _base, _coalescing, errors
-from onnxserve._coalescing import Batch, Member
+from onnxserve._call import PredictCall
+from onnxserve._coalescing import Batch, Waiter
 from onnxserve._joining import Spec
 from onnxserve._models import model_info
 from onnxserve._wire import predict_request
@@ -126,7 +127,7 @@ class Threads:
 
     def __init__(self, server, **options):
         self.client = onnxserve.Client(server.address, **options)
-        self.client._coalescer.patience = FOR_EVER
+        self.client._coalescer.max_wait = FOR_EVER
         self.pool = ThreadPoolExecutor(80)
 
     def start(self, x, **options):
@@ -150,7 +151,7 @@ class Tasks:
             return onnxserve.AsyncClient(server.address, **options)
 
         self.client = self.run(connect())
-        self.client._coalescer.patience = FOR_EVER
+        self.client._coalescer.max_wait = FOR_EVER
 
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(FOR_EVER)
@@ -181,7 +182,7 @@ def connected(kind, server, known=True, **options):
         made.client._coalescer.learn("m", None, model_info(server.model))
     yield made
     server.open.set()
-    until(lambda: not made.client._coalescer._lanes)
+    until(lambda: not made.client._coalescer._groups)
     made.close()
 
 
@@ -198,7 +199,7 @@ def tasks(server):
 
 
 def waiting(calls):
-    return sum(len(lane.waiting) for lane in calls.client._coalescer._lanes.values())
+    return sum(len(group.waiting) for group in calls.client._coalescer._groups.values())
 
 
 @contextlib.contextmanager
@@ -272,8 +273,8 @@ def test_a_lone_caller_sends_what_it_always_has(server, calls, coalesce):
     calls = calls(coalesce=coalesce)
     for options in ({}, {"request_id": "mine"}, {"outputs": ["y"], "version": "1", "priority": 3}):
         answer = calls.start(row(5), **options).result(FOR_EVER)
-        asked = {"outputs": None, "version": None, "priority": 0} | options | {"request_id": answer.request_id}
-        assert server.messages[-1] == predict_request("m", {"x": row(5)}, **asked)
+        call = PredictCall(model="m", inputs={"x": row(5)}, **options)
+        assert server.messages[-1] == predict_request(call, answer.request_id)
     assert server.asked == []
 
 
@@ -320,8 +321,7 @@ def test_one_that_waits_for_itself_goes_as_it_always_has(server, calls):
     with busy(server, calls):
         (alone,) = start_waiting(calls, row(7))
     answer = alone.result(FOR_EVER)
-    asked = {"outputs": None, "version": None, "priority": 0, "request_id": answer.request_id}
-    assert server.messages[-1] == predict_request("m", {"x": row(7)}, **asked)
+    assert server.messages[-1] == predict_request(PredictCall(model="m", inputs={"x": row(7)}), answer.request_id)
 
 
 # What the model allows
@@ -392,7 +392,7 @@ def test_the_model_is_asked_for_once_and_only_when_there_is_something_to_join(se
 
 def test_what_another_version_answered_is_asked_again_alone_and_the_version_is_asked_for(server, calls, monkeypatch):
     """The new version does not compute row by row, and nothing but its name says so."""
-    monkeypatch.setattr(_coalescing, "_REST", 0.0)
+    monkeypatch.setattr(_coalescing, "_PAUSE", 0.0)
     calls = calls()
     server.version, server.compute = "2", lambda x: x - x.mean(axis=0)
     with busy(server, calls):
@@ -426,7 +426,7 @@ def test_a_timeout_that_passes_while_a_joined_request_is_out_is_its_own(server, 
     with busy(server, calls):
         (short,) = start_waiting(calls, row(1), timeout=1.5)
         together = start_waiting(calls, row(2), row(3))
-        hurry(calls)
+        flush(calls)
         until(lambda: len(server.further) == 1)
         with pytest.raises(errors.DeadlineExceeded, match="Deadline Exceeded"):
             short.result(FOR_EVER)
@@ -434,13 +434,13 @@ def test_a_timeout_that_passes_while_a_joined_request_is_out_is_its_own(server, 
     assert server.rows == [3]
 
 
-def hurry(calls):
+def flush(calls):
     """Send what waits, as when the patience of the first is over."""
-    (member,) = (m for lane in calls.client._coalescer._lanes.values() for m in lane.waiting if m.is_first)
+    (waiter,) = (m for group in calls.client._coalescer._groups.values() for m in group.waiting if m.is_first)
     if isinstance(calls, Tasks):
-        calls.loop.call_soon_threadsafe(calls.client._coalescer.hurry, member)
+        calls.loop.call_soon_threadsafe(calls.client._coalescer.flush, waiter)
     else:
-        calls.client._coalescer.hurry(member)
+        calls.client._coalescer.flush(waiter)
 
 
 def test_timeouts_of_all_lengths_travel_together_for_as_long_as_the_longest(server, calls):
@@ -464,7 +464,7 @@ def test_timeouts_of_all_lengths_travel_together_for_as_long_as_the_longest(serv
 
 
 def test_a_call_with_little_time_does_not_wait(server, calls, monkeypatch):
-    monkeypatch.setattr(_base, "LEAST_TIMEOUT", 50.0)
+    monkeypatch.setattr(_base, "MIN_TIMEOUT", 50.0)
     calls = calls()
     with busy(server, calls):
         short = calls.start(row(1), timeout=49.0)
@@ -633,7 +633,7 @@ def test_closing_the_client_ends_what_waits(server, calls):
     calls = calls()
     with busy(server, calls) as first:
         together = start_waiting(calls, row(1), row(2))
-        hurry(calls)
+        flush(calls)
         until(lambda: len(server.further) == 1)
         together += start_waiting(calls, row(3), row(4), row(5))
         if isinstance(calls, Tasks):
@@ -648,7 +648,7 @@ def test_closing_the_client_ends_what_waits(server, calls):
 
 def test_what_waits_behind_calls_that_hang_goes_on(server, calls):
     calls = calls()
-    calls.client._coalescer.patience = 0.01
+    calls.client._coalescer.max_wait = 0.01
     with busy(server, calls):
         predict, server.predict = server.predict, None
         done = Server()
@@ -671,7 +671,7 @@ def test_a_task_that_is_cancelled_while_it_waits_leaves_the_others(server, tasks
 def test_a_task_that_is_cancelled_while_a_joined_request_is_out_leaves_the_others(server, tasks):
     with busy(server, tasks):
         leaving, *together = start_waiting(tasks, row(1), row(2), row(3))
-        hurry(tasks)
+        flush(tasks)
         until(lambda: len(server.further) == 1)
         leaving.cancel()
     assert leaving.cancelled()
@@ -681,7 +681,7 @@ def test_a_task_that_is_cancelled_while_a_joined_request_is_out_leaves_the_other
 def test_a_joined_request_that_all_have_left_is_given_up(server, tasks):
     with busy(server, tasks):
         together = start_waiting(tasks, row(1), row(2), row(3))
-        hurry(tasks)
+        flush(tasks)
         until(lambda: len(server.further) == 1)
         for call in together:
             call.cancel()
@@ -715,7 +715,7 @@ def test_nothing_is_left_behind_that_only_a_collection_would_free(server, thread
             assert failed == [len(xs) == 3] * len(xs)
             del together
         gc.collect()
-        assert not [each for each in gc.garbage if isinstance(each, Member | Batch | onnxserve.OnnxserveError)]
+        assert not [each for each in gc.garbage if isinstance(each, Waiter | Batch | onnxserve.OnnxserveError)]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

@@ -174,20 +174,20 @@ def test_the_next_call_waits_for_an_input_that_the_broken_one_is_taking():
         assert go_on.wait(FOR_EVER)
         yield "2", b"2"
 
-    feed = _stream.Feed(requests(), _stream.Unanswered(4, 3))
-    feed.changed = Changed()
+    source = _stream.MessageSource(requests(), _stream.Unanswered(4, 3))
+    source.changed = Changed()
     with ThreadPoolExecutor(2) as threads:
-        broken = feed.messages()
+        broken = source.messages()
         assert next(broken) == b"1"
         ended = threads.submit(next, broken, None)
         assert taking.wait(FOR_EVER)
-        following = feed.messages()
+        following = source.messages()
         assert next(following) == b"1"
         message = threads.submit(next, following, None)
         until(lambda: message.done() or waiting.is_set())
         go_on.set()
         assert (message.result(FOR_EVER), ended.result(FOR_EVER)) == (b"2", None)
-    assert feed.failure is None
+    assert source.failure is None
 
 
 def test_an_answer_to_another_request_is_an_error(server, asynchronous):

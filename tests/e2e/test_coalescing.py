@@ -161,7 +161,7 @@ def test_each_of_64_threads_gets_what_it_would_have_got_alone(server, alone, see
 
         with ThreadPoolExecutor(CALLERS) as pool:
             answers = [answer for of_one in pool.map(call, plan(seed)) for answer in of_one]
-        assert not client._coalescer._lanes
+        assert not client._coalescer._groups
     check(answers, alone)
 
 
@@ -194,7 +194,7 @@ def test_each_of_64_tasks_gets_what_it_would_have_got_alone(server, alone, seed)
     async def all_callers():
         async with AsyncClient(server.address) as client:
             answers = await asyncio.gather(*(caller(client, calls) for calls in plan(seed)))
-            assert not client._coalescer._lanes
+            assert not client._coalescer._groups
             return [answer for of_one in answers for answer in of_one]
 
     answers = asyncio.run(all_callers())

@@ -16,7 +16,7 @@ from onnxserve._bench.sample import Recorder, Sample
 from onnxserve._bench.sending import Sender, Streamed, Unary
 from onnxserve._channel import Methods, channel_options, target_uri
 
-MOST_OUT = 10_000
+MAX_OUT = 10_000
 """Most requests of an open loop that may be out; those that are due beyond are dropped."""
 
 Tell = Callable[[float, int, int], None]
@@ -39,7 +39,7 @@ class Generator:
         stream: whether they go over one call of Stream; else each is a call of Predict.
         warm_up: seconds for which the load is on before it is measured.
         seconds: for which it is measured.
-        most_out: see MOST_OUT.
+        max_out: see MAX_OUT.
     """
 
     target: str
@@ -50,7 +50,7 @@ class Generator:
     stream: bool
     warm_up: float
     seconds: float
-    most_out: int = MOST_OUT
+    max_out: int = MAX_OUT
 
     def measure(self, load: Load, tell: Tell) -> Sample:
         """Put a load on the server. When interrupted (Ctrl-C), return what was measured until then.
@@ -142,7 +142,7 @@ class _Measurement:
         try:
             for due, is_measured in self._dues(load):
                 await asyncio.sleep(max(0.0, due - now()))  # 0 too: what has been started must get its turn
-                if len(out) >= self._generator.most_out:
+                if len(out) >= self._generator.max_out:
                     self._recorder.dropped += is_measured
                     continue
                 task = asyncio.create_task(self._send_one(due, is_measured))

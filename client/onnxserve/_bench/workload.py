@@ -13,8 +13,8 @@ from onnxserve.tensor import Array
 
 _SEED = 0
 _MADE_UP = 16  # requests of made-up values that differ
-_MOST_CUT = 1024  # requests that are cut from the caller's inputs
-_MOST_BYTES = 64 << 20  # of all requests that are kept ready
+_MAX_CUT = 1024  # requests that are cut from the caller's inputs
+_MAX_BYTES = 64 << 20  # of all requests that are kept ready
 
 Inputs = Mapping[str, Array]
 
@@ -70,7 +70,7 @@ def make(specs: Sequence[TensorSpec], given: Inputs, *, rows: int | None, sizes:
         raise InputError(f"--rows {rows}: the arrays given with --input have {told} rows")
     sent = rows or told or 1
     shapes = _shapes(made_up, specs, given, sizes, sent)
-    pieces = min(told // sent, _MOST_CUT) if told else 1
+    pieces = min(told // sent, _MAX_CUT) if told else 1
     rng = np.random.default_rng(_SEED)
     shared = {spec.name: _draw(spec, shapes[spec.name], rng) for spec in made_up if spec.batch_axis is None}
     requests: list[Inputs] = []
@@ -79,7 +79,7 @@ def make(specs: Sequence[TensorSpec], given: Inputs, *, rows: int | None, sizes:
         inputs = _cut(specs, given, sent, len(requests) % pieces) if told else dict(given)
         drawn = {spec.name: _draw(spec, shapes[spec.name], rng) for spec in made_up if spec.name not in shared}
         requests.append({**inputs, **shared, **drawn})
-        number = min(number, max(1, _MOST_BYTES // max(1, _nbytes(requests[0]))))
+        number = min(number, max(1, _MAX_BYTES // max(1, _nbytes(requests[0]))))
     return Workload(requests=tuple(requests), rows=sent, made_up=tuple(spec.name for spec in made_up))
 
 

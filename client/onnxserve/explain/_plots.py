@@ -14,7 +14,7 @@ _UP, _DOWN = "#c2304a", "#2f6db5"
 _COLOURS = LinearSegmentedColormap.from_list("contributions", [_DOWN, "#f4f4f4", _UP])
 _TEXT, _GRID = "#222222", "#dddddd"
 _BARS = 15
-_LONGEST = 48  # characters of a name
+_MAX_NAME = 48  # characters of a name
 _DPI = 150
 
 
@@ -91,4 +91,4 @@ def _title(explanation: Explanation) -> str:
 
 def _short(name: str) -> str:
     name = " ".join(name.split())
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"

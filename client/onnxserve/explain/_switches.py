@@ -14,7 +14,7 @@ Switches = npt.NDArray[np.bool_]
 """[rows, parts]: True where a part is shown."""
 Score = Callable[[Switches], Floats]
 
-_LEAST_ROWS = 10
+_MIN_ROWS = 10
 _ROWS_AT_A_TIME = 64
 _KERNEL_WIDTH = 0.25  # of the cosine distance, as in LIME's own explainers of images and text
 
@@ -45,7 +45,7 @@ def explain_switches(
     Raises:
         ExplainError: `rows` is too small.
     """
-    if rows < (least := max(_LEAST_ROWS, regions.max() + 3 if method == "lime" else 0)):
+    if rows < (least := max(_MIN_ROWS, regions.max() + 3 if method == "lime" else 0)):
         raise ExplainError(f"rows is {rows}, and at least {least} are needed")
     return _shap(score, shape, rows, seed) if method == "shap" else _lime(score, regions, rows, seed)
 

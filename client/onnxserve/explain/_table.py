@@ -18,10 +18,10 @@ from onnxserve.tensor import Array
 SHAP_ROWS = 2**17
 LIME_ROWS = 5000
 
-_MOST_EXACT = 12  # features
+_MAX_EXACT = 12  # features
 _PERMUTATIONS = 10
-_MOST_BACKGROUND = 10_000  # rows
-_MOST_CELLS = 2**26  # of the float64 array that shap makes of the rows for one call
+_MAX_BACKGROUND = 10_000  # rows
+_MAX_CELLS = 2**26  # of the float64 array that shap makes of the rows for one call
 
 Codes = npt.NDArray[np.intp]
 """[rows, features]: the place of each value among the rows of a table, 0 for the instance's own."""
@@ -102,12 +102,12 @@ class Table:
         # SHAP takes values that are close for equal. Codes are never close, and keep text and large integers whole.
         instance, background = self._codes[0], self._codes[1:]
         varying = int((background != instance).any(axis=0).sum())
-        most, least = min(rows, _MOST_CELLS // self._count), 2 * varying + 1
+        most, least = min(rows, _MAX_CELLS // self._count), 2 * varying + 1
         if most < least:
             raise ExplainError(f"rows is {rows}, and at least {least} are needed for {varying} features that vary")
-        is_exact = 0 < varying <= _MOST_EXACT and 2**varying * len(background) <= most
+        is_exact = 0 < varying <= _MAX_EXACT and 2**varying * len(background) <= most
         if not is_exact:
-            background = _sample(background, min(most // least, _MOST_BACKGROUND), seed)
+            background = _sample(background, min(most // least, _MAX_BACKGROUND), seed)
         permutations = max(1, min(_PERMUTATIONS, rows // (least * len(background))))
         evaluations = 2**varying if is_exact else permutations * least
         served.expected = evaluations * len(background)
