@@ -74,13 +74,13 @@ class Waiter(abc.ABC):
     """A call that waits to be sent with others, and then for its part of the answer.
 
     Attributes:
-        key: what it has in common with the others.
-        part: what it adds to their request.
-        deadline: when it ends, in seconds of time.monotonic(); inf for never.
-        request_id: its name in its answer and errors. The server sees only that of the joined request.
-        is_first: whether none waited before it: then it is to call flush() when the patience is over.
-        batch: what it travels in; None while it waits to be sent.
-        outcome: what has become of it; None: nothing yet.
+        key: what the joined calls have in common.
+        part: what the call adds to their request.
+        deadline: when the call's timeout is over, in seconds of time.monotonic(); inf for never.
+        request_id: the call's name in its answer and errors. The server sees only that of the joined request.
+        is_first: whether no other call waited before; then its caller calls flush() after Coalescer.max_wait.
+        batch: the joined request that the call is part of; None while it waits to be sent.
+        outcome: how the call ended; None: not yet.
     """
 
     __slots__ = ("batch", "deadline", "is_first", "key", "outcome", "part", "request_id")

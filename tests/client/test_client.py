@@ -337,12 +337,14 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Absent())
-import onnxserve
+import onnxserve, onnxserve.testing
 with onnxserve.Client("unix:/nonexistent/socket") as client:
     print(client.ready())
+with onnxserve.testing.serve({"m": dict}) as server, onnxserve.Client(server.target) as client:
+    print(client.ready("m"), dict(client.predict("m", {})))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "False\nTrue {}\n"), done.stderr
 
 
 @pytest.mark.parametrize("target", ["", "http://localhost:8500", "https://localhost:8500"])
