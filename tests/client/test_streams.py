@@ -31,32 +31,24 @@ class Server:
         self.calls = 0
         self.begun_again = threading.Event()
 
-    def stream(self, requests, context):
+    def stream(self, messages, context):
+        requests = map(inference.StreamRequest.FromString, messages)
+        for answer in self._answers(requests, context):
+            yield answer.SerializeToString()
+
+    def _answers(self, requests, context):
         self.calls += 1
         if self.calls == 1:
-            yield from self.first(requests, context)
-            return
+            return self.first(requests, context)
         self.begun_again.set()
-        yield from map(echo, requests)
+        return map(echo, requests)
 
 
 @pytest.fixture
-def server():
+def server(serve):
     scripted = Server()
-
-    class Handler(grpc.GenericRpcHandler):
-        def service(self, call):
-            assert call.method == STREAM
-            return grpc.stream_stream_rpc_method_handler(
-                scripted.stream, inference.StreamRequest.FromString, inference.StreamResponse.SerializeToString
-            )
-
-    running = grpc.server(ThreadPoolExecutor(4))
-    running.add_generic_rpc_handlers([Handler()])
-    scripted.address = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
-    running.start()
-    yield scripted
-    running.stop(0).wait()
+    scripted.address = serve({STREAM: scripted.stream}, workers=4)
+    return scripted
 
 
 @pytest.fixture(params=[False, True], ids=["Client", "AsyncClient"])
