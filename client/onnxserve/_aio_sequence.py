@@ -17,7 +17,7 @@ from onnxserve.tensor import Array
 
 
 class AsyncModelSequence:
-    """The steps of one caller through a stateful model, for asyncio; as ModelSequence. One step at a time."""
+    """Steps through a stateful model, for asyncio; as ModelSequence. Make one step at a time."""
 
     def __init__(self, open_call: Callable[[Metadata], Any], protocol: SequenceProtocol) -> None:
         self._open_call = open_call
@@ -27,20 +27,20 @@ class AsyncModelSequence:
 
     @property
     def state(self) -> State | None:
-        """The state after the last step that was asked for a snapshot; None: none was."""
+        """The state after the last step with snapshot=True; None: there was none."""
         return self._protocol.state
 
     async def step(self, inputs: Mapping[str, Array], *, snapshot: bool = False) -> Prediction:
-        """Run the model once, on the inputs and the state after the step before; as ModelSequence.step."""
+        """Run the model once, on the inputs and on the state after the previous step; as ModelSequence.step."""
         with self._protocol.turn():
             return await self._next(await self._begin(inputs, snapshot=snapshot))
 
     async def generate(
         self, inputs: Mapping[str, Array], *, max_steps: int, stop: Stop | None = None, snapshot: bool = False
     ) -> AsyncIterator[Prediction]:
-        """Run the model several times, each time on what it gave before; as ModelSequence.generate.
+        """Run the model step by step, each time on the outputs of the step before; as ModelSequence.generate.
 
-        Who breaks off the iteration calls aclose() on it, makes another step, or ends the sequence, to end the steps.
+        To end the steps early, call aclose() on the iterator, make another step, or close the sequence.
         """
         with self._protocol.turn():
             run = await self._begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
@@ -58,7 +58,7 @@ class AsyncModelSequence:
             await self._break_off(run)
 
     async def close(self) -> None:
-        """End the sequence and free its state."""
+        """Close the sequence; the server frees its state."""
         self._protocol.close()
         self._drop_call()
 
@@ -78,7 +78,7 @@ class AsyncModelSequence:
         return self._protocol.begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
 
     async def _next(self, run: Run) -> Prediction:
-        """Return the next answer; the first one from another server if need be."""
+        """Return the next answer; the first answer may come from another server."""
         try:
             while True:
                 try:
@@ -104,14 +104,14 @@ class AsyncModelSequence:
         run.call = call
         writing = asyncio.create_task(self._write(run, self._protocol.message(run)))
         try:
-            # Reading begins before the task does. After a write that fails, grpc.aio would not even give the state that
-            # the server has handed over before (1.85.1).
+            # Reading starts before the task does: after a failed write, grpc.aio (1.85.1) would not even return the
+            # state that the server has handed over before.
             return await self._receive(run)
         finally:
             await asyncio.wait([writing])
 
     async def _write(self, run: Run, message: bytes) -> None:
-        # These tell that the call is over; reading tells how it ended.
+        # These errors mean that the call has ended; reading raises how.
         with contextlib.suppress(asyncio.InvalidStateError, grpc.RpcError):
             await run.call.write(message)
 
@@ -126,8 +126,8 @@ class AsyncModelSequence:
                 return prediction
 
     async def _break_off(self, run: Run) -> None:
-        """End a generation, and pass over the answers to it that are on their way, unless that has been done."""
-        async with self._breaking_off:  # the event loop ends one that was dropped, while the next step may be asked for
+        """Cancel a generation and discard the answers to it that are on their way, unless that has happened already."""
+        async with self._breaking_off:  # the event loop closes a dropped generator, perhaps during the next step
             if self._protocol.unfinished is not run:
                 return
             try:
@@ -135,7 +135,7 @@ class AsyncModelSequence:
                 while not run.final:
                     await self._receive(run)
             except (grpc.RpcError, OnnxserveError):
-                pass  # of steps that nobody wants; where the call is over, the next step says so
+                pass  # nobody wants these steps; if the call has ended, the next step raises its error
             except asyncio.CancelledError as error:
                 if not call_cancelled(error):
                     raise
@@ -164,7 +164,7 @@ class AsyncModelSequence:
 
 
 async def _until_made(call: Any) -> None:
-    """Wait until a call is made, or over: write() waits, too, but for ever where a call is cancelled before."""
+    """Wait until a call is connected, or has ended; write() would wait forever for a call that was cancelled before."""
     waits = [asyncio.ensure_future(each) for each in (call.wait_for_connection(), call.code())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -25,7 +25,7 @@ _counts: dict[tuple[str, str], int] = {}  # by method and model
 
 
 def count(method: str, model: str) -> None:
-    """Count a request of the method "Predict" or "Stream". Of more than a thousand models the last are `_OTHER`."""
+    """Count a request of the method "Predict" or "Stream". Beyond a thousand models, further ones count as `_OTHER`."""
     if metrics is None or not isinstance(model, str):  # which is refused at once
         return
     kind = method, model

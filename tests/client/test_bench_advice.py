@@ -83,10 +83,10 @@ def batches(runs, **batching):
     )
 
 
-def test_the_batches_are_told_beside_the_keys_of_model_yaml():
-    told = batches({}, max_delay_us=50)
-    assert "6.2 rows on average and 16 at most; batching.max_rows is 64, batching.max_delay_us 50." in told
-    assert "any batching.max_rows of 16 or more does the same" in told
+def test_the_batches_are_described_beside_the_keys_of_model_yaml():
+    text = batches({}, max_delay_us=50)
+    assert "6.2 rows on average and 16 at most; batching.max_rows is 64, batching.max_delay_us 50." in text
+    assert "any batching.max_rows of 16 or more does the same" in text
 
 
 def test_full_runs_call_for_larger_ones():
@@ -94,7 +94,7 @@ def test_full_runs_call_for_larger_ones():
     assert "full" not in batches({"rows": 30, "most_rows": 64})
 
 
-def test_waits_are_told_where_they_are_most_of_the_latency():
+def test_waits_are_reported_where_they_are_most_of_the_latency():
     assert "instances" in batches({"queue_us": 600})
     assert "instances" not in batches({"queue_us": 400})
     assert "smaller batching.max_delay_us" in batches({"batch_wait_us": 600}, max_delay_us=800)
@@ -102,8 +102,8 @@ def test_waits_are_told_where_they_are_most_of_the_latency():
 
 
 def test_a_model_that_is_not_batched_says_why():
-    told = batches({}, enabled=False, reason="input s is a scalar")
-    assert told == "The model is run one request at a time: input s is a scalar."
+    text = batches({}, enabled=False, reason="input s is a scalar")
+    assert text == "The model is run one request at a time: input s is a scalar."
 
 
 def test_good_figures_need_no_caution():
@@ -125,11 +125,11 @@ def test_good_figures_need_no_caution():
         ({"requests": 0, "succeeded": 0}, "100/s: no request was due and ended in the time"),
     ],
 )
-def test_what_speaks_against_a_figure_is_told(fields, says):
-    (told,) = cautions([sample(Rate(100), 100, 1.0, **fields)])
-    assert told.startswith(says)
+def test_what_speaks_against_a_figure_is_reported(fields, says):
+    (caution,) = cautions([sample(Rate(100), 100, 1.0, **fields)])
+    assert caution.startswith(says)
 
 
-def test_a_server_that_falls_behind_is_told():
-    (told,) = cautions([sample(Rate(100), 60, 1.0)])
-    assert told.startswith("100/s: only 60.0 a second were answered; requests piled up")
+def test_a_server_that_falls_behind_is_reported():
+    (caution,) = cautions([sample(Rate(100), 60, 1.0)])
+    assert caution.startswith("100/s: only 60.0 a second were answered; requests piled up")

@@ -53,7 +53,7 @@ def test_rows_lie_along_the_batch_axis_of_each_input():
     assert made.rows == 7
 
 
-def test_free_axes_have_the_sizes_told_whichever_input_they_are_in():
+def test_free_axes_have_the_sizes_given_whichever_input_they_are_in():
     inputs = [
         spec("ids", "int64", ("batch", "seq")),
         spec("mask", "bool", ("batch", "seq")),
@@ -73,10 +73,10 @@ def test_free_axes_have_the_sizes_told_whichever_input_they_are_in():
         (("batch", 3), {"batch": 4}, "--size batch=4: this axis has the rows; write --rows 4"),
     ],
 )
-def test_a_size_that_is_missing_or_of_no_axis_is_told_with_its_cure(shape, sizes, says):
-    with pytest.raises(InputError) as told:
+def test_a_size_that_is_missing_or_of_no_axis_is_reported_with_its_cure(shape, sizes, says):
+    with pytest.raises(InputError) as raised:
         make([spec(shape=shape)], {}, rows=None, sizes=sizes)
-    assert says in str(told.value)
+    assert says in str(raised.value)
 
 
 def test_given_inputs_are_sent_whole_without_a_number_of_rows():
@@ -127,9 +127,9 @@ def test_a_given_scalar_stands_in_every_made_up_request():
     ],
 )
 def test_rows_that_cannot_be_are_refused(inputs, given, rows, says):
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         make(inputs, given, rows=rows, sizes={})
-    assert says in str(told.value)
+    assert says in str(raised.value)
 
 
 def test_few_requests_are_kept_ready_where_they_are_large(monkeypatch):

@@ -213,7 +213,7 @@ def test_saved_outputs_are_read_back_by_numpy(files, run):
         np.testing.assert_array_equal(saved["x"], files)
 
 
-def test_the_servers_refusal_is_told_in_lines_on_stderr_and_ends_with_1(files, run):
+def test_the_servers_refusal_is_printed_in_lines_on_stderr_and_ends_with_1(files, run):
     done = run("predict", "animals", "--input", "x=wrong.npy")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == "onnxserve: bad [request]\n  inputs[0].data_type: float64, the model takes float32\n"
@@ -225,7 +225,7 @@ def test_a_server_that_cannot_be_reached_ends_with_1(run):
     assert done.stderr.startswith("onnxserve: ")
 
 
-def test_models_are_told_with_names_dtypes_and_axes(run):
+def test_models_are_printed_with_names_dtypes_and_axes(run):
     done = run("models")
     assert done.exit_code == 0
     for text in ("animals", "READY", "float32[batch, 3]", "up to 32 rows", "CPU"):

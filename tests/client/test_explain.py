@@ -67,8 +67,8 @@ def test_json_has_everything_but_the_image_and_its_regions(explanation):
     fields = {field.name for field in dataclasses.fields(Explanation)} - {"values", "image", "regions"}
     assert read.keys() == fields
     for name, value in read.items():
-        told = getattr(explanation, name)
-        assert value == (list(told) if isinstance(told, tuple) else told)
+        found = getattr(explanation, name)
+        assert value == (list(found) if isinstance(found, tuple) else found)
 
 
 @pytest.mark.parametrize("explanation", [TABLE, IMAGE, TEXT], ids=lambda explanation: explanation.kind)
@@ -176,7 +176,7 @@ def test_what_explains_is_imported_when_it_is_used():
 
 
 @pytest.mark.parametrize("package", ["shap", "lime"])
-def test_without_the_extra_its_name_is_told(package):
+def test_without_the_extra_its_name_is_given(package):
     program = (
         f"import sys; sys.modules['{package}'] = None\nfrom onnxserve.explain._packages import load\nload('{package}')"
     )

@@ -68,7 +68,7 @@ def test_a_joined_request_is_that_of_one_caller_with_all_the_rows(number, rows, 
 
 @pytest.mark.parametrize("number", sorted(NAMES), ids=NAMES.get)
 @given(rows=ROWS, row=st.lists(st.integers(0, 3), max_size=3), seed=st.integers(0, 2**32 - 1))
-def test_an_answer_is_split_into_what_each_member_would_have_got(number, rows, row, seed):
+def test_an_answer_is_split_into_what_each_call_would_have_got(number, rows, row, seed):
     rng = np.random.default_rng(seed)
     parts = [random_array(number, (count, *row), rng) for count in rows]
     response = inference_service_pb2.PredictResponse(

@@ -133,12 +133,12 @@ def test_an_input_that_comes_while_the_client_waits_to_call_again_is_answered(se
     broken = threading.Event()
     delay_after = _stream.Unanswered.delay_after
 
-    def told(*arguments):
+    def note(*arguments):
         delay = delay_after(*arguments)
         broken.set()
         return delay
 
-    monkeypatch.setattr(_stream.Unanswered, "delay_after", told)
+    monkeypatch.setattr(_stream.Unanswered, "delay_after", note)
     monkeypatch.setattr(_stream, "_FIRST_DELAY", 0.5)
     server.first = answers_three_and_breaks
     assert stream(server.address, asynchronous, 7, broken) == [*range(7)]

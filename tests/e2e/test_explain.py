@@ -65,7 +65,7 @@ def test_shap_of_many_features_and_rows_of_background_is_exact_too(server):
     assert explanation.names[39] == "f39"
 
 
-def test_values_that_are_close_are_still_told_apart(server):
+def test_values_that_are_close_are_still_distinguished(server):
     background = 1.7e9 + RNG.normal(size=(9, 2)) * 1000
     explanation = Explainer(server.client, "large").table(background[0], background)
     np.testing.assert_allclose(
@@ -84,7 +84,7 @@ def test_lime_of_a_linear_model_has_its_signs(server):
     explanation = Explainer(server.client, "linear", label="green", method="lime").table(far, BACKGROUND)
     assert np.sign(explanation.values).tolist() == [1, 1, 1, 1, -1, -1, -1, -1]
     assert 0 < explanation.fit <= 1
-    assert all(name in told for name, told in zip(explanation.names, explanation.conditions, strict=True))
+    assert all(name in condition for name, condition in zip(explanation.names, explanation.conditions, strict=True))
 
 
 def test_a_model_of_columns_is_explained_by_their_names(server):
@@ -187,12 +187,12 @@ def test_no_more_rows_are_sent_than_asked_for(server):
 
 
 def test_progress_ends_where_the_rows_do(server):
-    told = []
-    explanation = Explainer(server.client, "linear", progress=lambda *numbers: told.append(numbers)).table(
+    calls = []
+    explanation = Explainer(server.client, "linear", progress=lambda *numbers: calls.append(numbers)).table(
         ROW, BACKGROUND
     )
-    assert told == sorted(told)
-    assert told[-1] == (explanation.rows, explanation.rows)
+    assert calls == sorted(calls)
+    assert calls[-1] == (explanation.rows, explanation.rows)
 
 
 @pytest.mark.parametrize("method", ["shap", "lime"])

@@ -62,19 +62,19 @@ def test_a_digit_is_explained_with_a_picture_and_json(run, method):
     picture = matplotlib.image.imread("digit.png")
     assert picture.shape[0] > 300
     assert picture.std() > 0.05
-    told = json.loads(Path("digit.json").read_text())
+    data = json.loads(Path("digit.json").read_text())
     with np.load(digits) as archive:
-        assert told["index"] == archive["label"][3]
-    assert (told["kind"], told["method"], told["shape"]) == ("image", method, [32, 32])
-    assert told["batch_rows"] > 1
+        assert data["index"] == archive["label"][3]
+    assert (data["kind"], data["method"], data["shape"]) == ("image", method, [32, 32])
+    assert data["batch_rows"] > 1
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"digits version 1: probabilities[9] = 0.99978, {method.upper()} from ")
     assert lines[1].startswith("  +")
     assert " rows " in lines[1]
-    assert lines[-1] == f"{told['rows']:,} rows in {told['requests']} requests, up to {told['batch_rows']} rows a run"
+    assert lines[-1] == f"{data['rows']:,} rows in {data['requests']} requests, up to {data['batch_rows']} rows a run"
 
 
-def test_a_table_is_told_by_its_strongest_features(run):
+def test_a_table_is_explained_by_its_strongest_features(run):
     done = run(
         "linear", "--input", "x=rows.npy", "--index", 0, "--background", "background.npy", "--class", "left",
         "--names", "names.txt",
@@ -120,9 +120,9 @@ COLUMNS = ("columns", "--input", "age=age.json", "--input", "colour=colour.json"
 def test_the_kind_is_seen_by_the_models_inputs(run, arguments, kind, names, values):
     done = run(*arguments, "--json", "-")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert (told["kind"], told["names"]) == (kind, names)
-    np.testing.assert_allclose(told["values"], values, atol=1e-5)
+    data = json.loads(done.stdout)
+    assert (data["kind"], data["names"]) == (kind, names)
+    np.testing.assert_allclose(data["values"], values, atol=1e-5)
 
 
 def test_hidden_pixels_show_the_mean_of_the_background(run):

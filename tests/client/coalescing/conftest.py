@@ -10,8 +10,11 @@ from support.coalescing import GET_MODEL, PREDICT, Server, Tasks, Threads, conne
 @pytest.fixture
 def server(serve):
     doubler = Server()
-    methods = {PREDICT: lambda *call: doubler.predict(*call), GET_MODEL: doubler.get_model}  # tests replace predict()
-    doubler.address = serve(methods, workers=32)
+
+    def predict(message, context):
+        return doubler.predict(message, context)  # which tests replace
+
+    doubler.address = serve({PREDICT: predict, GET_MODEL: doubler.get_model}, workers=32)
     doubler.stop = serve.stop
     yield doubler
     doubler.open.set()
