@@ -75,19 +75,19 @@ def run(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--concurrency", "4", "--rate", "10"), "it is one or the other"),
-        (("--concurrency", "4,x"), "'4,x' is no list of numbers above 0: write N or N,N,..."),
-        (("--concurrency", "1.5"), "'1.5' is no list of numbers above 0"),
-        (("--concurrency", "0"), "'0' is no list of numbers above 0"),
-        (("--rate", "10,"), "'10,' is no list of numbers above 0"),
-        (("--rate", "inf"), "'inf' is no list of numbers above 0"),
-        (("--size", "time"), "'time' is not axis=size"),
-        (("--size", "time=4"), "made-up inputs have no such free axis; there are: none"),
+        (("--concurrency", "4", "--rate", "10"), "give only one of the two"),
+        (("--concurrency", "4,x"), "expected numbers above 0, such as 1,4,16, not '4,x'"),
+        (("--concurrency", "1.5"), "expected numbers above 0, such as 1,4,16, not '1.5'"),
+        (("--concurrency", "0"), "expected numbers above 0, such as 1,4,16, not '0'"),
+        (("--rate", "10,"), "expected numbers above 0, such as 1,4,16, not '10,'"),
+        (("--rate", "inf"), "expected numbers above 0, such as 1,4,16, not 'inf'"),
+        (("--size", "time"), "expected axis=size, such as time=16, not 'time'"),
+        (("--size", "time=4"), "unknown axis; the free axes of made-up inputs are: none"),
         (("--rows", "3", "--input", "x=rows.npy"), "--rows 3: the arrays given with --input have 2 rows"),
         (("--input", "x=absent.npy"), "No such file"),
-        (("--plot", "plot.pdf"), "its name must end with one of .svg, .html, .png"),
-        (("--plot", "absent/plot.svg"), "there is no folder absent"),
-        (("--json", "absent/figures.json"), "there is no folder absent"),
+        (("--plot", "plot.pdf"), "the name must end with one of .svg, .html, .png"),
+        (("--plot", "absent/plot.svg"), "absent is not a directory"),
+        (("--json", "absent/figures.json"), "absent is not a directory"),
         (("--arrivals", "never"), "never"),
     ],
 )
@@ -112,7 +112,7 @@ def test_without_matplotlib_a_png_is_refused_beforehand_and_its_extra_named(serv
         env=os.environ | {"COLUMNS": "200"},
     )
     assert done.returncode == 2
-    assert "PNG needs an extra: pip install 'onnxserve[cli,plot]'; .svg and .html need none" in done.stderr
+    assert "PNG needs an extra: pip install 'onnxserve[cli,plot]'; .svg and .html do not" in done.stderr
     assert server.answered == 0
 
 

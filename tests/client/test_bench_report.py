@@ -238,7 +238,7 @@ def test_the_ticks_of_latency_are_one_two_and_five_around_it(low, high, ticks):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("plot.pdf", "must end with one of .svg, .html, .png"), ("absent/plot.svg", "there is no folder")],
+    [("plot.pdf", "must end with one of .svg, .html, .png"), ("absent/plot.svg", "is not a directory")],
 )
 def test_a_picture_that_cannot_be_written_is_refused_beforehand(tmp_path, name, says):
     with pytest.raises(ValueError, match=says):

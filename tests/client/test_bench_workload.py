@@ -66,11 +66,11 @@ def test_free_axes_have_the_sizes_given_whichever_input_they_are_in():
 @pytest.mark.parametrize(
     ("shape", "sizes", "says"),
     [
-        (("batch", "seq"), {}, "input x: its axis seq is free; say how long it is, such as --size seq=16"),
+        (("batch", "seq"), {}, "input x: the size of axis seq is free; set it, such as --size seq=16"),
         (("batch", None), {}, "--size x.1=16"),
-        (("batch", "seq"), {"sec": 4}, "--size sec=4: made-up inputs have no such free axis; there are: seq"),
-        (("batch", 3), {"seq": 4}, "there are: none"),
-        (("batch", 3), {"batch": 4}, "--size batch=4: this axis has the rows; write --rows 4"),
+        (("batch", "seq"), {"sec": 4}, "--size sec=4: unknown axis; the free axes of made-up inputs are: seq"),
+        (("batch", 3), {"seq": 4}, "the free axes of made-up inputs are: none"),
+        (("batch", 3), {"batch": 4}, "--size batch=4: batch is the axis of rows; use --rows 4"),
     ],
 )
 def test_a_size_that_is_missing_or_of_no_axis_is_reported_with_its_cure(shape, sizes, says):

@@ -154,14 +154,14 @@ def test_json_values_that_the_dtype_cannot_hold_are_refused(tmp_path, dtype, tex
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("rows.npy", "is not name=file"),
+        ("rows.npy", "expected name=file, not 'rows.npy'"),
         ("x=absent.npy", "No such file"),
-        ("x=rows.csv", "not a .npy, .npz or .json file"),
-        ("x=two.npz:z", "no array 'z'; it has x, y"),
-        ("other=two.npz", "no array 'other'; it has x, y"),
+        ("x=rows.csv", "expected a .npy, .npz or .json file"),
+        ("x=two.npz:z", "unknown array 'z'; the arrays of the file are x, y"),
+        ("other=two.npz", "unknown array 'other'; the arrays of the file are x, y"),
         ("x=broken.json", "x=broken.json"),
         ("x=[1, ", "x=[1, : "),
-        ("other=rows.json", "no such input, so its dtype is unknown; it has x"),
+        ("other=rows.json", "unknown input 'other'; the model's inputs are x"),
         ("x=pickled.npy", "allow_pickle"),
     ],
 )
