@@ -33,10 +33,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A condition that ends generate() early: every element of `output` equals `value`; None: is not zero."""
+    """A condition on an output that ends generate() early."""
 
     output: str
+    """The name of the output."""
     value: float | None = None
+    """The value that every element must have; None: any value but zero."""
 
 
 class Run:

@@ -9,6 +9,26 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+__all__ = [
+    "Cancelled",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "FieldViolation",
+    "Internal",
+    "InvalidArgument",
+    "ModelRunFailed",
+    "NotFound",
+    "OnnxserveError",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "from_rpc_error",
+    "from_status",
+    "of_request",
+]
+
 _Detail = TypeVar("_Detail", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"

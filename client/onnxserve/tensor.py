@@ -12,6 +12,20 @@ import numpy.typing as npt
 
 from onnxserve.v1 import tensor_pb2
 
+__all__ = [
+    "BOOL",
+    "NAMES",
+    "NUMBERS",
+    "STORAGE",
+    "STRING",
+    "Array",
+    "DataType",
+    "data_type_of",
+    "decode",
+    "encode",
+    "strings_array",
+]
+
 Array = npt.NDArray[np.generic]
 """A numpy array of any dtype."""
 

@@ -212,4 +212,4 @@ def test_ctrl_c_ends_the_sweep_and_prints_what_was_measured(server, tmp_path, lo
     assert not measured["complete"]
     assert 0 < measured["succeeded"] < server.answered
     assert measured["errors"] == {}
-    assert "interrupted; the figures are of the time until then" in stdout
+    assert "interrupted; the figures cover the time until then" in stdout

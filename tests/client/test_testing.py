@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,6 +15,7 @@ import onnxserve
 from onnxserve import testing
 from support.either import Either
 
+ROOT = Path(__file__).parents[2]
 FOR_EVER = 60.0  # longer than any test waits
 X = {"x": np.array([[1.0, 2.0]], np.float32)}
 
@@ -403,14 +405,16 @@ def test_closing_leaves_no_thread_and_frees_the_port():
         client.predict("double", X)
 
 
-def test_the_example_of_the_documentation_works():
-    program = testing.__doc__.replace("    import", "import").split("\n\n", 1)[1].rsplit("\n\n", 1)[0]
-    lines = [line.removeprefix("    ") for line in program.splitlines()]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join([*lines, "test_doubling()"])],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def test_the_example_of_the_module_works():
+    lines = [line.removeprefix("    ") for line in testing.__doc__.splitlines() if line.startswith("    ")]
+    run("\n".join([*lines, "test_doubling()"]))
+
+
+def test_the_example_of_the_readme_works():
+    section = (ROOT / "README.md").read_text().partition("\n## Test\n")[2]
+    run("import numpy as np\n" + section.split("```python\n")[1].split("```")[0])
+
+
+def run(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
