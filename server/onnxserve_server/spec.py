@@ -1,4 +1,4 @@
-"""What a model is: its tensors, how it is batched, what state it has. Known once it is loaded, and never changed."""
+"""A model as described by its file and configuration: tensors, batching, state. Never changed once it is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,19 +84,19 @@ class Feedback(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SequencePolicy:
-    """How much state is kept: for `most` sequences at a time, each for `idle` seconds after its last step."""
+    """How much state is kept: for `max_live` sequences at a time, each for `idle` seconds after its last step."""
 
-    most: int = 4096
+    max_live: int = 4096
     idle: float = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a model takes and gives, how it is batched and what it runs on.
+    """A model's inputs and outputs, its batching and its runtime.
 
-    `steady`: its run time depends on the number of rows alone, not on what is in them.
-    `state`: what makes it stateful; empty for most models.
-    `feedback`: what lets it run several steps for one request; empty for most models.
+    `fixed_cost`: its run time depends on the number of rows alone, not on their values.
+    `state`: its state pairs; empty for most models.
+    `feedback`: outputs that let it run several steps for one request; empty for most models.
     """
 
     name: str
@@ -109,7 +109,7 @@ class ModelSpec:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     instances: int = 1
     threads: int = 1
-    steady: bool = True
+    fixed_cost: bool = True
     state: tuple[StatePair, ...] = ()
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
@@ -117,6 +117,6 @@ class ModelSpec:
     description: str = ""
 
     @property
-    def leading(self) -> bool:
+    def rows_first(self) -> bool:
         """Whether the rows of every input and output lie along its first axis, as they mostly do."""
         return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)

@@ -1,4 +1,4 @@
-"""What waits for all models together: the memory that callers can make the server hold has one bound."""
+"""The input bytes that wait for all models together: one bound on the memory that callers can make the server hold."""
 
 import math
 import threading
@@ -12,8 +12,8 @@ class Backlog:
         nbytes: those that wait now.
     """
 
-    def __init__(self) -> None:
-        self.limit = math.inf
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit = limit
         self.nbytes = 0
         self._lock = threading.Lock()
 
