@@ -43,8 +43,8 @@ def test_it_is_not_ready_while_it_loads(serving, tmp_path, monkeypatch):
         asked = Http(until(lambda: ports, 60)[0])
         until(lambda: asked.status("/healthz") == 200)
         seen.append(asked.status("/readyz"))
-        until(lambda: asked.told()["loads"])
-        seen.append(asked.told()["loads"][0]["state"])
+        until(lambda: asked.server_status()["loads"])
+        seen.append(asked.server_status()["loads"][0]["state"])
         may_load.set()
 
     looking = threading.Thread(target=look)
@@ -77,7 +77,7 @@ def test_without_telemetry_there_are_no_metrics_and_predictions_all_the_same(ser
         asked = Http(running.app.http_port)
         status, _, body = asked.ask("/metrics")
         assert (status, b"--no-telemetry" in body) == (404, True)
-        assert asked.told()["metrics"] is None
+        assert asked.server_status()["metrics"] is None
         assert asked.predict({"model": "double", "inputs": {"x": {"data": [[1, 2, 3]]}}})[0] == 200
 
 
@@ -105,7 +105,7 @@ def test_the_demo_can_be_kept_and_tells_where_the_page_is():
         port = int(next(found for found in told if found)[1])
         asked = Http(port)
         assert b"<title>onnxserve</title>" in asked.ask("/")[2]
-        assert [model["name"] for model in asked.told()["models"]] == ["digits", "names"]
+        assert [model["name"] for model in asked.server_status()["models"]] == ["digits", "names"]
         demo.send_signal(signal.SIGINT)
         assert demo.stdout.read().endswith("Ctrl-C stops it.\n\n")
     assert demo.returncode == 0

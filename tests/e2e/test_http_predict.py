@@ -249,7 +249,7 @@ def test_predictions_are_counted_and_the_slow_ones_shown(http_port):
     assert http_port.predict(sent)[0] == 200
     assert http_port.predict(double(data=[[1]]))[0] == 400
     assert (http_port.answers("OK"), http_port.answers("INVALID_ARGUMENT")) == (before[0] + 1, before[1] + 1)
-    slow = next(one for one in http_port.told()["slow"] if one["request_id"] == "slowest")
+    slow = next(one for one in http_port.server_status()["slow"] if one["request_id"] == "slowest")
     assert (slow["model"], slow["version"], slow["code"]) == ("slow", "1", "OK")
     assert slow["receipt"]["compute_us"] / 1e6 < slow["seconds"]
 
