@@ -1,4 +1,4 @@
-"""All metrics of a server at one moment: what was counted, and what its parts hold now."""
+"""All metrics of a server at one moment: its counts so far, and the current state of its parts."""
 
 import math
 import threading
@@ -10,7 +10,7 @@ from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.table import Table
 from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.telemetry import catalogue
-from onnxserve_server.telemetry.attribution import Meter, Shares
+from onnxserve_server.telemetry.attribution import Attribution, Meter
 from onnxserve_server.telemetry.catalogue import Instrument
 from onnxserve_server.telemetry.metric_data import Labels, Metric
 from onnxserve_server.telemetry.recorder import Recorder
@@ -18,27 +18,27 @@ from onnxserve_server.telemetry.system import System
 
 
 class OpenStreams(Protocol):
-    """How many streams there are, and what they hold."""
+    """The open streams."""
 
     @property
     def active(self) -> int:
-        """Those that are open."""
+        """How many streams are open."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """Requests of theirs that are not yet answered."""
+        """How many of their requests are in flight."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """The parts of a server that metrics look at.
+    """The parts of a server that metrics are read from.
 
     Attributes:
         table: the versions that serve.
-        backlog: what waits for all of them.
-        streams: those that are open.
+        backlog: the requests that wait for all of them.
+        streams: the open streams.
     """
 
     table: Table
@@ -50,26 +50,26 @@ class Metrics:
     """Collects them. Thread-safe.
 
     Args:
-        recorder: has what was counted.
-        sources: what to look at.
-        meters: what is shared out among the models; see attribution.meters().
+        recorder: has the counters and histograms.
+        sources: has the gauges.
+        meters: readings to divide among the models; see attribution.meters().
     """
 
     def __init__(self, recorder: Recorder, sources: Sources, meters: list[tuple[Instrument, Meter]]) -> None:
         self._recorder = recorder
         self._sources = sources
         self._system = System()
-        self._shares = Shares(self._work, meters)
+        self._attribution = Attribution(recorder.compute_seconds, self._threads, meters)
         self._gauges: dict[Instrument, dict[Labels, float]] = {}
         self._lock = threading.Lock()
 
     def note(self, instrument: Instrument, *labels: str, value: float) -> None:
-        """Set a gauge of something that seldom changes."""
+        """Set a gauge of a value that seldom changes."""
         with self._lock:
             self._gauges.setdefault(instrument, {})[labels] = value
 
     def forget(self, *labels: str) -> None:
-        """Let the gauges of something that is gone go, too."""
+        """Remove the gauges with these labels, which note() has set."""
         with self._lock:
             for points in self._gauges.values():
                 points.pop(labels, None)
@@ -78,22 +78,18 @@ class Metrics:
         """Return every metric that has a value."""
         with self._lock:
             noted = [Metric(instrument, list(points.items())) for instrument, points in self._gauges.items()]
-            shares = list(self._shares.collect())
+            attributed = list(self._attribution.collect())
         return [
             *self._recorder.collect(),
-            *shares,
+            *attributed,
             *self._of_models(),
             *self._of_all(),
             *noted,
             *self._system.collect(),
         ]
 
-    def _work(self) -> dict[Labels, float]:
-        threads = {(model.spec.name, model.spec.version): model.spec.threads for model in self._sources.table.models()}
-        return {
-            (name, version): seconds * threads.get((name, version), 1)
-            for (name, version), seconds in self._recorder.compute_seconds().items()
-        }
+    def _threads(self) -> dict[Labels, int]:
+        return {(model.spec.name, model.spec.version): model.spec.threads for model in self._sources.table.models()}
 
     def _of_models(self) -> Iterator[Metric]:
         points: dict[Instrument, list[tuple[Labels, float]]] = {}
