@@ -1,4 +1,4 @@
-"""A server that is told to stop before it serves ends at once: nobody has called yet, and loading may take minutes."""
+"""A server that gets a signal before it serves ends at once: nobody has called yet, and loading may take minutes."""
 
 import os
 import shutil
