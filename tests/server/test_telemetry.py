@@ -218,12 +218,23 @@ class Meter:
 
 
 def test_use_is_attributed_by_run_time():
-    work = iter([{"a": 1.0}, {"a": 4.0, "b": 1.0}, {"a": 4.0, "b": 1.0}])
-    shares = Attribution(lambda: next(work), [(catalogue.MODEL_CPU, Meter(10.0, 12.0, 20.0, 25.0))])
-    assert dict(next(shares.collect()).points) == {"a": 2.0}
-    assert dict(next(shares.collect()).points) == {"a": 2.0 + 6.0, "b": 2.0}
+    seconds = iter([{"a": 1.0}, {"a": 4.0, "b": 1.0}, {"a": 4.0, "b": 1.0}])
+    meters = [(catalogue.MODEL_CPU, Meter(10.0, 12.0, 20.0, 25.0))]
+    attribution = Attribution(lambda: next(seconds), lambda: {"a": 1, "b": 1}, meters)
+    assert dict(next(attribution.collect()).points) == {"a": 2.0}
+    assert dict(next(attribution.collect()).points) == {"a": 2.0 + 6.0, "b": 2.0}
     # Nobody ran: what was used is nobody's.
-    assert dict(next(shares.collect()).points) == {"a": 8.0, "b": 2.0}
+    assert dict(next(attribution.collect()).points) == {"a": 8.0, "b": 2.0}
+
+
+def test_run_time_counts_by_the_threads_of_its_own_time():
+    seconds = iter([{"a": 10.0}, {"a": 11.0, "b": 4.0}, {"a": 12.0, "b": 5.0}])
+    threads = iter([{"a": 4}, {"b": 1}, {"a": 1, "b": 1}])  # a is stopped, then loaded again with one thread
+    meters = [(catalogue.MODEL_CPU, Meter(0.0, 8.0, 16.0, 18.0))]
+    attribution = Attribution(lambda: next(seconds), lambda: next(threads), meters)
+    assert dict(next(attribution.collect()).points) == {"a": 8.0}
+    assert dict(next(attribution.collect()).points) == {"a": 8.0 + 4.0, "b": 4.0}
+    assert dict(next(attribution.collect()).points) == {"a": 12.0 + 1.0, "b": 4.0 + 1.0}
 
 
 def zone(root, name, joules, top=1000):
