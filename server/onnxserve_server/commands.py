@@ -102,7 +102,7 @@ def _signature_of_serve() -> inspect.Signature:
     ]
     for name, field in Settings.model_fields.items():
         kind: Any = str if name in ("providers", "edge", "log_level", "log_format") else field.annotation
-        default = "by this machine" if field.default_factory is not None else str(field.default)
+        default = "depends on the machine and environment" if field.default_factory is not None else str(field.default)
         text = field.description or ""
         more: dict[str, Any] = {"metavar": ""} if kind is bool else {}
         if choices := [choice for choice in get_args(field.annotation) if isinstance(choice, str)]:

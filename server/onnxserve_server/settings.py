@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         False, description="report the load with answers, for clients that balance by weighted_round_robin"
     )
     inline_us: int = Field(
-        3000, ge=0, description="the thread that decodes also runs models whose runs take up to so many µs; 0: none"
+        3000, ge=0, description="runs of up to so many µs run on the thread that decodes the request; 0: none"
     )
     workers: int = Field(
         64, ge=1, description="threads for all but the lane's calls; with the plain edge, the most calls at a time"

@@ -188,6 +188,27 @@ def test_a_failed_load_stands_at_the_top_with_its_error(page, launch, tmp_path):
     assert "failed" in page.find("#model-table tbody tr").text
 
 
+def test_a_stopped_model_is_listed_as_stopped_and_offered_no_more(page, serving, tmp_path):
+    def row():
+        line = next(one for one in page.all("#model-table tbody tr:not(.details)") if one.text.startswith("double"))
+        return line.text.split()
+
+    def offered(selector):
+        return [option.get_attribute("value") for option in page.all(f"{selector} option")]
+
+    with serving(zoo.write(tmp_path, {"double": zoo.double(), "pair": zoo.two_by_two()}), http_port=0) as running:
+        page.open(running.app.http_port)
+        until(lambda: offered("#form-model") == ["double", "pair"])
+        assert row()[:4] == ["double", "1", "ready", "CPU"]
+        running.app.manager.stop("double", "1")
+        until(lambda: row() == ["double", "1", "stopped", *5 * [NONE]])
+        assert offered("#form-model") == ["pair"]
+        assert offered("#scope") == ["", "pair/1"]
+        page.find(".opener").click()
+        assert "stopped since" in page.find("#model-table .details").text
+        assert page.text("#state") == "ready"
+
+
 def test_names_and_errors_are_text_whatever_they_hold(page, bare, http_server):
     port, loads = bare()
     loads.fail(loads.begin(HOSTILE, "1"), f"it is broken: {HOSTILE}")

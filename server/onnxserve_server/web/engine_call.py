@@ -15,12 +15,12 @@ from onnxserve_server.web.errors import status_of
 
 
 class EngineCall:
-    """Implements core.RequestInfo; made when the head of the request is there, so that its upload counts as its time.
+    """Implements core.RequestInfo. Make it when the head of the request has arrived: its time counts from then on.
 
     Args:
         engine: runs the request.
-        observer: notes its end; None: nobody does.
-        method: what metrics and spans call the way it came by.
+        observer: notes its end; None without.
+        method: its name in metrics and spans.
     """
 
     def __init__(self, engine: Inference, observer: Observer | None, method: str) -> None:
@@ -32,11 +32,11 @@ class EngineCall:
         self._observer = observer
 
     def identify(self, model: str, version: str, request_id: str) -> None:
-        """Note which model the caller names, known or not, and what it calls the request."""
+        """Note the model and version that the caller names, known or not, and its id for the request."""
         self.model, self.version, self.request_id = model, version, request_id
 
     async def run(self, http: HttpRequest, decode_and_submit: Callable[[Done], Job]) -> Result | ServeError:
-        """Return how the request ended, once the observer has noted it. It is cancelled if the caller leaves first.
+        """Return the outcome of the request, which the observer has noted. It is cancelled if the caller leaves first.
 
         Args:
             http: the HTTP request, whose body has been read.
@@ -56,7 +56,7 @@ class EngineCall:
         return outcome
 
     def submit(self, request: Request, done: Done) -> Job:
-        """Have the engine take a decoded request and run what waits; raises as Inference.submit() does."""
+        """Submit a decoded request and flush; raises as Inference.submit() does."""
         if self.trace is not None:
             self.trace.mark("admit")
         job = self._engine.submit(request, done)

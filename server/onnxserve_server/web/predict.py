@@ -48,7 +48,7 @@ class Predictions:
             call = EngineCall(self._engine, self._observer, PAGE_METHOD)
             body = await self._uploads.read(request)
             if self._in_flight >= MAX_CONCURRENT:
-                raise QueueFull(f"{MAX_CONCURRENT} predictions are in flight by HTTP, the most that may be", 1.0)
+                raise QueueFull(f"{MAX_CONCURRENT} predictions by HTTP are in flight, the most at a time", 1.0)
             self._in_flight += 1
             try:
                 outcome = await call.run(request, functools.partial(self._submit, call, body))
