@@ -8,7 +8,8 @@ import onnxruntime
 from onnxserve.tensor import Array
 from onnxserve_converters.errors import NotProved
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.probe import Prober, Verdict
+from onnxserve_server.runtime.probe import Verdict
+from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.session import Session, SessionOptions
 
 _LEVELS = ("all", "layout", "extended")

@@ -166,7 +166,6 @@ def run_version(path, **feeds):
     return answer
 
 
-@pytest.mark.slow
 def test_a_module_of_a_script_is_converted_with_what_it_imports(script):
     pytest.importorskip("torch")
     source, path, wanted, scripted, refused = script(TORCH, parts=PARTS)
@@ -212,7 +211,6 @@ print(json.dumps([done.report["source"], str(done.path), ones, refused]))
 """
 
 
-@pytest.mark.slow
 def test_a_keras_model_of_a_script_is_converted_with_its_own_layers(script, monkeypatch):
     pytest.importorskip("keras")
     monkeypatch.setenv("KERAS_BACKEND", "torch")

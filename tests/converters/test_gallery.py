@@ -28,6 +28,10 @@ SEEN = set(BATCH_SIZES) | {3}  # 3: of the example that models are exported with
 
 pytestmark = pytest.mark.timeout(400)  # a model waits for those that are made before it
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+SAMPLE = ("xor", "softmax-keras", "diabetes-tensorflow", "wine-sklearn", "digits-onnx")  # one of each framework
+every_model = pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=() if row.name in SAMPLE else pytest.mark.slow, id=row.name) for row in ROWS]
+)
 
 
 class Workshop:
@@ -66,8 +70,7 @@ def report(workshop, row):
     return workshop.report(row)
 
 
-@pytest.mark.slow
-@every_row
+@every_model
 def test_a_model_converts_and_proves_itself(row, report):
     takes = {spec.name: {"dtype": spec.dtype, "shape": list(spec.shape)} for spec in row.inputs}
     assert report["model"]["inputs"] == takes
@@ -80,8 +83,7 @@ def test_a_model_converts_and_proves_itself(row, report):
     assert run.proved_error(report) < 5e-5
 
 
-@pytest.mark.slow
-@every_row
+@every_model
 def test_a_model_serves_what_its_framework_gives_at_other_sizes(row, report, workshop, serving, tmp_path):
     asked = [len(next(iter(feeds.values()))) for feeds, _ in read_answers(workshop.folder / f"{row.name}.npz")]
     assert len(set(asked) - SEEN) >= 2
@@ -91,7 +93,6 @@ def test_a_model_serves_what_its_framework_gives_at_other_sizes(row, report, wor
         assert run.ask(server.client, row, workshop.folder).error < 5e-5
 
 
-@pytest.mark.slow
 def test_the_runner_prints_a_table_of_the_models_asked_for(tmp_path):
     ended = _run_gallery("digits-onnx", "wine-sklearn", "--to", tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -100,7 +101,6 @@ def test_the_runner_prints_a_table_of_the_models_asked_for(tmp_path):
     assert " failed " not in ended.stdout
 
 
-@pytest.mark.slow
 def test_the_runner_ends_with_1_and_the_reason_where_a_model_fails(tmp_path):
     (tmp_path / "models").write_text("in the way")
     ended = _run_gallery("wine-sklearn", "--to", tmp_path)

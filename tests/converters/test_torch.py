@@ -79,7 +79,7 @@ def recurrent_script(folder):
 
 
 CONVERSIONS = [
-    convolution, pytest.param(recurrent, marks=pytest.mark.slow), encoder, colliding, keywords, recurrent_script,
+    convolution, recurrent, encoder, colliding, keywords, recurrent_script,
     program_with_free_axes, program_of_fixed_sizes,
 ]  # fmt: skip
 
@@ -167,7 +167,6 @@ def test_a_branch_that_depends_on_values_is_not_taken_for_granted(tmp_path):
     assert "Converting a tensor to a Python boolean" in str(error)
 
 
-@pytest.mark.slow
 def test_the_older_exporter_is_tried_where_the_newer_fails_and_the_report_says_so(tmp_path):
     asked = weights(nets.seeded(nets.Elman), tmp_path, "x=float32[batch,time,6]")
     report = conversion.run(asked, tmp_path / "models" / "net").report

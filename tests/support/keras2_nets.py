@@ -119,7 +119,8 @@ def main(folder):
             model.reset_states()
         outputs = model(inputs if len(inputs) > 1 else next(iter(inputs.values())), training=False)
         outputs = outputs if isinstance(outputs, dict) else {output: outputs}
-        np.savez(folder / f"{name}.npz", **inputs, **{name: np.asarray(value) for name, value in outputs.items()})
+        arrays = inputs | {name: np.asarray(value) for name, value in outputs.items()}
+        np.savez(folder / f"{name}.npz", allow_pickle=False, **arrays)
         model.save(folder / f"{name}.h5")
         model.save_weights(folder / f"{name}.w.h5")
         model.save_weights(folder / f"{name}.weights.h5")

@@ -88,7 +88,7 @@ def save(module, folder, dtype=tf.float32, **signatures):
 
 def answers(file, inputs, outputs):
     """Write arrays of inputs and outputs, by name."""
-    np.savez(file, **inputs, **{name: np.asarray(value) for name, value in outputs.items()})
+    np.savez(file, allow_pickle=False, **inputs, **{name: np.asarray(value) for name, value in outputs.items()})
 
 
 if __name__ == "__main__":
