@@ -23,6 +23,8 @@ from onnxserve_server.settings import load_settings
 from support import zoo
 from support.waiting import until
 
+pytest_plugins = ["support.reporting", "support.tiers"]
+
 
 @dataclass
 class Running:
