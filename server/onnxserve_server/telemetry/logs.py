@@ -84,7 +84,7 @@ class Json(logging.Formatter):
 
 
 @dataclass(slots=True)
-class _CallSite:
+class _Origin:
     """Counts of the records of one place in the code, in its current minute."""
 
     began: float
@@ -113,7 +113,7 @@ class RateLimit(logging.Filter):
         self._clock = clock
         self._minute = minute
         self._lock = threading.Lock()
-        self._sites: dict[tuple[str, int], _CallSite] = {}
+        self._places: dict[tuple[str, int], _Origin] = {}
         self._timer: threading.Timer | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -123,15 +123,15 @@ class RateLimit(logging.Filter):
         of_exporters, now = _is_of_exporters(record), self._clock()
         name = (_EXPORTERS, 0) if of_exporters else (record.pathname, record.lineno)
         with self._lock:
-            site = self._sites.setdefault(name, _CallSite(now))
-            if now - site.began >= self._minute and site.first is None:
-                site.began, site.passed = now, 0
-            if site.passed < (_MAX_OF_EXPORTERS if of_exporters else _MAX_A_MINUTE):
-                site.passed += 1
+            place = self._places.setdefault(name, _Origin(now))
+            if now - place.began >= self._minute and place.first is None:
+                place.began, place.passed = now, 0
+            if place.passed < (_MAX_OF_EXPORTERS if of_exporters else _MAX_A_MINUTE):
+                place.passed += 1
                 return True
-            site.withheld += 1
-            if site.first is None:
-                site.first = _without_frames(record)
+            place.withheld += 1
+            if place.first is None:
+                place.first = _without_frames(record)
             if self._timer is None:
                 self._timer = threading.Timer(self._minute, self.flush)
                 self._timer.daemon = True
@@ -145,11 +145,11 @@ class RateLimit(logging.Filter):
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            for site in self._sites.values():
-                if site.first is not None:
-                    site.first.suppressed = site.withheld - 1
-                    summaries.append(site.first)
-                    site.began, site.passed, site.withheld, site.first = now, 1, 0, None
+            for place in self._places.values():
+                if place.first is not None:
+                    place.first.suppressed = place.withheld - 1
+                    summaries.append(place.first)
+                    place.began, place.passed, place.withheld, place.first = now, 1, 0, None
         for record in summaries:
             self._emit(record)
 
