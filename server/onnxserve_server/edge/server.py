@@ -13,12 +13,13 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
-from onnxserve_server.edge import health
+from onnxserve_server.edge import health, onnxserve_v1
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
 from onnxserve_server.edge.inflight import StreamBudget
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
 from onnxserve_server.edge.predict import Predict
+from onnxserve_server.edge.stream import StreamMethod
 from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
@@ -142,9 +143,11 @@ class GrpcServer:
         services = (INFERENCE, MODELS, health.SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(services, self._server)
         deadlines, observer = engine.services.deadlines, engine.services.observer
-        self.streams = Streams(engine, budget, observer, lifetime=options.stream_lifetime, watch=deadlines.watch)
+        predict = Predict("Predict", onnxserve_v1, engine, observer)
+        stream = StreamMethod(name="Stream", codec=onnxserve_v1, engine=engine, budget=budget, observer=observer)
+        self.streams = Streams(stream, lifetime=options.stream_lifetime, watch=deadlines.watch)
         self.edge, self.edge_name = self._make_edge(
-            {_PREDICT: Predict(engine, observer), _CHECK: health_status.check}, {_STREAM: self.streams.open}
+            {_PREDICT: predict, _CHECK: health_status.check}, {_STREAM: self.streams.open}
         )
 
     def start(self) -> int:
