@@ -67,7 +67,8 @@ class ObservedReply(Reply):
         arrived: float,
         trace: Trace | None,
     ) -> None:
-        super().__init__(stream, request, codec)
+        # Not by super().__init__: it takes a quarter of a microsecond more.
+        self._stream, self._request, self._codec = stream, request, codec
         self._observer = observer
         self.request_id = request.request_id
         self.method = method

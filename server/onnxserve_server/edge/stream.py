@@ -42,7 +42,7 @@ _SERVER_STOPS = "the server is about to stop"
 
 
 class Phase(Enum):
-    """What a stream does now; see the table above."""
+    """The phase of a stream; see the table above."""
 
     OPEN = auto()
     STOPPING = auto()
@@ -51,14 +51,14 @@ class Phase(Enum):
     ENDED = auto()
 
 
-# Looked up for every request, and Python 3.11 takes long to find a member of an enum.
-_OPEN = Phase.OPEN
-_OVER = (Phase.ABORTING, Phase.ENDED)
+# Python 3.11 takes long to find a member of an enum, and these are looked up for every request.
+_OPEN, _STOPPING, _CUT_OFF, _ABORTING, _ENDED = Phase
+_OVER = (_ABORTING, _ENDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamMethod:
-    """What the calls of one streaming method share.
+    """A streaming method, as all of its calls share it.
 
     Attributes:
         name: the method's, for the observer.
@@ -87,10 +87,10 @@ class Stream:
         self._on_over = on_over
         self._opened = method.engine.clock()
         self._sequences = method.engine.sequences()
-        self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
-        self._phase = Phase.OPEN
+        self._lock = threading.Lock()  # guards the fields below; never held while calling into the engine or the edge
+        self._phase = _OPEN
         self._reason = ""  # why no more requests are taken, from STOPPING on
-        self._error: ServeError | None = None  # for what is in flight from CUT_OFF on, for the call too in ABORTING
+        self._error: ServeError | None = None  # ends those in flight from CUT_OFF on, and the call in ABORTING
         self._inflight = Inflight(method.budget.window)
         self._handoffs: list[Handoff] | None = None
         self._reading = False  # a message has been asked for
@@ -100,12 +100,16 @@ class Stream:
 
     @property
     def phase(self) -> Phase:
-        """What it does now."""
+        """The phase it is in."""
         return self._phase
 
     def on_message(self, message: bytes) -> None:
         """Take a message. Never raises."""
-        decoded = self._decoded(message)
+        decoded: StreamedRequest | Cancellation | InvalidRequest
+        try:
+            decoded = self._codec.decode_message(message)
+        except InvalidRequest as error:
+            decoded = error
         if isinstance(decoded, Cancellation):
             self._cancel(decoded.request_id)
         elif (request := self._add(len(message))) is not None:
@@ -133,7 +137,7 @@ class Stream:
         self._give_up(Cancelled("the caller left"))
 
     def stop(self, why: str = _SERVER_STOPS) -> None:
-        """Take no more requests; end when those in flight are answered, and tell the caller why."""
+        """Take no more requests; end when those in flight are answered, and say why."""
         with self._lock:
             self._enter_stopping(why)
         self._pump()
@@ -165,7 +169,7 @@ class Stream:
         self._call.read()
 
     def reply(self, request: InflightRequest, message: bytes, *, final: bool = True) -> None:
-        """Add a reply to a request, and send what is due."""
+        """Add a reply to a request; send it if its turn has come."""
         with self._lock:
             self._inflight.put(request, message, final=final)
         self._pump()
@@ -185,12 +189,6 @@ class Stream:
         """Whether a request of several steps has to wait until its caller has read more; `resume` is called then."""
         with self._lock:
             return self._phase not in _OVER and self._inflight.hold(request, resume)
-
-    def _decoded(self, message: bytes) -> StreamedRequest | Cancellation | InvalidRequest:
-        try:
-            return self._codec.decode_message(message)
-        except InvalidRequest as error:
-            return error
 
     def _add(self, nbytes: int) -> InflightRequest | None:
         """Return a new request in flight; None: the call ends without it, so that its caller knows it was not run."""
@@ -222,15 +220,12 @@ class Stream:
             if not (isinstance(error, Draining) and self._drop_last()):
                 reply(error)
         else:
-            self._note_submitted(request, submitted)
-
-    def _note_submitted(self, request: InflightRequest, submitted: Cancellable) -> None:
-        with self._lock:
-            error = self._error
-            if not request.complete:
-                request.submitted = submitted
-        if error is not None:
-            submitted.withdraw(error)
+            with self._lock:
+                over = self._error
+                if not request.complete:
+                    request.submitted = submitted
+            if over is not None:
+                submitted.withdraw(over)
 
     def _cancel(self, request_id: str) -> None:
         with self._lock:
@@ -246,7 +241,7 @@ class Stream:
                 return False
             self._enter_stopping(_SERVER_STOPS)
             self._has_dropped = True
-            if self._phase is Phase.ENDED:
+            if self._phase is _ENDED:
                 return True
             self._inflight.drop_last()
         self._budget.give_back(1)
@@ -284,7 +279,7 @@ class Stream:
         error: ServeError | None = None
         ends = more = False
         with self._lock:
-            if self._sending or self._phase is Phase.ENDED:
+            if self._sending or self._phase is _ENDED:
                 return
             message, left = self._next_message()
             if message is not None:
@@ -306,7 +301,7 @@ class Stream:
 
     def _next_message(self) -> tuple[bytes | None, int]:
         """Take the next message to send, and how many requests it leaves fewer in flight; None: there is none now."""
-        if self._phase is Phase.ABORTING:
+        if self._phase is _ABORTING:
             return None, 0
         if self._inflight.requests:
             return self._inflight.take()
@@ -329,7 +324,7 @@ class Stream:
             code = OK if status is None else status.code.name
             self._method.observer.on_call_end(self._method.name, code, self._engine.clock() - self._opened)
 
-    # What follows is for the holder of the lock.
+    # To be called with the lock held.
 
     @property
     def _takes_requests(self) -> bool:
@@ -344,31 +339,31 @@ class Stream:
     @property
     def _is_done(self) -> bool:
         """Whether the call is to end, now that there is nothing to send."""
-        if self._phase is Phase.ABORTING:
-            return True
-        return not self._inflight.requests and (self._ends_well or not self._takes_requests)
+        if self._inflight.requests:
+            return self._phase is _ABORTING
+        return self._ends_well or not self._takes_requests
 
     def _enter_stopping(self, why: str) -> None:
         self._reason = why
-        if self._phase is Phase.OPEN:
-            self._phase = Phase.STOPPING
+        if self._phase is _OPEN:
+            self._phase = _STOPPING
 
     def _enter_cut_off(self, error: CutOff) -> list[Cancellable]:
-        """Return what is to be withdrawn."""
+        """Return the jobs and steps to withdraw."""
         if self._phase in _OVER:
             return []
-        self._phase, self._reason, self._error = Phase.CUT_OFF, _SERVER_STOPS, error
+        self._phase, self._reason, self._error = _CUT_OFF, _SERVER_STOPS, error
         return self._inflight.submitted()
 
     def _enter_aborting(self, error: ServeError) -> list[Cancellable]:
-        """Return what is to be withdrawn."""
-        self._phase, self._error = Phase.ABORTING, error
+        """Return the jobs and steps to withdraw."""
+        self._phase, self._error = _ABORTING, error
         return self._inflight.submitted()
 
     def _enter_ended(self) -> tuple[ServeError | None, int]:
-        """Return what the call ends with, None for OK, and how many requests were in flight."""
+        """Return the error that the call ends with, None for OK, and how many requests were in flight."""
         error: ServeError | None = None if self._ends_well else Draining(self._reason)
-        if self._phase is Phase.ABORTING:
+        if self._phase is _ABORTING:
             error = self._error
-        self._phase = Phase.ENDED
+        self._phase = _ENDED
         return error, self._inflight.clear()

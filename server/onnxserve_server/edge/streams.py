@@ -15,7 +15,7 @@ class Streams:
     """Handles the calls of a streaming method; open() makes the handler of one of them.
 
     Args:
-        method: what they share.
+        method: the method, as its calls share it.
         lifetime: seconds after which a stream is to end and its caller to open another one.
         watch: called with the time of the engine's clock at which expire() is to be called.
 
