@@ -7,7 +7,7 @@ from onnxserve_server.core import Result
 from onnxserve_server.edge import onnxserve_v1
 from onnxserve_server.edge.codec import Cancellation
 from onnxserve_server.edge.stream import Phase
-from support.calls import predict, step
+from support.calls import Watching, predict, step
 from support.streaming import cancel, error_of
 
 
@@ -286,25 +286,6 @@ def test_a_last_step_that_is_refused_ends_its_sequence(stage):
     call.bring(refused)
     assert call.answers() == [("1", 1.0), ("2", "INVALID_REQUEST")]
     assert len(server.models["sum"].sequences) == 0
-
-
-class Watching:
-    """An observer that keeps what it is told of answers and calls."""
-
-    def __init__(self):
-        self.answers, self.calls = [], []
-
-    def begin(self, metadata, arrived):
-        return None
-
-    def on_answer(self, asked, code, outcome):
-        self.answers.append((asked.method, asked.model, asked.request_id, code))
-
-    def on_run(self, run):
-        pass
-
-    def on_call_end(self, method, code, seconds):
-        self.calls.append((method, code, seconds))
 
 
 def test_an_observer_sees_each_request_once_and_the_end_of_the_call_by_the_name_of_its_method(stage, clock):

@@ -3,6 +3,7 @@
 import pytest
 
 from onnxserve_server.edge.stream import Phase
+from onnxserve_server.errors import Draining
 from support.calls import predict, step
 from support.streaming import cancel
 
@@ -83,6 +84,20 @@ def test_a_request_that_is_just_being_submitted_is_withdrawn_too(stage, what):
     assert call.replies() == []
 
 
+def test_a_request_that_is_refused_after_its_caller_has_left_leaves_nothing(stage):
+    server = stage()
+    call = server.open()
+
+    def leave_and_refuse(request, done):
+        call.leave()
+        raise Draining("the server is about to stop")
+
+    server.engine.submit = leave_and_refuse
+    call.bring(predict("1"))
+    assert end_of(call) == CANCELLED
+    assert server.budget.in_flight == 0
+
+
 # STOPPING
 
 
@@ -105,6 +120,15 @@ def test_a_stream_that_stops_finishes_what_is_in_flight_and_leaves_new_requests_
     server.run("double", 2)
     assert call.answers() == [("1", 2.0), ("2", 2.0)]
     assert end_of(call) == UNAVAILABLE
+
+
+def test_a_stream_that_stops_reads_no_further_once_nothing_is_in_flight(stage):
+    server = stage(requests=1)
+    call = server.open()
+    call.bring(predict("1"))
+    server.streams.stop()
+    server.run()
+    assert (call.is_sending, call.is_reading) == (True, False)
 
 
 def test_a_stream_that_stops_obeys_cancellations(stage):
@@ -255,6 +279,22 @@ def test_a_stream_that_is_cut_off_leaves_unanswered_what_is_in_flight(stage):
     server.streams.cut_off(0)
     assert (server.queued("double"), server.queued("sum")) == (0, 0)
     assert call.replies() == []
+    assert end_of(call) == UNAVAILABLE
+
+
+def test_a_stream_with_nothing_in_flight_ends_when_it_is_cut_off(stage):
+    server = stage()
+    call = server.open()
+    server.streams.cut_off(0)
+    assert end_of(call) == UNAVAILABLE
+
+
+def test_a_stream_that_is_cut_off_ends_with_an_error_even_if_its_caller_has_closed(stage):
+    server = stage()
+    call = server.open()
+    call.bring(predict("1"))
+    call.half_close()
+    server.streams.cut_off(0)
     assert end_of(call) == UNAVAILABLE
 
 

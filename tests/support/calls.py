@@ -117,6 +117,26 @@ def step(request_id, value=1.0, sequence="s", steps=None, **fields):
     return predict(request_id, value, model="sum", **fields)
 
 
+class Watching:
+    """An observer that keeps the ends of requests and of streams."""
+
+    def __init__(self):
+        self.answers, self.outcomes, self.calls = [], [], []
+
+    def begin(self, metadata, arrived):
+        return None
+
+    def on_answer(self, asked, code, outcome):
+        self.answers.append((asked.method, asked.model, asked.request_id, code))
+        self.outcomes.append(outcome)
+
+    def on_run(self, run):
+        pass
+
+    def on_call_end(self, method, code, seconds):
+        self.calls.append((method, code, seconds))
+
+
 def _column(name):
     return TensorSpec(name=name, data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1))
 
