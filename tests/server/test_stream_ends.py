@@ -184,6 +184,15 @@ def test_states_are_handed_over_after_the_last_reply(stage):
     assert end_of(call) == UNAVAILABLE
 
 
+def test_an_open_stream_hands_no_state_over(stage):
+    server = stage()
+    call = server.open()
+    call.bring(step("1", handoff=True))
+    server.run("sum")
+    assert call.answers() == [("1", 1.0)]
+    assert call.stream.phase is Phase.OPEN
+
+
 def test_no_state_is_handed_over_to_a_caller_that_has_closed(stage):
     server = stage()
     call = server.open()
