@@ -1,19 +1,21 @@
 """Streaming calls without a network, on an engine without threads: whatever happens, the test makes happen."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from onnxserve.tensor import DataType, decode, encode
+from onnxserve.tensor import decode, encode
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server.edge import onnxserve_v1
+from onnxserve_server.edge.calls import Metadata
 from onnxserve_server.edge.inflight import StreamBudget, Window
 from onnxserve_server.edge.stream import StreamMethod
 from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.scheduling.batch import Slot
-from onnxserve_server.spec import BatchPolicy, Feedback, ModelSpec, StatePair, TensorSpec
 from support.engines import make_engine
+from support.recurrent import X, Y, spec
 from support.streaming import error_of
 
 
@@ -29,15 +31,15 @@ class FakeStreamCall:
         status: what it ended with; None: OK.
     """
 
-    metadata = ()
+    metadata: Metadata = ()
 
-    def __init__(self, deadline=math.inf):
+    def __init__(self, open_stream, deadline=math.inf):
         self.deadline = deadline
-        self.stream = None
         self.is_reading = self.is_sending = self.ended = False
         self.status = None
         self.hints = []
         self._sent = []
+        self.stream = open_stream(self)
 
     def read(self):
         assert not (self.is_reading or self.ended)
@@ -137,10 +139,6 @@ class Watching:
         self.calls.append((method, code, seconds))
 
 
-def _column(name):
-    return TensorSpec(name=name, data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1))
-
-
 class Double:
     """A session: y = 2 x."""
 
@@ -153,10 +151,6 @@ class Sum:
 
     def run(self, feeds, outputs, handle=None):
         return [feeds["s"] + feeds["x"] for _ in outputs]
-
-
-_X, _Y, _S, _S_OUT = map(_column, ("x", "y", "s", "s_out"))
-_STATE = {"state": (StatePair(input=_S, output=_S_OUT),), "feedback": (Feedback(output=_Y, input=_X),)}
 
 
 class Stage:
@@ -172,32 +166,25 @@ class Stage:
 
     def __init__(self, clock, *, codec=onnxserve_v1, observer=None, lifetime=math.inf, **window):
         self.engine = make_engine(clock, observer=observer)
-        self.models = {"double": self._serve("double", Double()), "other": self._serve("other", Double())}
-        self.models["sum"] = self._serve("sum", Sum(), inputs=(_X, _S), outputs=(_Y, _S_OUT), **_STATE)
+        summing, doubling = spec("sum", max_rows=1), {"inputs": (X,), "outputs": (Y,), "state": (), "feedback": ()}
+        self.models = {
+            "sum": self._serve(summing, Sum()),
+            "double": self._serve(replace(summing, name="double", **doubling), Double()),
+            "other": self._serve(replace(summing, name="other", **doubling), Double()),
+        }
         self.budget = StreamBudget(Window(**{"requests": 100, "nbytes": 1 << 20, "all_requests": 1000} | window))
         method = StreamMethod(name="Converse", codec=codec, engine=self.engine, budget=self.budget, observer=observer)
         self.streams = Streams(method, lifetime=lifetime)
         self.calls = []
 
-    def _serve(self, name, session, inputs=(_X,), outputs=(_Y,), **fields):
-        spec = ModelSpec(
-            name=name,
-            version="1",
-            inputs=inputs,
-            outputs=outputs,
-            batching=BatchPolicy(enabled=True, max_rows=1),
-            requested_providers=("cpu",),
-            providers=("cpu",),
-            **fields,
-        )
+    def _serve(self, spec, session):
         model = ServedModel(spec, session, self.engine.services)
         self.engine.table.add(model)
         return model
 
     def open(self, **fields):
         """Return a new call, with its stream."""
-        call = FakeStreamCall(**fields)
-        call.stream = self.streams.open(call)
+        call = FakeStreamCall(self.streams.open, **fields)
         self.calls.append(call)
         return call
 
