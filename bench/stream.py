@@ -1,8 +1,8 @@
 """Many requests on one call beside one call for each: the tiny model by Stream and by Predict, in turn on one server.
 
 As many requests are in flight both ways. Unary, 64 callers share 8 connections, and each sends its next request when it
-has the answer to the last. On as many connections there is one stream each, and the server, told so by its setting
-stream_requests, has at most 8 requests of a stream in hand: it reads the next one when it has sent an answer. What a
+has the answer to the last. On as many connections there is one stream each, and the server, by its setting
+stream_requests, has at most 8 requests of a stream in flight: it reads the next one when it has sent an answer. What a
 stream's caller has sent beyond that waits unread, which is the difference that a stream makes.
 """
 
@@ -31,12 +31,11 @@ def measure(runs: int, seconds: float) -> Keys:
     `stream.tiny.vs_unary_rps` and `stream.tiny.cpu_vs_unary`.
     """
     print("stream", file=sys.stderr, flush=True)
-    traffic = Traffic(requests=_requests, expected=_expected)
     with ours.serve("stream", "--stream-requests", str(IN_FLIGHT // STREAMS)) as process:
         unary = contender(process, [MODEL], ours.target, ours.decode, models.expected)
-        count = stream_load.prepare(process, traffic, seconds)
+        count = stream_load.prepare(process, TRAFFIC, seconds)
         both = [
-            (stream_load.send(process, traffic, count), measure_one(unary, MODEL.name, IN_FLIGHT, seconds))
+            (stream_load.send(process, TRAFFIC, count), measure_one(unary, MODEL.name, IN_FLIGHT, seconds))
             for _ in range(runs)
         ]
     return _keys(both)
@@ -51,6 +50,9 @@ def _requests(count: int) -> Sequence[pb.StreamRequest]:
 
 def _expected(count: int) -> Floats:
     return np.repeat(models.expected(MODEL), count, axis=0)
+
+
+TRAFFIC = Traffic(requests=_requests, expected=_expected)
 
 
 def _keys(both: Sequence[tuple[Rate, Figures]]) -> Keys:

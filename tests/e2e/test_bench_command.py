@@ -170,7 +170,7 @@ def test_as_many_rows_were_in_the_server_as_its_own_gauge_says(server, load):
     def look():
         is_measured.wait()
         while not is_over.wait(0.01):
-            points = asked.server_status()["metrics"]["onnxserve.rows.active"]["points"]
+            points = asked.fetch_status()["metrics"]["onnxserve.rows.active"]["points"]
             actives.extend(point["value"] for point in points if point["attributes"]["model"] == "slow")
 
     looking = threading.Thread(target=look)

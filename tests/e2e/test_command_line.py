@@ -162,7 +162,7 @@ def test_the_doctor_ends_with_1_where_there_is_a_problem(onnxserve, tmp_path):
     assert "problem: " in done.stdout
     absent = onnxserve("doctor", "--models", tmp_path / "absent")
     assert absent.returncode == 1
-    assert f"problem: {tmp_path}/absent: there is no such folder" in absent.stdout
+    assert f"problem: {tmp_path}/absent: no such directory" in absent.stdout
 
 
 def test_the_doctor_finds_what_keeps_a_server_from_starting(onnxserve, tmp_path):
@@ -172,7 +172,7 @@ def test_the_doctor_finds_what_keeps_a_server_from_starting(onnxserve, tmp_path)
     assert done.returncode == 1
     problems = json.loads(done.stdout)["problems"]
     assert any("batching.enabled: the model cannot be batched" in problem for problem in problems)
-    assert any("labels.absent: the model has no such output" in problem for problem in problems)
+    assert any("labels.absent: unknown output" in problem for problem in problems)
 
 
 def test_the_doctor_names_extras_in_full(onnxserve, tmp_path):
