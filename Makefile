@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CHECKOV := build/checkov/.3.3.30
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format gallery k8s-check protos bench bench-triton image-check clean
+.PHONY: help demo test check format gallery k8s-check protos docs bench bench-triton image-check clean
 
 help:            ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -56,6 +56,10 @@ k8s-check: $(VENV)/.dev $(CHECKOV)    ## render the manifests of deploy/k8s and 
 
 protos: $(VENV)/.dev          ## generate the stubs from protos/ into client/onnxserve/v1
 	$(BIN)/python scripts/protos.py
+
+docs: $(VENV)/.dev            ## build the documentation as a site: build/site
+	$(INSTALL) --upgrade pip && $(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.dev           ## measure this machine: build/bench.json, build/bench.md
 	$(BIN)/python -m bench $(ARGS)

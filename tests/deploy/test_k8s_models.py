@@ -11,7 +11,7 @@ from onnxserve_server.repository.discovery import discover
 from support.cluster import MANIFESTS, ROOT, needs_kubectl, of_kind, render
 
 EXAMPLES = ROOT / "examples/models"
-DOCUMENTS = (ROOT / "docs/operating.md").read_text()
+DOCUMENTS = (ROOT / "docs/guides/kubernetes.md").read_text()
 pytestmark = [
     needs_kubectl,
     pytest.mark.skipif(
