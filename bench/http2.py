@@ -19,8 +19,8 @@ _SETTING = struct.Struct(">HI")
 _UINT = struct.Struct(">I")
 _WIDEST = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
-_LONGEST_FRAME = 16_384
-_MOST_AT_ONCE = 1 << 18  # bytes
+_MAX_FRAME = 16_384
+_MAX_CONCURRENT = 1 << 18  # bytes
 _OK = b"grpc-status\x010"  # gRPC's core does not compress its trailers
 
 
@@ -58,8 +58,8 @@ class _Call:
 
     def send(self) -> None:
         """Send what may be sent and the socket takes."""
-        while self._body and len(self._out) < _MOST_AT_ONCE:
-            length = min(len(self._body), self._window, self._connection_window, _LONGEST_FRAME)
+        while self._body and len(self._out) < _MAX_CONCURRENT:
+            length = min(len(self._body), self._window, self._connection_window, _MAX_FRAME)
             if length <= 0:
                 break
             payload, self._body = self._body[:length], self._body[length:]
@@ -75,7 +75,7 @@ class _Call:
         Raises:
             RuntimeError: the call ended with an error, or not at all.
         """
-        came = self.socket.recv(_MOST_AT_ONCE)
+        came = self.socket.recv(_MAX_CONCURRENT)
         if not came:
             raise RuntimeError("the server closed the connection of a stream")
         came, begin = self._unread + came, 0

@@ -27,7 +27,7 @@ from bench.models import Floats
 HOW_TO_GET_H2LOAD = "h2load is missing; on Debian or Ubuntu: scripts/install-debian.sh (package nghttp2-client)"
 # One thread; given up when nothing comes for a minute.
 _H2LOAD = ("h2load", "-t1", "-N60", "-H", "content-type: application/grpc", "-H", "te: trailers")
-_MOST_CONNECTIONS = 8  # more callers than that share them, as the callers of one service do
+_MAX_CONNECTIONS = 8  # more callers than that share them, as the callers of one service do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def send(target: Target, callers: int, requests: int) -> Sample:
 
 
 def _connections(callers: int) -> int:
-    return next(n for n in range(min(callers, _MOST_CONNECTIONS), 0, -1) if callers % n == 0)
+    return next(n for n in range(min(callers, _MAX_CONNECTIONS), 0, -1) if callers % n == 0)
 
 
 def _h2load(target: Target, callers: int, requests: int) -> Sample:

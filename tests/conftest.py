@@ -53,7 +53,7 @@ class Running:
 
     def load(self, model):
         """What waits and runs for a model now."""
-        return next(served for served in self.app.engine.models() if served.spec.name == model).load()
+        return next(served for served in self.app.engine.table.models() if served.spec.name == model).load()
 
     def wait_for(self, model, condition, timeout=10.0):
         """Wait until a condition on load() of a model holds."""
@@ -93,10 +93,10 @@ def running(root, serves_on=None, **settings):
         stop.set()
         thread.join(60)
         assert not thread.is_alive(), "the server did not stop"
-        for model in app.engine.models():
+        for model in app.engine.table.models():
             load = model.load()
             assert (load.queued_jobs, load.queued_rows, load.queued_bytes, load.running_jobs) == (0, 0, 0, 0)
-        assert app.engine.backlog.nbytes == 0
+        assert app.engine.services.backlog.nbytes == 0
 
 
 @pytest.fixture(params=["lane", "plain"])

@@ -133,7 +133,7 @@ class Step(NamedTuple):
         snapshot: whether the state is wanted with the answer.
         state: what to start the sequence with.
         handoff: whether the state is wanted when the server stops.
-        most: most runs, each on the outputs of the one before; None: one run.
+        max_steps: most runs, each on the outputs of the one before; None: one run.
         stop: what ends them before.
     """
 
@@ -142,7 +142,7 @@ class Step(NamedTuple):
     snapshot: bool = False
     state: Snapshot | None = None
     handoff: bool = False
-    most: int | None = None
+    max_steps: int | None = None
     stop: Stop | None = None
 
 

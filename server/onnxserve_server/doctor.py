@@ -14,6 +14,7 @@ from onnxserve_server.runtime.probe import Prober
 from onnxserve_server.runtime.resources import resources
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
+from onnxserve_server.scheduling.services import Services
 from onnxserve_server.settings import Settings
 
 _PACKAGES = ("onnxserve", "onnxruntime", "onnxruntime-gpu", "grpcio", "protobuf", "numpy")
@@ -91,6 +92,7 @@ def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
     defaults = Defaults(
         threads=settings.threads, providers=settings.providers, allow_cpu_fallback=settings.allow_cpu_fallback
     )
+    services = Services(clock=time.monotonic, deadlines=DeadlineWatch(time.monotonic))
     with Prober() as prober:
         try:
             models = discover(settings.models, settings.batching_defaults)
@@ -100,7 +102,7 @@ def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
         for model in models:
             label = f"{model.name}/{model.version}"
             try:
-                spec = load(model, defaults, prober, time.monotonic, DeadlineWatch(time.monotonic)).spec
+                spec = load(model, defaults, prober, services).spec
             except ConfigurationError as error:
                 problems.append(str(error))
                 found.append({"model": label, "verdict": "does not load"})

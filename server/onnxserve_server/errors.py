@@ -1,10 +1,28 @@
 """What can go wrong with a request or with a start, by meaning. No transport appears here.
 
-edge/status.py maps each class to its status code. ConfigurationError stands apart: no request sees it, it ends a start.
+Each class carries its status code by name, which each edge maps to its own. ConfigurationError stands apart: no request
+sees it, it ends a start.
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
+
+
+class Code(IntEnum):
+    """What a call ends with: the names and numbers of google.rpc.Code, of those that are used here."""
+
+    OK = 0
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
 
 
 class Violation(NamedTuple):
@@ -18,12 +36,14 @@ class ServeError(Exception):
     """A request that ends without a result.
 
     Attributes:
+        code: the status code.
         reason: the constant that programs can test for, UPPER_SNAKE_CASE.
         message: one sentence for people.
         metadata: the variable parts of the message, for programs.
         retry_after: seconds after which a retry may succeed; None when none will.
     """
 
+    code = Code.INTERNAL
     reason = "INTERNAL"
     retry_after: float | None = None
 
@@ -36,6 +56,7 @@ class ServeError(Exception):
 class InvalidRequest(ServeError):
     """The request contradicts itself or its model; `violations` name each field at fault."""
 
+    code = Code.INVALID_ARGUMENT
     reason = "INVALID_REQUEST"
 
     def __init__(self, violations: Sequence[Violation], **metadata: str) -> None:
@@ -48,6 +69,7 @@ class InvalidRequest(ServeError):
 class ModelNotFound(ServeError):
     """No model, or no version of it, has that name; `resource` is what was asked for."""
 
+    code = Code.NOT_FOUND
     reason = "MODEL_NOT_FOUND"
 
     def __init__(self, message: str, resource: str) -> None:
@@ -58,6 +80,7 @@ class ModelNotFound(ServeError):
 class Draining(ServeError):
     """The server is about to stop; another replica may answer."""
 
+    code = Code.UNAVAILABLE
     reason = "DRAINING"
     retry_after = 0.1
 
@@ -66,9 +89,21 @@ class CutOff(Draining):
     """The server stopped before it was done. On a stream it is left unanswered, for another server."""
 
 
+class ModelStopped(ServeError):
+    """The model no longer serves here, while the server goes on; another replica may answer."""
+
+    code = Code.UNAVAILABLE
+    reason = "MODEL_STOPPED"
+    retry_after = 0.1
+
+    def __init__(self, message: str = "the model was stopped on this server", **metadata: str) -> None:
+        super().__init__(message, **metadata)
+
+
 class QueueFull(ServeError):
     """As many rows or bytes wait as may."""
 
+    code = Code.RESOURCE_EXHAUSTED
     reason = "QUEUE_FULL"
 
     def __init__(self, message: str, retry_after: float, **metadata: str) -> None:
@@ -79,6 +114,7 @@ class QueueFull(ServeError):
 class SequencesFull(ServeError):
     """As many sequences of the model are live as may."""
 
+    code = Code.RESOURCE_EXHAUSTED
     reason = "SEQUENCES_FULL"
     retry_after = 1.0
 
@@ -86,18 +122,21 @@ class SequencesFull(ServeError):
 class SequenceEvicted(ServeError):
     """The sequence's state is gone: it was idle for too long."""
 
+    code = Code.FAILED_PRECONDITION
     reason = "SEQUENCE_EVICTED"
 
 
 class DeadlineExceeded(ServeError):
     """The deadline passed before the result was there, or cannot be met."""
 
+    code = Code.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
 
 
 class Cancelled(ServeError):
     """The caller left."""
 
+    code = Code.CANCELLED
     reason = "CANCELLED"
 
 

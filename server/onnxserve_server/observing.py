@@ -44,14 +44,14 @@ class Observer(Protocol):
         """Return the trace of a request that arrives with such metadata; None: it is not traced."""
         ...
 
-    def answered(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
+    def on_answer(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
         """Note the end of a request: its status code by name, and its outcome (the last one, of several steps)."""
         ...
 
-    def ran(self, run: Run) -> None:
+    def on_run(self, run: Run) -> None:
         """Note that a run is over and its jobs have ended."""
         ...
 
-    def ended(self, method: str, code: str, seconds: float) -> None:
+    def on_call_end(self, method: str, code: str, seconds: float) -> None:
         """Note the end of a call that carried many requests."""
         ...

@@ -84,9 +84,9 @@ class Feedback(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SequencePolicy:
-    """How much state is kept: for `most` sequences at a time, each for `idle` seconds after its last step."""
+    """How much state is kept: for `max_live` sequences at a time, each for `idle` seconds after its last step."""
 
-    most: int = 4096
+    max_live: int = 4096
     idle: float = 300.0
 
 
@@ -94,7 +94,7 @@ class SequencePolicy:
 class ModelSpec:
     """What a model takes and gives, how it is batched and what it runs on.
 
-    `steady`: its run time depends on the number of rows alone, not on what is in them.
+    `fixed_cost`: its run time depends on the number of rows alone, not on what is in them.
     `state`: what makes it stateful; empty for most models.
     `feedback`: what lets it run several steps for one request; empty for most models.
     """
@@ -109,7 +109,7 @@ class ModelSpec:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     instances: int = 1
     threads: int = 1
-    steady: bool = True
+    fixed_cost: bool = True
     state: tuple[StatePair, ...] = ()
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
@@ -117,6 +117,6 @@ class ModelSpec:
     description: str = ""
 
     @property
-    def leading(self) -> bool:
+    def rows_first(self) -> bool:
         """Whether the rows of every input and output lie along its first axis, as they mostly do."""
         return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)

@@ -252,8 +252,8 @@ def test_an_alert_tells_what_is_wrong_how_bad_it_is_and_where_to_read_on(alert):
 
 def test_the_runbook_has_a_section_on_each_alert_and_on_no_other():
     section = (ROOT / "docs/runbook.md").read_text().split("## When an alert fires")[1].split("\n## ")[0]
-    told = re.findall(r"^### (\w+)\n\n\*\*(Critical|Warning)\.\*\*", section, re.MULTILINE)
-    assert told == [(name, rule["labels"]["severity"].capitalize()) for name, rule in ALERTS.items()]
+    shown = re.findall(r"^### (\w+)\n\n\*\*(Critical|Warning)\.\*\*", section, re.MULTILINE)
+    assert shown == [(name, rule["labels"]["severity"].capitalize()) for name, rule in ALERTS.items()]
 
 
 def test_the_panels_that_the_runbook_names_are_there():

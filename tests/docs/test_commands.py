@@ -1,10 +1,10 @@
 """What the documents show works.
 
-Run here, against a server of examples/models: the Python of the guides, and the commands in RUN. Run elsewhere: those that
-convert (tests/converters/test_gallery.py), those that make an overlay and a list of models (tests/deploy), `make demo` and the
-examples (tests/test_examples.py). All others are read: the shell's syntax; commands, arguments and options of onnxserve by its
-own parser; of make, that there is such a target; of pip, that there are such extras; of python, docker and kubectl, that the
-files are there.
+Run here, against a server of examples/models: the Python of the guides, and the commands in RUN. Run elsewhere: those
+that convert (tests/converters/test_gallery.py), those that make an overlay or a list of models (tests/deploy), and
+`make demo` and the examples (tests/test_examples.py). All others are read: the shell's syntax; commands, arguments
+and options of onnxserve by its own parser; of make, that there is such a target; of pip, that there are such extras;
+of python, docker and kubectl, that the files are there.
 """
 
 import os
@@ -16,8 +16,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from docs_reference import all_commands
+
 from support.markdown import ROOT, blocks, commands, documents
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -29,10 +29,10 @@ RUN = [
     if one.text.startswith(("onnxserve models", "onnxserve predict", "onnxserve generate", "curl"))
 ]
 SHELL = {"cp", "mkdir", "docker", "image=registry.example.com/onnxserve", "rendered()", "rendered", "for", "."}
-OTHERS = set(  # options of other programs that the prose names
-    "--base --build-arg --cap-drop --check --env --gpus --group --secret --security-opt --time --tmpfs --soak --no-soak --models "
-    "--callers --runs --requests-scale --from-file --previous --replicas --include_imports".split()
-)
+OTHERS = {  # options of other programs that the prose names
+    "--build-arg", "--callers", "--env", "--models", "--requests-scale", "--runs", "--secret", "--soak", "--no-soak",
+    "--time", "--tmpfs",
+}  # fmt: skip
 PYTHON = sorted(
     {
         (str(page.relative_to(ROOT)), code)

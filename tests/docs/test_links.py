@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from support.markdown import ROOT, anchors, documents, links
+from support.markdown import ROOT, anchors, documents, headings, links
 from support.tracked import tracked
 
 OWN = "deploy/k8s/overlays/own/"  # what a reader makes
@@ -31,8 +31,7 @@ def test_links_lead_to_files_and_sections_that_exist(page):
 @pytest.mark.parametrize("page", documents(), ids=names(documents()))
 def test_no_two_headings_of_a_page_have_one_anchor(page):
     """Else a link would lead to the first of them."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
-    assert len(anchors(page.read_text())) == len(headings)
+    assert len(anchors(page.read_text())) == len(headings(page.read_text()))
 
 
 def test_files_that_code_manifests_and_documents_mention_exist():

@@ -6,14 +6,14 @@ import time
 import pytest
 
 from onnxserve import Client
-from onnxserve_server.engine.engine import Engine
-from onnxserve_server.repository.load_status import Loads
+from onnxserve_server.repository.load_status import LoadStatuses
 from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from onnxserve_server.web.app import make_app
 from onnxserve_server.web.server import HttpServer
 from onnxserve_server.web.status import ServerStatus
 from support import zoo
 from support.asking import Http
+from support.engines import make_engine, make_sources
 from support.stepping import Blocking
 
 
@@ -86,8 +86,8 @@ def bare():
     with contextlib.ExitStack() as stack:
 
         def start(ready=False):
-            engine, loads = Engine(time.monotonic), Loads()
-            telemetry = Telemetry(Options(), time.monotonic, engine.models, engine.known)
+            engine, loads = make_engine(), LoadStatuses()
+            telemetry = Telemetry(Options(), time.monotonic, make_sources(engine))
             status = ServerStatus(engine, loads, lambda: ready, telemetry)
             http = HttpServer(lambda: make_app(status), "127.0.0.1", 0)
             http.start()

@@ -75,7 +75,7 @@ def test_a_stream_whose_inputs_are_slow_to_come_moves_as_often_as_it_has_to(serv
 
     def inputs():
         yield row(0, 0)
-        until(lambda: seen.update(server.app._streams._live) or len(seen) > 6)  # more than it may fail in a row
+        until(lambda: seen.update(server.app.grpc.streams._live) or len(seen) > 6)  # more than it may fail in a row
         yield row(0, 1)
 
     async def collect():
@@ -101,7 +101,7 @@ def test_without_retries_a_sequence_says_that_it_was_to_move_and_keeps_its_state
     x = {"x": np.ones((1, 2), np.float32)}
     with Client(server.address, retries=0) as client, client.sequence("recurrent") as sequence:
         assert sequence.step(x)["y"][0, 0] == 3
-        until(lambda: not server.app._streams._live)
+        until(lambda: not server.app.grpc.streams._live)
         with pytest.raises(Unavailable) as raised:
             sequence.step(x)
         assert raised.value.reason == "DRAINING"

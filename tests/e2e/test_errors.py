@@ -159,7 +159,7 @@ def goes_on_serving(server):
     """After each case the server answers, and holds on to no call."""
     yield
     assert server.client.predict("double", {"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[2, 2, 2]]
-    until(lambda: server.app._edge.live_calls == 0)
+    until(lambda: server.app.grpc.edge.live_calls == 0)
 
 
 @pytest.mark.parametrize(("message", "fields"), INVALID.values(), ids=INVALID)

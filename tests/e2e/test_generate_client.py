@@ -49,7 +49,7 @@ def test_a_model_with_state_generates_from_its_initial_state_and_keeps_none(serv
 
 def test_a_lone_generation_that_is_broken_off_ends_on_the_server(server, asynchronous):
     assert len(generated(server.address, asynchronous, "slow", counter(20), most=2, max_steps=10_000)) == 2
-    until(lambda: not server.app._streams._live)
+    until(lambda: not server.app.grpc.streams._live)
 
 
 def test_a_lone_generation_whose_server_dies_says_so_and_begins_not_anew(launch, asynchronous):

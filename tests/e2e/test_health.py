@@ -76,7 +76,7 @@ def test_reflection_lists_and_describes_the_services(channel):
 def test_watchers_that_leave_while_a_status_changes_stop_nothing(serving, tmp_path):
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
     with serving(root) as server, grpc.insecure_channel(server.address) as channel:
-        stub, health = health_pb2_grpc.HealthStub(channel), server.app._health
+        stub, health = health_pb2_grpc.HealthStub(channel), server.app.health
         for _ in range(30):
             watches = [stub.Watch(health_pb2.HealthCheckRequest(service="x"), timeout=30) for _ in range(20)]
             for watch in watches:

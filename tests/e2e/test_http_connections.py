@@ -21,7 +21,7 @@ from support.waiting import until
 MODELS = {"double": zoo.double(), "slow": zoo.slow()}
 ROW = double(data=[[1, 2, 3]])
 ENDLESS = {"model": "slow", "inputs": {"x": {"data": [[1e6]]}}}
-MOST = web._MOST_CONNECTIONS
+MOST = web._MAX_CONNECTIONS
 SLOW = HEAD % 1000 + b"{"  # an upload that does not go on
 
 
@@ -109,7 +109,7 @@ def test_a_connection_that_asks_nothing_is_closed_after_a_while(http_port, monke
 
 
 def test_slow_senders_keep_nobody_out(http_port):
-    with connected(http_port, 2 * predict.MOST_AT_ONCE, SLOW) as slow:
+    with connected(http_port, 2 * predict.MAX_CONCURRENT, SLOW) as slow:
         for _ in range(3):
             status, told = http_port.predict(ROW)
             assert status == 200, told
@@ -133,7 +133,7 @@ def test_each_of_many_whole_bodies_is_read(http_port):
     """As many as are taken at a time, each as large as may be: they fit, so that nobody is sent away."""
     body = json.dumps(ROW).encode()
     body += b" " * (uploads.MAX_BODY - len(body))
-    with connected(http_port, predict.MOST_AT_ONCE, HEAD % len(body) + body[:-1]) as sent:
+    with connected(http_port, predict.MAX_CONCURRENT, HEAD % len(body) + body[:-1]) as sent:
         for one in sent:
             one.sendall(b" ")
             assert answer(one)[0] == 200

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxserve_server.edge.status import CODES
+from onnxserve_server.errors import Code, ServeError
 from onnxserve_server.web import predict, uploads
+from onnxserve_server.web.errors import status_of
 from support import zoo
 from support.asking import HEAD, double
 from support.waiting import until
@@ -205,7 +206,7 @@ def test_what_is_no_text_is_refused_and_told_back_all_the_same(http_port, body, 
 
 
 def test_values_of_a_request_are_bounded_before_they_are_parsed(http_port):
-    most = predict._MOST_VALUES
+    most = predict._MAX_VALUES
     body = b'{"model": "float32", "inputs": {"x": {"shape": [%d, 2], "data": [%s]}}}'
 
     def of_values(rows):
@@ -235,8 +236,11 @@ def test_errors_have_their_code_and_reason(http_port, body, status, code, reason
     assert error["message"]
 
 
-def test_codes_are_those_of_the_calls_by_grpc():
-    assert {error: predict.STATUSES[error][0] for error in CODES} == {error: code.name for error, code in CODES.items()}
+@pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
+def test_every_code_has_a_status(code):
+    error = ServeError("no")
+    error.code = code
+    assert 200 <= status_of(error) < 600
 
 
 def test_predictions_are_counted_and_the_slow_ones_shown(http_port):
@@ -275,7 +279,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(http_port, monkeypatch):
 
 
 def test_a_few_predictions_at_a_time_are_taken(http_server, http_port):
-    most = predict.MOST_AT_ONCE
+    most = predict.MAX_CONCURRENT
     with contextlib.ExitStack() as stack:
         for _ in range(most):
             stack.enter_context(http_port.send(ENDLESS))

@@ -209,4 +209,4 @@ def test_a_start_that_is_called_off_while_models_load_never_listens(tmp_path):
     app, stop, told = App(load_settings(models=root, port=0, http_port=-1)), threading.Event(), []
     stop.set()
     app.run(stop, told.append)
-    assert (told, app.port, app.engine.models()) == ([], 0, [])
+    assert (told, app.port, app.engine.table.models()) == ([], 0, [])

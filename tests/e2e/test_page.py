@@ -190,8 +190,7 @@ def test_a_failed_load_stands_at_the_top_with_its_error(page, launch, tmp_path):
 
 def test_names_and_errors_are_text_whatever_they_hold(page, bare, http_server):
     port, loads = bare()
-    loads.begin(HOSTILE, "1")
-    loads.fail(HOSTILE, "1", f"it is broken: {HOSTILE}")
+    loads.fail(loads.begin(HOSTILE, "1"), f"it is broken: {HOSTILE}")
     page.open(port, state="draining")
     until(lambda: page.find("#failed").is_displayed())
     assert f"it is broken: {HOSTILE}" in page.text("#failed")

@@ -85,8 +85,7 @@ def test_it_never_scrolls_sideways(page, http_server, width):
 def test_all_text_stands_out_in_either_scheme(page, http_server, bare, scheme):
     page.emulate(prefers_color_scheme=scheme)
     port, loads = bare()
-    loads.begin("broken", "1")
-    loads.fail("broken", "1", "it is broken")
+    loads.fail(loads.begin("broken", "1"), "it is broken")
     for number_of_port, state in ((port, "draining"), (http_server.app.http_port, "ready")):
         page.open(number_of_port, state)
         if state == "ready":

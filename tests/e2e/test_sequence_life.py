@@ -31,11 +31,11 @@ def stream(server):
     yield made
     made.close()
     made.call.cancel()
-    until(lambda: not any(len(model.sequences) for model in server.app.engine.models()))
+    until(lambda: not any(len(model.sequences) for model in server.app.engine.table.models()))
 
 
 def live(server, model="recurrent"):
-    return len(next(served for served in server.app.engine.models() if served.spec.name == model).sequences)
+    return len(next(served for served in server.app.engine.table.models() if served.spec.name == model).sequences)
 
 
 def claiming(rows, model="recurrent", columns=2):
@@ -145,7 +145,7 @@ def test_cancelled_together_none_is_run(stream):
 
 
 def test_so_many_evicted_names_are_remembered_and_no_more(serve, monkeypatch):
-    monkeypatch.setattr(stream_sequences, "_MOST_EVICTED", 2)
+    monkeypatch.setattr(stream_sequences, "_MAX_EVICTED", 2)
     config = "state: [{input: s, output: s_out}]\nsequences: {idle_ms: 50}"
     server = serve({"recurrent": zoo.recurrent()}, {"recurrent": config})
     stream = Line(server.stub)

@@ -39,11 +39,11 @@ def line(server):
     for made in lines:
         made.close()
         made.call.cancel()
-    until(lambda: not any(len(model.sequences) for model in server.app.engine.models()))
+    until(lambda: not any(len(model.sequences) for model in server.app.engine.table.models()))
 
 
 def live(server, model="recurrent"):
-    return len(next(served for served in server.app.engine.models() if served.spec.name == model).sequences)
+    return len(next(served for served in server.app.engine.table.models() if served.spec.name == model).sequences)
 
 
 def test_state_is_kept_between_steps_and_does_not_travel(line):
@@ -112,7 +112,7 @@ def test_a_state_begins_as_model_yaml_says(line):
 
 
 def test_names_that_look_like_states_are_recognised_when_asked(line, server):
-    spec = next(served.spec for served in server.app.engine.models() if served.spec.name == "two")
+    spec = next(served.spec for served in server.app.engine.table.models() if served.spec.name == "two")
     assert [(pair.input.name, pair.output.name) for pair in spec.state] == [("s", "s_out"), ("t", "t_out")]
     stream = line()
     stream.ask(step("a", 1, model="two"))
@@ -147,7 +147,7 @@ def test_a_thousand_streams_that_break_off_leave_no_sequence(server):
         if turn % 2:
             next(call)
         call.cancel()
-    until(lambda: live(server) == 0 and not server.app._streams._live)
+    until(lambda: live(server) == 0 and not server.app.grpc.streams._live)
 
 
 CALLER = """
@@ -171,7 +171,7 @@ def test_a_caller_that_is_killed_leaves_no_sequence(server):
         assert live(server) == 10
         caller.kill()
         caller.communicate()
-        until(lambda: live(server) == 0 and not server.app._streams._live)
+        until(lambda: live(server) == 0 and not server.app.grpc.streams._live)
 
 
 def test_a_snapshot_starts_another_sequence_where_this_one_stands(line):

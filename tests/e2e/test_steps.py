@@ -156,7 +156,7 @@ def test_a_caller_that_leaves_ends_it(server):
     call = server.stub.Stream(iter([generate(20, 10_000, model="slow", name="x")]), timeout=60)
     next(call)
     call.cancel()
-    until(lambda: not server.app._streams._live)
+    until(lambda: not server.app.grpc.streams._live)
     server.wait_for("slow", lambda load: load.running_jobs == 0 and load.queued_jobs == 0)
 
 
@@ -203,7 +203,7 @@ def test_a_generation_larger_than_the_window_goes_on(narrow):
 
 def test_its_timeout_ends_it_also_while_its_caller_does_not_read(narrow):
     def live():
-        return sum(len(model.sequences) for model in narrow.app.engine.models())
+        return sum(len(model.sequences) for model in narrow.app.engine.table.models())
 
     request = generate(1e6, 10_000, sequence="s", shape=(4000, 1), timeout={"seconds": 1})
     request.sequence.end = True

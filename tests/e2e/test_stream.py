@@ -197,7 +197,7 @@ def test_no_more_bytes_than_the_window_are_taken_in(serve):
 
 
 def test_a_thousand_streams_that_break_off_leave_nothing(server):
-    streams = server.app._streams
+    streams = server.app.grpc.streams
     before = psutil.Process().num_threads()
     for turn in range(1000):
         call = server.stub.Stream(iter([predict(number) for number in range(5)]), timeout=30)
@@ -205,7 +205,7 @@ def test_a_thousand_streams_that_break_off_leave_nothing(server):
             next(call)
         call.cancel()
     until(lambda: not streams._live)
-    assert streams._in_hand == 0
+    assert server.app.budget.in_flight == 0
     until(lambda: psutil.Process().num_threads() <= before + 4)
 
 

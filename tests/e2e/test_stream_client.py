@@ -174,7 +174,7 @@ def test_a_stream_that_is_given_up_takes_its_work_along(server):
         stream = client.stream("double", inputs(10**9))
         next(stream)
         stream.close()
-        until(lambda: not server.app._streams._live)
+        until(lambda: not server.app.grpc.streams._live)
 
 
 @pytest.mark.parametrize("window", [0, -1])

@@ -11,7 +11,7 @@ import pytest
 from onnxserve import Client, Unavailable
 from onnxserve.tensor import decode, encode
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve_server import app
+from onnxserve_server.edge import server as server_module
 from onnxserve_server.edge import stream as stream_module
 from support import zoo
 from support.streaming import Line, cancel, error_of, expected, output, step
@@ -44,7 +44,7 @@ def stopping(serve):
     line = Line(server.stub)
 
     def stop():
-        server.app._streams.stop()
+        server.app.grpc.streams.stop()
         server.app.engine.drain()
 
     yield SimpleNamespace(server=server, line=line, stop=stop)
@@ -89,17 +89,17 @@ def test_a_request_that_comes_too_late_is_left_for_another_server(stopping, monk
     monkeypatch.setattr(stream_module, "read_request", read_request)
     stopping.line.send(double(), double())
     assert rest_of(stopping.line) == ([], grpc.StatusCode.UNAVAILABLE)
-    assert stopping.server.app._streams.in_hand == 0
+    assert stopping.server.app.budget.in_flight == 0
 
 
 def test_a_request_read_while_its_stream_is_cut_off_leaves_nothing(stopping, while_parsing):
-    streams = stopping.server.app._streams
+    streams = stopping.server.app.grpc.streams
     assert output(stopping.line.ask(double()))[0, 0] == 2
     while_parsing(streams.abort)
     stopping.line.send(double())
     assert rest_of(stopping.line) == ([], grpc.StatusCode.UNAVAILABLE)
     until(lambda: not streams._live)
-    assert streams.in_hand == 0
+    assert stopping.server.app.budget.in_flight == 0
 
 
 def test_a_cancellation_is_obeyed_while_the_server_stops_and_a_request_is_not(stopping):
@@ -118,10 +118,10 @@ def test_a_cancellation_is_obeyed_while_the_server_stops_and_a_request_is_not(st
 
 def test_a_server_that_stops_refuses_streams_as_long_as_they_come(stopping, monkeypatch):
     """The core would end them with a status of its own, which tells no client to go elsewhere."""
-    monkeypatch.setattr(app, "_QUIET", 1.5)
-    monkeypatch.setattr(app, "_MOST_REFUSING", 60)
+    monkeypatch.setattr(server_module, "_QUIET", 1.5)
+    monkeypatch.setattr(server_module, "_MAX_REFUSING", 60)
     stopping.stop()
-    refusing = threading.Thread(target=stopping.server.app._refuse)
+    refusing = threading.Thread(target=stopping.server.app.grpc.refuse)
     refusing.start()
     end = time.monotonic() + 4
     while time.monotonic() < end:
@@ -191,7 +191,7 @@ def test_a_generation_without_a_sequence_says_where_it_was_cut_off(two):
 
 def test_no_state_is_handed_over_that_has_a_step_in_it_whose_answer_cannot_be_sent(stopping):
     """It waits behind one that is cut off: sent without that one, it would be taken for its answer."""
-    line, streams = stopping.line, stopping.server.app._streams
+    line, streams = stopping.line, stopping.server.app.grpc.streams
     assert output(line.ask(step("a", 1, handoff=True)))[0, 0] == 3
     line.send(step("b", 1e6, model="counter", shape=(1, 1), handoff=True), step("a", 2, handoff=True))
     (stream,) = streams._live
@@ -199,4 +199,4 @@ def test_no_state_is_handed_over_that_has_a_step_in_it_whose_answer_cannot_be_se
     stopping.stop()
     streams.cut_off(10)
     assert rest_of(line) == ([], grpc.StatusCode.UNAVAILABLE)
-    assert streams.in_hand == 0
+    assert stopping.server.app.budget.in_flight == 0

@@ -100,4 +100,4 @@ def test_what_the_model_has_not_is_refused_with_the_file_and_the_key(told, fault
 )
 def test_the_time_of_a_run_is_steady_where_no_axis_but_that_of_the_rows_is_free(tmp_path, model, told, steady):
     onnx.save(model, tmp_path / "model.onnx")
-    assert Session(tmp_path / "model.onnx", SessionOptions(axes=BatchAxes(**told))).steady is steady
+    assert Session(tmp_path / "model.onnx", SessionOptions(axes=BatchAxes(**told))).fixed_cost is steady

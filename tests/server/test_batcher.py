@@ -13,20 +13,20 @@ import pytest
 from onnxserve.tensor import DataType
 from onnxserve_server.core import Result
 from onnxserve_server.engine.model import ServedModel
-from onnxserve_server.errors import Cancelled, DeadlineExceeded, Draining, ModelRunFailed, QueueFull
+from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed, ModelStopped, QueueFull
 from onnxserve_server.runtime.session import RunFailed
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.batcher import Batcher
-from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.running import BatchRunner
 from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
+from support.engines import make_services
 
 COLUMN = (TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
 ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
 
 
 def new_batcher(clock, instances=1, **policy):
-    return Batcher(BatchPolicy(**{"enabled": True} | policy), clock, lambda _: None, instances)
+    return Batcher(BatchPolicy(**{"enabled": True} | policy), make_services(clock), instances)
 
 
 def idle_slot(batcher):
@@ -103,10 +103,10 @@ def test_a_job_waits_for_mates_until_the_delay_of_the_oldest_is_over(clock, make
     batcher = new_batcher(clock, max_delay=5.0)
     slots = [idle_slot(batcher) for _ in range(2)]
     oldest = submit(batcher, make_job(arrived=100.0))
-    assert batcher.rouse(math.inf) is None
+    assert batcher.dispatch(math.inf) is None
     clock.now = 104.9
     mate = submit(batcher, make_job(arrived=104.9))
-    assert batcher.rouse(math.inf) is None
+    assert batcher.dispatch(math.inf) is None
     clock.now = 105.0
     assert batcher.take(slots[1]).jobs == [*oldest, *mate]
 
@@ -115,7 +115,7 @@ def test_a_full_batch_does_not_wait(clock, make_job):
     batcher = new_batcher(clock, max_delay=5.0, max_rows=4)
     idle_slot(batcher)
     jobs = submit(batcher, make_job(1), make_job(3))
-    assert batcher.rouse(math.inf).jobs == [*jobs]
+    assert batcher.dispatch(math.inf).jobs == [*jobs]
 
 
 def test_a_row_shape_that_waits_for_mates_does_not_hold_up_another(clock, make_job):
@@ -123,7 +123,7 @@ def test_a_row_shape_that_waits_for_mates_does_not_hold_up_another(clock, make_j
     idle_slot(batcher)
     first = submit(batcher, make_job(key=1))
     full = submit(batcher, make_job(key=2), make_job(key=2))
-    assert batcher.rouse(math.inf).jobs == [*full]
+    assert batcher.dispatch(math.inf).jobs == [*full]
     clock.now = 105.0
     assert batcher.take(Slot()).jobs == [*first]
 
@@ -140,7 +140,7 @@ def test_a_delay_is_watched_after_a_full_batch_was_lent_out(clock, make_job):
     slot = idle_slot(batcher)
     batcher._delaying = True  # the executor sleeps until the delay of a job that has left
     submit(batcher, make_job(key=1))
-    borrowed = batcher.rouse(math.inf)
+    borrowed = batcher.dispatch(math.inf)
     submit(batcher, make_job(key=2))
     assert batcher.next(borrowed, 0.0) is None
     assert slot.sleep(0)  # the executor is woken for the second
@@ -197,7 +197,7 @@ def test_a_closed_batcher_refuses_and_hands_out_what_waits(clock, make_job):
     batcher = new_batcher(clock)
     jobs = submit(batcher, make_job())
     batcher.close()
-    with pytest.raises(Draining):
+    with pytest.raises(ModelStopped):
         batcher.submit(make_job())
     assert batcher.take(Slot()).jobs == [*jobs]
     assert batcher.take(Slot()) is None
@@ -299,10 +299,10 @@ def test_an_executor_goes_on_waiting_when_all_it_picks_has_just_ended(clock, mak
     idle_slot(batcher)
     (ending,) = submit(batcher, make_job())
     ending.end(Cancelled("in another thread"))
-    assert batcher.rouse(math.inf) is None
+    assert batcher.dispatch(math.inf) is None
     assert books(batcher) == (0, 0, 0, 0)
     jobs = submit(batcher, make_job())
-    assert batcher.rouse(math.inf).jobs == [*jobs]
+    assert batcher.dispatch(math.inf).jobs == [*jobs]
 
 
 def test_a_run_is_stopped_only_when_its_last_member_leaves(clock, make_job):
@@ -378,12 +378,12 @@ def test_a_discarded_job_tells_nobody_and_cannot_end(make_job):
 def test_a_batch_is_lent_only_while_an_executor_sleeps(clock, make_job):
     batcher = new_batcher(clock, max_rows=1)
     submit(batcher, make_job())
-    assert batcher.rouse(math.inf) is None
+    assert batcher.dispatch(math.inf) is None
     batcher.take(Slot())
     idle_slot(batcher)
     submit(batcher, make_job(), make_job())
-    assert batcher.rouse(math.inf) is not None
-    assert batcher.rouse(math.inf) is None
+    assert batcher.dispatch(math.inf) is not None
+    assert batcher.dispatch(math.inf) is None
 
 
 @pytest.mark.parametrize(("run", "lent"), [(None, False), (0.002, False), (0.001, True)])
@@ -392,7 +392,7 @@ def test_runs_are_left_to_the_caller_only_when_the_last_ones_were_short(clock, m
     slot = idle_slot(batcher)
     batcher.finished(Batch([], 0, Slot()), run)
     submit(batcher, make_job())
-    assert (batcher.rouse(0.001) is not None) == lent
+    assert (batcher.dispatch(0.001) is not None) == lent
     assert slot.sleep(0) != lent
 
 
@@ -400,21 +400,21 @@ def test_the_borrower_goes_on_with_what_waits_and_gives_the_slot_back(clock, mak
     batcher = new_batcher(clock, max_rows=1)
     slot = idle_slot(batcher)
     first, second = submit(batcher, make_job(), make_job())
-    batch = batcher.rouse(math.inf)
+    batch = batcher.dispatch(math.inf)
     assert batch.jobs == [first]
     batch = batcher.next(batch, math.inf)
     assert batch.jobs == [second]
     assert batcher.next(batch, math.inf) is None
     assert not slot.sleep(0)
     submit(batcher, make_job())
-    assert batcher.rouse(math.inf) is not None
+    assert batcher.dispatch(math.inf) is not None
 
 
 def test_the_executor_is_woken_when_the_borrower_leaves_work_behind(clock, make_job):
     batcher = new_batcher(clock, max_rows=1)
     slot = idle_slot(batcher)
     submit(batcher, make_job(), make_job())
-    assert batcher.next(batcher.rouse(math.inf), 0.0) is None
+    assert batcher.next(batcher.dispatch(math.inf), 0.0) is None
     assert slot.sleep(0)
 
 
@@ -422,7 +422,7 @@ def test_a_closed_batcher_lends_no_slot_and_its_borrower_wakes_the_executor(cloc
     batcher = new_batcher(clock)
     slot = idle_slot(batcher)
     submit(batcher, make_job())
-    batch = batcher.rouse(math.inf)
+    batch = batcher.dispatch(math.inf)
     batcher.close()
     assert not slot.sleep(0)
     assert batcher.next(batch, math.inf) is None
@@ -434,7 +434,7 @@ def test_a_second_executor_is_woken_for_what_the_first_one_leaves(clock, make_jo
     batcher = new_batcher(clock, instances=2, max_rows=1)
     slots = [idle_slot(batcher) for _ in range(2)]
     submit(batcher, make_job(), make_job())
-    assert batcher.rouse() is None
+    assert batcher.dispatch() is None
     (woken,) = (slot for slot in slots if slot.sleep(0))
     assert batcher.take(woken) is not None
     (other,) = (slot for slot in slots if slot is not woken)
@@ -445,7 +445,7 @@ def test_a_second_executor_is_woken_for_what_the_borrower_leaves(clock, make_job
     batcher = new_batcher(clock, instances=2, max_rows=1)
     slots = [idle_slot(batcher) for _ in range(2)]
     submit(batcher, make_job(), make_job())
-    assert batcher.rouse(math.inf) is not None
+    assert batcher.dispatch(math.inf) is not None
     assert sum(slot.sleep(0) for slot in slots) == 1
 
 
@@ -686,18 +686,18 @@ class Counting:
         return [2 * feeds["x"] for _ in outputs]
 
 
-def started(session, clock=lambda: 0.0, longest_inline=0.0, **spec):
-    model = ServedModel(model_spec(**spec), session, clock, DeadlineWatch(clock), longest_inline)
+def started(session, clock=lambda: 0.0, max_inline=0.0, **spec):
+    model = ServedModel(model_spec(**spec), session, make_services(clock), max_inline)
     model.start()
     return model
 
 
 @pytest.mark.parametrize("max_delay", [0.0, 0.0005], ids=["natural", "delayed"])
-@pytest.mark.parametrize("longest_inline", [0.0, math.inf], ids=["executors", "inline"])
+@pytest.mark.parametrize("max_inline", [0.0, math.inf], ids=["executors", "inline"])
 @pytest.mark.parametrize("instances", [1, 2])
-def test_there_are_never_more_runs_than_instances_and_every_job_ends(make_job, instances, longest_inline, max_delay):
+def test_there_are_never_more_runs_than_instances_and_every_job_ends(make_job, instances, max_inline, max_delay):
     session = Counting()
-    model = started(session, time.monotonic, longest_inline, instances=instances, max_rows=3, max_delay=max_delay)
+    model = started(session, time.monotonic, max_inline, instances=instances, max_rows=3, max_delay=max_delay)
     threads, bursts = 8, 40
     barrier = threading.Barrier(threads)
     jobs = [[] for _ in range(threads)]
@@ -708,7 +708,7 @@ def test_there_are_never_more_runs_than_instances_and_every_job_ends(make_job, i
             mine = [make_job(1, value=i * 1000 + burst + j, outputs=ANSWER, arrived=time.monotonic()) for j in range(2)]
             jobs[i] += mine
             for job in mine:
-                model.submit(job)
+                model.queue(job)
             model.flush()
             if burst % 5 == 0:
                 mine[0].cancel()
@@ -739,7 +739,7 @@ def test_all_instances_run_when_one_burst_brings_work_for_all(make_job):
     model = started(Meeting(), instances=3, max_rows=1)
     jobs = values(make_job, 1, 2, 3)
     for job in jobs:
-        model.submit(job)
+        model.queue(job)
     model.flush()
     assert all(job.over.wait(20) for job in jobs)
     model.stop()
@@ -750,19 +750,19 @@ def test_a_stopped_model_finishes_what_waits_and_refuses_what_comes(make_job):
     model = started(Counting(), max_rows=1)
     jobs = values(make_job, *range(20))
     for job in jobs:
-        model.submit(job)
+        model.queue(job)
     model.flush()
     model.stop()
     assert [answer(job) for job in jobs] == [[2 * i] for i in range(20)]
-    with pytest.raises(Draining):
-        model.submit(make_job())
+    with pytest.raises(ModelStopped):
+        model.queue(make_job())
 
 
 def test_a_job_that_is_too_late_to_run_is_answered_before_the_model_has_stopped(clock, make_job):
     session = Counting()
-    model = ServedModel(model_spec(), session, clock, DeadlineWatch(clock))
+    model = ServedModel(model_spec(), session, make_services(clock))
     job = make_job(deadline=101.0)
-    model.submit(job)
+    model.queue(job)
     clock.now = 101.0
     model.start()
     model.stop()
@@ -774,7 +774,7 @@ def test_the_executor_lives_on_after_a_failed_run(make_job):
     model = started(Hooked(fails=lambda rows: 1 in rows))
     for number in (1, 2, 1, 3):
         (job,) = values(make_job, number)
-        model.submit(job)
+        model.queue(job)
         model.flush()
         assert job.over.wait(10)
         assert isinstance(job.outcome, ModelRunFailed) if number == 1 else answer(job) == [2 * number]

@@ -49,9 +49,9 @@ def who_imports(library):
     }
 
 
-def test_only_the_edge_and_the_wiring_know_grpc():
+def test_only_the_edge_knows_grpc():
     users = {name for library in ("grpc", "grpc_health", "grpc_reflection") for name in who_imports(library)}
-    assert {part(name) for name in users} == {"edge", "app"}
+    assert {part(name) for name in users} == {"edge"}
 
 
 def test_only_the_runtime_knows_onnxruntime():

@@ -169,7 +169,7 @@ def test_where_the_lane_does_not_work_the_plain_edge_serves(serving, tmp_path, m
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
     with serving(root, serves_on="plain", edge="lane") as server:
         assert server.client.predict("double", {"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[2, 2, 2]]
-    warnings = [record for record in caplog.records if record.name == "onnxserve_server.app"]
+    warnings = [record for record in caplog.records if record.name == "onnxserve_server.edge.server"]
     (warning,) = [record for record in warnings if record.levelno >= logging.WARNING]
     assert grpc.__version__ in warning.getMessage()
     assert "plain edge" in warning.getMessage()
@@ -186,7 +186,7 @@ def test_a_call_without_a_message_is_ended_and_let_go(on_lane, channel):
     call = channel.stream_unary(PREDICT)
     error = call.future(iter(()), timeout=10).exception()
     assert error.code() not in (grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED)
-    until(lambda: on_lane.app._edge.live_calls == 0)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 0)
 
 
 def test_a_call_that_is_cancelled_before_its_message_is_let_go(on_lane, channel):
@@ -197,28 +197,28 @@ def test_a_call_that_is_cancelled_before_its_message_is_let_go(on_lane, channel)
         yield b""
 
     call = channel.stream_unary(PREDICT).future(messages())
-    until(lambda: on_lane.app._edge.live_calls == 1)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 1)
     call.cancel()
-    until(lambda: on_lane.app._edge.live_calls == 0)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 0)
     never.set()
 
 
 def test_a_call_that_is_cancelled_while_it_runs_is_let_go_and_its_run_stopped(on_lane, channel):
     call = channel.unary_unary(PREDICT).future(endless())
     on_lane.wait_for("slow", lambda load: load.running_jobs == 1)
-    assert on_lane.app._edge.live_calls == 1
+    assert on_lane.app.grpc.edge.live_calls == 1
     call.cancel()
     on_lane.wait_for("slow", lambda load: load.running_jobs == 0)
-    until(lambda: on_lane.app._edge.live_calls == 0)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 0)
 
 
 def test_the_calls_of_a_connection_that_breaks_are_let_go(on_lane):
     channel = grpc.insecure_channel(on_lane.address, options=[("grpc.use_local_subchannel_pool", 1)])
     calls = [channel.unary_unary(PREDICT).future(endless()) for _ in range(10)]
-    until(lambda: on_lane.app._edge.live_calls == 10)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 10)
     channel.close()
     assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
-    until(lambda: on_lane.app._edge.live_calls == 0)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 0)
     on_lane.wait_for("slow", lambda load: (load.running_jobs, load.queued_jobs) == (0, 0))
 
 
@@ -229,7 +229,7 @@ def test_calls_cancelled_at_any_moment_are_let_go(on_lane, channel):
         if i % 3:  # else it is cancelled at once
             threading.Event().wait(i % 10 * 1e-4)
         call.cancel()
-    until(lambda: on_lane.app._edge.live_calls == 0)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 0)
     assert method(double(), timeout=10)
 
 
@@ -239,13 +239,13 @@ def test_more_calls_at_a_time_than_are_armed_are_all_answered(on_lane, channel):
     for i, call in enumerate(calls):
         answer = inference_service_pb2.PredictResponse.FromString(call.result())
         assert list(answer.outputs[0].shape) == [i % 3 + 1, 3]
-    until(lambda: on_lane.app._edge.live_calls == 0)
+    until(lambda: on_lane.app.grpc.edge.live_calls == 0)
 
 
 def test_a_handler_that_raises_does_not_end_the_lane(serving, tmp_path, monkeypatch, caplog):
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
     with serving(root, edge="lane", drain_timeout=0) as server, grpc.insecure_channel(server.address) as channel:
-        method = next(method for method in server.app._edge._methods if method.name == PREDICT)
+        method = next(method for method in server.app.grpc.edge._methods if method.name == PREDICT)
 
         def broken(call, message):
             raise RuntimeError("a defect")

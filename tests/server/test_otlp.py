@@ -12,6 +12,7 @@ from onnxserve_server.errors import ServeError
 from onnxserve_server.telemetry import telemetry as telemetry_module
 from onnxserve_server.telemetry.otlp import MetricPush
 from onnxserve_server.telemetry.telemetry import Options, Telemetry
+from support.engines import make_sources
 
 SHORT, SLACK = 1.0, 0.5  # seconds
 
@@ -31,7 +32,7 @@ def endpoint(listener):
 def telemetry(listener):
     """All three signals, to that collector."""
     options = Options(endpoint=endpoint(listener), interval=0.1, trace_ratio=1)
-    return Telemetry(options, time.monotonic, list, lambda _name, _version: None)
+    return Telemetry(options, time.monotonic, make_sources())
 
 
 def test_what_never_started_can_be_stopped(silent):
@@ -60,7 +61,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, lo
     assert trace is not None
     # A span, a record of the log, and figures are there to be sent.
     asked = SimpleNamespace(method="Predict", model="m", version="", request_id="", arrived=now, trace=trace)
-    recorder.answered(asked, "INTERNAL", ServeError("it failed"))
+    recorder.on_answer(asked, "INTERNAL", ServeError("it failed"))
     connection, _ = silent.accept()
     with connection:
         began = time.monotonic()

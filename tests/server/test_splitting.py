@@ -8,14 +8,13 @@ import pytest
 
 from onnxserve.tensor import DataType
 from onnxserve_server.core import Receipt, Request, Result, WireTensor
-from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.splitting import Split
 from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed, QueueFull
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.batcher import Batcher
-from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
+from support.engines import make_engine, make_services
 
 COLUMN = (TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
 ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
@@ -85,7 +84,7 @@ def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):
 
 
 def test_cancelling_the_whole_takes_every_part_out_of_queue_and_batch(make_job, clock):
-    batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), clock, lambda _: None)
+    batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), make_services(clock))
     whole = counted(make_job, 6)
     split = split_of(whole, 2)
     for part in split.parts:
@@ -100,7 +99,7 @@ def test_cancelling_the_whole_takes_every_part_out_of_queue_and_batch(make_job, 
 
 
 def test_a_deadline_that_passes_ends_the_whole_once(make_job, clock):
-    batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), clock, lambda _: None)
+    batcher = Batcher(BatchPolicy(enabled=True, max_rows=2), make_services(clock))
     whole = counted(make_job, 6, deadline=101.0)
     for part in split_of(whole, 2).parts:
         batcher.submit(part)
@@ -134,9 +133,9 @@ class Waiting:
             requested_providers=("cpu",),
             providers=("cpu",),
         )
-        self.model = ServedModel(spec, self.session, clock, DeadlineWatch(clock))
-        self.engine = Engine(clock)
-        self.engine.add(self.model)
+        self.engine = make_engine(clock)
+        self.model = ServedModel(spec, self.session, self.engine.services)
+        self.engine.table.add(self.model)
         self.outcomes = []
 
     def submit(self, rows, deadline=math.inf):

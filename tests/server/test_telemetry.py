@@ -19,7 +19,7 @@ from onnxserve_server.telemetry.attribution import Rapl, Shares
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name
 from onnxserve_server.telemetry.logs import Console, Json, RateLimit
 from onnxserve_server.telemetry.metric_data import Distribution
-from onnxserve_server.telemetry.recorder import _MOST_UNFOLDED, OTHER, Recorder
+from onnxserve_server.telemetry.recorder import _MAX_UNFOLDED, OTHER, Recorder
 from onnxserve_server.telemetry.slow_requests import SlowRequest, SlowRequests
 from onnxserve_server.telemetry.system import System
 
@@ -33,10 +33,9 @@ def asked(clock, model="m", seconds=0.0, request_id=""):
     )
 
 
-def recorder(clock):
-    made = Recorder(clock)
-    made.know(lambda name, version: SimpleNamespace(name=name, version="1") if name == "m" else None)
-    return made
+def recorder(clock, serving=("m",)):
+    """A recorder that knows version 1 of the models that serve now."""
+    return Recorder(clock, lambda name, version: SimpleNamespace(name=name, version="1") if name in serving else None)
 
 
 def points(metrics, instrument):
@@ -67,7 +66,7 @@ def test_nothing_is_lost_between_threads_that_note_and_fold():
 
     def note():
         for i in range(20_000):
-            watched.answered(asked(clock), "OK", Result(f"m{i % 7}", "1", (), RECEIPT))
+            watched.on_answer(asked(clock), "OK", Result(f"m{i % 7}", "1", (), RECEIPT))
 
     def collect():
         while not collected.is_set():
@@ -92,32 +91,33 @@ def test_nothing_is_lost_between_threads_that_note_and_fold():
 def test_what_nobody_collects_is_folded_all_the_same(clock):
     watched = recorder(clock)
     spec = SimpleNamespace(name="m", version="1")
-    for _ in range(10 * _MOST_UNFOLDED):
-        watched.ran(Run(spec, 1, 1, 0, 0.0, 0.0, 0.0, 0.001, ()))
-        watched.ended("Stream", "OK", 1.0)
-        watched.answered(asked(clock), "OK", Result("m", "1", (), RECEIPT))
-    assert len(watched._runs) + len(watched._ended) < 2 * _MOST_UNFOLDED
-    assert all(len(figures) < 3 * _MOST_UNFOLDED for figures in watched._answered.values())
+    for _ in range(10 * _MAX_UNFOLDED):
+        watched.on_run(Run(spec, 1, 1, 0, 0.0, 0.0, 0.0, 0.001, ()))
+        watched.on_call_end("Stream", "OK", 1.0)
+        watched.on_answer(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+    assert len(watched._runs) + len(watched._ended) < 2 * _MAX_UNFOLDED
+    assert all(len(figures) < 3 * _MAX_UNFOLDED for figures in watched._answered.values())
     metrics = watched.collect()
     assert [sum(points(metrics, one).values()) for one in (catalogue.REQUESTS, catalogue.ROWS_RUN)] == [10_240] * 2
 
 
 def test_failures_do_not_count_as_durations(clock):
     watched = recorder(clock)
-    watched.answered(asked(clock, seconds=0.3), "DEADLINE_EXCEEDED", DeadlineExceeded("too late"))
+    watched.on_answer(asked(clock, seconds=0.3), "DEADLINE_EXCEEDED", DeadlineExceeded("too late"))
     metrics = watched.collect()
     assert sum(points(metrics, catalogue.REQUESTS).values()) == 1
     assert catalogue.REQUEST_DURATION not in {metric.instrument for metric in metrics}
 
 
 def test_names_that_callers_make_up_are_one_series(clock):
-    watched, unknown = recorder(clock), ModelNotFound("no such model", "m")
+    serving = {"m"}
+    watched, unknown = recorder(clock, serving), ModelNotFound("no such model", "m")
     for i in range(3000):
         made_up = asked(clock, model="m" if i % 2 else f"m{i}" * 1000, seconds=1.0)
         made_up.version = str(i)
-        watched.answered(made_up, "NOT_FOUND", unknown)
-    watched.know(lambda _name, _version: None)
-    watched.answered(asked(clock), "NOT_FOUND", unknown)
+        watched.on_answer(made_up, "NOT_FOUND", unknown)
+    serving.clear()
+    watched.on_answer(asked(clock), "NOT_FOUND", unknown)
     found = points(watched.collect(), catalogue.REQUESTS)
     assert {labels[:2] for labels in found} == {("m", "1"), (OTHER, OTHER)}
     assert sum(found.values()) == 3001
@@ -126,10 +126,10 @@ def test_names_that_callers_make_up_are_one_series(clock):
 
 def test_failures_of_one_code_are_told_apart_by_their_reason(clock):
     watched, refused = recorder(clock), "RESOURCE_EXHAUSTED"
-    watched.answered(asked(clock), refused, QueueFull("full", 1.0))
-    watched.answered(asked(clock), refused, QueueFull("full", 1.0))
-    watched.answered(asked(clock), refused, SequencesFull("full"))
-    watched.answered(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+    watched.on_answer(asked(clock), refused, QueueFull("full", 1.0))
+    watched.on_answer(asked(clock), refused, QueueFull("full", 1.0))
+    watched.on_answer(asked(clock), refused, SequencesFull("full"))
+    watched.on_answer(asked(clock), "OK", Result("m", "1", (), RECEIPT))
     metrics = watched.collect()
     found = {labels[3:]: count for labels, count in points(metrics, catalogue.REQUESTS).items()}
     assert found == {(refused, "QUEUE_FULL"): 2, (refused, "SEQUENCES_FULL"): 1, ("OK", ""): 1}
@@ -138,7 +138,7 @@ def test_failures_of_one_code_are_told_apart_by_their_reason(clock):
 
 
 def test_what_the_log_says_of_a_failure_has_its_reason(clock, caplog):
-    recorder(clock).answered(asked(clock, request_id="r1"), "INTERNAL", ModelRunFailed("a caller's data"))
+    recorder(clock).on_answer(asked(clock, request_id="r1"), "INTERNAL", ModelRunFailed("a caller's data"))
     (told,) = caplog.records
     fields = json.loads(Json().format(told))
     assert (fields["error.type"], fields["request_id"], fields["model"]) == ("MODEL_RUN_FAILED", "r1", "m")
@@ -150,7 +150,7 @@ def test_what_came_by_http_is_no_call_of_grpc(clock):
     for method in ("Predict", PAGE):
         one = asked(clock)
         one.method = method
-        watched.answered(one, "OK", Result("m", "1", (), RECEIPT))
+        watched.on_answer(one, "OK", Result("m", "1", (), RECEIPT))
     metrics = watched.collect()
     predict = "onnxserve.v1.InferenceService/Predict"
     assert {labels[2] for labels in points(metrics, catalogue.REQUESTS)} == {predict, "Page"}
@@ -160,11 +160,11 @@ def test_what_came_by_http_is_no_call_of_grpc(clock):
 def test_a_defect_in_counting_costs_figures_and_no_answer(clock, caplog):
     watched = recorder(clock)
     no_figures = Result("m", "1", (), RECEIPT._replace(queue_us="no number"))
-    for _ in range(_MOST_UNFOLDED):  # the last one folds
-        watched.answered(asked(clock), "OK", no_figures)
+    for _ in range(_MAX_UNFOLDED):  # the last one folds
+        watched.on_answer(asked(clock), "OK", no_figures)
     assert [record.message for record in caplog.records] == ["figures are lost"]
 
-    watched.answered(asked(clock), "OK", no_figures)
+    watched.on_answer(asked(clock), "OK", no_figures)
     watched.collect()  # folds, and does not fail either
     caplog.clear()
 
@@ -173,17 +173,17 @@ def test_a_defect_in_counting_costs_figures_and_no_answer(clock, caplog):
 
     one = asked(clock)
     one.trace = SimpleNamespace(end=fail)
-    watched.answered(one, "OK", Result("m", "1", (), RECEIPT))
-    watched.ran(None)
+    watched.on_answer(one, "OK", Result("m", "1", (), RECEIPT))
+    watched.on_run(None)
     assert [record.message for record in caplog.records] == ["figures are lost"] * 2
-    watched.answered(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+    watched.on_answer(asked(clock), "OK", Result("m", "1", (), RECEIPT))
     assert [seen.counts.sum() for seen in points(watched.collect(), catalogue.QUEUE_DURATION).values()] == [1]
 
 
 def test_the_slowest_requests_are_kept_with_their_receipts_for_a_while(clock):
     watched = recorder(clock)
     for i in range(100):
-        watched.answered(asked(clock, seconds=i / 10, request_id=f"r{i}"), "OK", Result("m", "1", (), RECEIPT))
+        watched.on_answer(asked(clock, seconds=i / 10, request_id=f"r{i}"), "OK", Result("m", "1", (), RECEIPT))
     watched.collect()
     now = time.time()
     slowest = watched.slow.slowest(now)
@@ -198,7 +198,7 @@ def test_when_slow_requests_become_too_old_faster_ones_are_kept(clock):
     minutes_ago = time.time() - 301
     for _ in range(20):
         watched.slow.offer(SlowRequest(minutes_ago, "m", "1", "Predict", "OK", 10.0, None, ""))
-    watched.answered(asked(clock, seconds=2.0), "OK", Result("m", "1", (), RECEIPT))
+    watched.on_answer(asked(clock, seconds=2.0), "OK", Result("m", "1", (), RECEIPT))
     assert [one.seconds for one in watched.slow.slowest(time.time())] == [pytest.approx(2.0)]
 
 

@@ -16,10 +16,14 @@ def documents():
     return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
 
 
+def headings(text):
+    """The headings of a page, without their marks."""
+    return re.findall(r"^#+ (.+?) *$", _FENCE.sub("", text), re.MULTILINE)
+
+
 def anchors(text):
     """The anchors of a page's headings, by the rules that GitHub and mkdocs share."""
-    headings = re.findall(r"^#+ (.+?) *$", _FENCE.sub("", text), re.MULTILINE)
-    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings(text)}
 
 
 def links(text):

@@ -3,21 +3,20 @@
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import dataclass
 
 import grpc
 
-from onnxserve_server import app
-from onnxserve_server.engine.engine import Engine
+from onnxserve_server.edge import server
 from onnxserve_server.repository.config import BatchingConfig, ModelConfig, SequencesConfig
-from onnxserve_server.repository.load_status import Loads
+from onnxserve_server.repository.load_status import LoadStatuses
 from onnxserve_server.settings import Settings
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, prometheus_name
 from onnxserve_server.web.app import make_app
 from onnxserve_server.web.status import ServerStatus
 from support.cluster import ROOT
+from support.engines import make_engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +70,17 @@ def program():
     return Program(
         version=project["version"],
         variants=frozenset(project["optional-dependencies"]) & {"cpu", "gpu"},
-        inference=app._INFERENCE,
+        inference=server.INFERENCE,
         process="",
         codes=frozenset(code.name for code in grpc.StatusCode),
         keys=frozenset(keys),
         options=frozenset(re.findall(r"`providers: {cuda: {(\w+):", (ROOT / "docs/guides/serve.md").read_text())),
         metrics=metrics,
         paths=frozenset(route.path for route in make_app(_nothing_served()).routes),
-        ending=app._MOST_REFUSING + app._HANDING_OVER + app._STOP_TIMEOUT + app._WATCHERS_GRACE,
+        ending=server._MAX_REFUSING + server._HANDING_OVER + server._STOP_TIMEOUT + server._WATCHERS_GRACE,
         temporary=subprocess.run(in_a_pod, env={}, check=True, capture_output=True, text=True).stdout.strip(),
     )
 
 
 def _nothing_served():
-    return ServerStatus(Engine(time.monotonic), Loads(), lambda: True, None)
+    return ServerStatus(make_engine(), LoadStatuses(), lambda: True, None)

@@ -79,4 +79,4 @@ class Blocking:
 
 
 def live(server):
-    return sum(len(model.sequences) for model in server.app.engine.models())
+    return sum(len(model.sequences) for model in server.app.engine.table.models())

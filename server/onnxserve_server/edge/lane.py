@@ -28,7 +28,7 @@ from onnxserve_server.edge.status import Status
 logger = logging.getLogger(__name__)
 
 _ARMED = 32  # calls of a method that the core can hand over without waiting for Python to ask for the next
-_MOST_UNFLUSHED = 64  # messages handled before what they ask for is started
+_MAX_UNFLUSHED = 64  # messages handled before what they ask for is started
 _OK = cygrpc.StatusCode.ok
 _NO_FLAGS = 0
 _BUFFER_HINT = 1  # GRPC_WRITE_BUFFER_HINT: a write to the socket for each answer would be a third of a stream's cost
@@ -126,7 +126,7 @@ class Lane:
             try:
                 if kind != timeout:
                     self._handle(event)
-                if self._unflushed and (kind == timeout or self._unflushed >= _MOST_UNFLUSHED):
+                if self._unflushed and (kind == timeout or self._unflushed >= _MAX_UNFLUSHED):
                     self._unflushed = 0
                     self._flush_burst()
             except Exception:

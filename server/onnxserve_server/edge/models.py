@@ -5,33 +5,82 @@ from typing import NoReturn
 import grpc
 
 from onnxserve.v1 import model_service_pb2 as model_service
-from onnxserve.v1 import model_service_pb2_grpc
-from onnxserve_server.edge.onnxserve_v1 import encode_model
+from onnxserve.v1 import model_service_pb2_grpc, tensor_pb2
 from onnxserve_server.edge.status import status_of
-from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.table import Table
 from onnxserve_server.errors import ServeError
+from onnxserve_server.spec import ModelSpec, TensorSpec
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """Answers from what the engine serves."""
+    """Answers from the table of versions."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, table: Table) -> None:
+        self._table = table
 
     def ListModels(
         self, request: model_service.ListModelsRequest, context: grpc.ServicerContext
     ) -> model_service.ListModelsResponse:
-        """Return every version of every model."""
-        return model_service.ListModelsResponse(models=[encode_model(model.spec) for model in self._engine.models()])
+        """Return every version of every model; those that were stopped come last."""
+        ready = [encode_model(model.spec, model_service.MODEL_STATE_READY) for model in self._table.models()]
+        stopped = [encode_model(spec, model_service.MODEL_STATE_STOPPED) for spec in self._table.stopped()]
+        return model_service.ListModelsResponse(models=ready + stopped)
 
     def GetModel(
         self, request: model_service.GetModelRequest, context: grpc.ServicerContext
     ) -> model_service.GetModelResponse:
         """Return one model."""
+        stopped = self._table.find_stopped(request.model, request.version)
+        if stopped is not None:
+            model = encode_model(stopped, model_service.MODEL_STATE_STOPPED)
+            return model_service.GetModelResponse(model=model)
         try:
-            return model_service.GetModelResponse(model=encode_model(self._engine.spec(request.model, request.version)))
+            spec = self._table.resolve(request.model, request.version).spec
         except ServeError as error:
             _abort(context, error)
+        return model_service.GetModelResponse(model=encode_model(spec, model_service.MODEL_STATE_READY))
+
+
+def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_service.Model:
+    """Return what is known of a model as a Model message."""
+    policy = spec.batching
+    return model_service.Model(
+        name=spec.name,
+        version=spec.version,
+        state=state,
+        inputs=[_encode_spec(tensor) for tensor in spec.inputs],
+        outputs=[_encode_spec(tensor) for tensor in spec.outputs],
+        batching=model_service.Batching(
+            enabled=policy.enabled,
+            reason=policy.reason,
+            max_rows=policy.max_rows if policy.enabled else 1,
+            max_delay_us=round(policy.max_delay * 1e6),
+            max_queue_rows=policy.max_queue_rows,
+            max_queue_bytes=policy.max_queue_bytes,
+        ),
+        runtime=model_service.Runtime(
+            requested_providers=spec.requested_providers,
+            providers=spec.providers,
+            instances=spec.instances,
+            threads=spec.threads,
+            options=spec.provider_options,
+        ),
+        metadata=spec.metadata,
+        description=spec.description,
+    )
+
+
+def _encode_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
+    return tensor_pb2.TensorSpec(
+        name=spec.name,
+        data_type=tensor_pb2.DataType.Name(spec.data_type),
+        shape=[
+            tensor_pb2.Dimension(size=-1, name=size) if isinstance(size, str) else tensor_pb2.Dimension(size=size)
+            for size in spec.shape
+        ],
+        labels=spec.labels,
+        batch_axis=-1 if spec.batch_axis is None else spec.batch_axis,
+    )
 
 
 def _abort(context: grpc.ServicerContext, error: ServeError) -> NoReturn:

@@ -9,14 +9,13 @@ from google.protobuf.message import DecodeError
 
 from onnxserve.tensor import STRING, Array
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve.v1 import model_service_pb2 as model_service
 from onnxserve.v1 import tensor_pb2
 from onnxserve_server.core import Clock, Request, Result, Snapshot, Step, Stop, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
-from onnxserve_server.spec import ModelSpec, TensorSpec
+from onnxserve_server.spec import TensorSpec
 
-_LONGEST_REQUEST_ID = 128  # characters
-_MOST_TENSORS = 4096
+_MAX_REQUEST_ID = 128  # characters
+_MAX_TENSORS = 4096
 
 
 def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
@@ -39,11 +38,11 @@ def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
 
 def read_request(wire: inference.PredictRequest, deadline: float, clock: Clock) -> Request:
     """Return a PredictRequest as a request; `deadline` and errors as in decode_request()."""
-    if len(wire.request_id) > _LONGEST_REQUEST_ID:
-        raise InvalidRequest([Violation("request_id", f"it is longer than {_LONGEST_REQUEST_ID} characters")])
+    if len(wire.request_id) > _MAX_REQUEST_ID:
+        raise InvalidRequest([Violation("request_id", f"it is longer than {_MAX_REQUEST_ID} characters")])
     for field, count in (("inputs", len(wire.inputs)), ("outputs", len(wire.outputs))):
-        if count > _MOST_TENSORS:  # before a million objects are made of a message of two megabytes
-            raise InvalidRequest([Violation(field, f"{count} are more than any model has; at most {_MOST_TENSORS}")])
+        if count > _MAX_TENSORS:  # before a million objects are made of a message of two megabytes
+            raise InvalidRequest([Violation(field, f"{count} are more than any model has; at most {_MAX_TENSORS}")])
     if deadline != math.inf:
         deadline = clock() + deadline - time()
     if wire.HasField("timeout"):
@@ -71,10 +70,8 @@ def read_step(wire: inference.StreamRequest) -> Step | None:
     if not (wire.HasField("sequence") or wire.HasField("steps")):
         return None
     sequence, steps = wire.sequence, wire.steps
-    if wire.HasField("sequence") and not 0 < len(sequence.id) <= _LONGEST_REQUEST_ID:
-        raise InvalidRequest(
-            [Violation("sequence.id", f"a name of at most {_LONGEST_REQUEST_ID} characters is required")]
-        )
+    if wire.HasField("sequence") and not 0 < len(sequence.id) <= _MAX_REQUEST_ID:
+        raise InvalidRequest([Violation("sequence.id", f"a name of at most {_MAX_REQUEST_ID} characters is required")])
     state = None
     if sequence.HasField("state"):
         snapshot = sequence.state
@@ -132,45 +129,3 @@ def _write_tensors(field: Any, arrays: Iterable[tuple[TensorSpec, Array]]) -> No
             field.add(name=spec.name, data_type=STRING, shape=array.shape, strings=strings)
         else:  # add() copies the bytes once; a Tensor made apart would be copied again
             field.add(name=spec.name, data_type=spec.data_type, shape=array.shape, data=array.tobytes())
-
-
-def encode_model(spec: ModelSpec) -> model_service.Model:
-    """Return what is known of a model as a Model message."""
-    policy = spec.batching
-    return model_service.Model(
-        name=spec.name,
-        version=spec.version,
-        state=model_service.MODEL_STATE_READY,
-        inputs=[_encode_spec(tensor) for tensor in spec.inputs],
-        outputs=[_encode_spec(tensor) for tensor in spec.outputs],
-        batching=model_service.Batching(
-            enabled=policy.enabled,
-            reason=policy.reason,
-            max_rows=policy.max_rows if policy.enabled else 1,
-            max_delay_us=round(policy.max_delay * 1e6),
-            max_queue_rows=policy.max_queue_rows,
-            max_queue_bytes=policy.max_queue_bytes,
-        ),
-        runtime=model_service.Runtime(
-            requested_providers=spec.requested_providers,
-            providers=spec.providers,
-            instances=spec.instances,
-            threads=spec.threads,
-            options=spec.provider_options,
-        ),
-        metadata=spec.metadata,
-        description=spec.description,
-    )
-
-
-def _encode_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
-    return tensor_pb2.TensorSpec(
-        name=spec.name,
-        data_type=tensor_pb2.DataType.Name(spec.data_type),
-        shape=[
-            tensor_pb2.Dimension(size=-1, name=size) if isinstance(size, str) else tensor_pb2.Dimension(size=size)
-            for size in spec.shape
-        ],
-        labels=spec.labels,
-        batch_axis=-1 if spec.batch_axis is None else spec.batch_axis,
-    )

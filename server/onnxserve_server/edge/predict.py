@@ -2,11 +2,11 @@
 
 import logging
 
-from onnxserve_server.core import Clock, Request, Result, Trace
+from onnxserve_server.core import Request, Result, Trace
 from onnxserve_server.edge.calls import Call
 from onnxserve_server.edge.onnxserve_v1 import decode_request, encode_result
-from onnxserve_server.edge.status import OK, code_of, status_of
-from onnxserve_server.engine.engine import Engine
+from onnxserve_server.edge.status import OK, status_of
+from onnxserve_server.engine.seam import Inference
 from onnxserve_server.errors import ServeError
 from onnxserve_server.observing import Observer
 
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 class Predict:
     """Handles the calls of InferenceService.Predict. `observer` is told of each."""
 
-    def __init__(self, engine: Engine, clock: Clock, observer: Observer | None = None) -> None:
+    def __init__(self, engine: Inference, observer: Observer | None = None) -> None:
         self._engine = engine
-        self._clock = clock
+        self._clock = engine.clock
         self._observer = observer
 
     def __call__(self, call: Call, message: bytes) -> None:
@@ -90,9 +90,9 @@ class _ObservedAnswer(_Answer):
     def __call__(self, outcome: Result | ServeError) -> None:
         error = self._send(outcome)
         if error is None and isinstance(outcome, Result):
-            self._observer.answered(self, OK, outcome)
+            self._observer.on_answer(self, OK, outcome)
         elif error is not None:
-            self._observer.answered(self, code_of(error), error)
+            self._observer.on_answer(self, error.code.name, error)
 
 
 def unexpected(request_id: str) -> ServeError:

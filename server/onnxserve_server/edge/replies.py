@@ -1,18 +1,17 @@
 """The answers of a stream: what becomes of the outcomes of its requests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server.core import Result, StepResult, Trace
-from onnxserve_server.edge.inflight import Place
+from onnxserve_server.edge.inflight import InflightRequest
 from onnxserve_server.edge.onnxserve_v1 import write_result, write_snapshot
 from onnxserve_server.edge.predict import unexpected
-from onnxserve_server.edge.status import OK, code_of, google_status
+from onnxserve_server.edge.status import OK, google_status
+from onnxserve_server.engine.seam import Handoff
 from onnxserve_server.errors import CutOff, ServeError
 from onnxserve_server.observing import Observer
-from onnxserve_server.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     from onnxserve_server.edge.stream import Stream
@@ -25,7 +24,7 @@ class Answer:
 
     trace: Trace | None = None
 
-    def __init__(self, stream: "Stream", place: Place) -> None:
+    def __init__(self, stream: "Stream", place: InflightRequest) -> None:
         self._stream = stream
         self._place = place
 
@@ -62,7 +61,7 @@ class ObservedAnswer(Answer):
     def __init__(
         self,
         stream: "Stream",
-        place: Place,
+        place: InflightRequest,
         *,
         observer: Observer,
         model: str,
@@ -82,11 +81,11 @@ class ObservedAnswer(Answer):
         """Send the outcome of the request, or of one of its steps, when its turn comes."""
         outcome = self._put(outcome)
         if isinstance(outcome, ServeError):
-            self._observer.answered(self, code_of(outcome), outcome)
+            self._observer.on_answer(self, outcome.code.name, outcome)
         elif isinstance(outcome, Result):
-            self._observer.answered(self, OK, outcome)
+            self._observer.on_answer(self, OK, outcome)
         elif outcome.final:
-            self._observer.answered(self, OK, outcome.result)
+            self._observer.on_answer(self, OK, outcome.result)
 
 
 def encode_answer(outcome: Result | StepResult | ServeError, request_id: str) -> bytes:
@@ -108,8 +107,8 @@ def encode_answer(outcome: Result | StepResult | ServeError, request_id: str) ->
     return response.SerializeToString()
 
 
-def encode_handoff(sequence: str, spec: ModelSpec, state: Sequence[tuple[TensorSpec, Array]]) -> bytes:
+def encode_handoff(handoff: Handoff) -> bytes:
     """Return the state of a sequence as a serialized StreamResponse that ends it here."""
-    response = inference.StreamResponse(handoff=inference.Handoff(sequence=sequence))
-    write_snapshot(response.handoff.state, spec.name, spec.version, state)
+    response = inference.StreamResponse(handoff=inference.Handoff(sequence=handoff.sequence))
+    write_snapshot(response.handoff.state, handoff.spec.name, handoff.spec.version, handoff.state)
     return response.SerializeToString()

@@ -6,72 +6,45 @@ caller that does not read its answers stops its own stream, and only that.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
-from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
-from onnxserve_server.core import Clock
 from onnxserve_server.edge.calls import StreamCall
-from onnxserve_server.edge.inflight import InHand, Place, Window, Work
+from onnxserve_server.edge.inflight import Inflight, InflightRequest, StreamBudget
 from onnxserve_server.edge.onnxserve_v1 import read_request, read_step
 from onnxserve_server.edge.predict import unexpected
 from onnxserve_server.edge.replies import Answer, ObservedAnswer, encode_handoff
 from onnxserve_server.edge.status import OK, status_of
-from onnxserve_server.engine.engine import Engine
-from onnxserve_server.engine.entry import Entry
+from onnxserve_server.engine.seam import Cancellable, Handoff, Inference
 from onnxserve_server.errors import Cancelled, CutOff, Draining, InvalidRequest, ServeError, Violation
 from onnxserve_server.observing import Observer
-from onnxserve_server.spec import TensorSpec
 
 _SERVER_STOPS = "the server is about to stop"
-
-
-class Budget(Protocol):
-    """What a stream shares with all others; see edge.streams.Streams.
-
-    Attributes:
-        engine: runs the requests.
-        clock: the engine's.
-        window: how much may be in hand.
-        observer: is told of each request, and of the end of each stream.
-    """
-
-    engine: Engine
-    clock: Clock
-    window: Window
-    observer: Observer | None
-
-    def take(self) -> None:
-        """Note that a stream has one more request in hand."""
-        ...
-
-    def has_room(self, stream: "Stream") -> bool:
-        """Whether a stream may read; where not, its read_on() is called when it may."""
-        ...
-
-    def give_back(self, count: int) -> None:
-        """Note that a stream has so many requests fewer in hand."""
-        ...
-
-    def forget(self, stream: "Stream") -> None:
-        """Note that a stream is over."""
-        ...
 
 
 class Stream:
     """One call. on_...() are for the edge; they must not be called while another one of on_message() runs."""
 
-    def __init__(self, call: StreamCall, streams: Budget) -> None:
+    def __init__(
+        self,
+        call: StreamCall,
+        engine: Inference,
+        budget: StreamBudget,
+        observer: Observer | None,
+        on_over: Callable[["Stream"], None],
+    ) -> None:
         self._call = call
-        self._streams = streams
-        self._opened = streams.clock()
-        self._sequences = streams.engine.sequences()
+        self._engine = engine
+        self._budget = budget
+        self._observer = observer
+        self._on_over = on_over
+        self._opened = engine.clock()
+        self._sequences = engine.sequences()
         self._lock = threading.Lock()  # guards what follows; never held while calling into the engine or the edge
-        self._hand = InHand(streams.window)
-        self._handoffs: list[tuple[str, Entry, Sequence[tuple[TensorSpec, Array]]]] | None = None
+        self._hand = Inflight(budget.window)
+        self._handoffs: list[Handoff] | None = None
         self._reading = False
         self._sending = False
         self._half_closed = False
@@ -135,20 +108,20 @@ class Stream:
             if self._reading or self._half_closed or self._ended or self._gone is not None:
                 return
             if self._hand.places:
-                if self._hand.is_full or not self._streams.has_room(self):
+                if self._hand.is_full or not self._budget.has_room(self):
                     return
             elif self._is_closing:  # with something in hand it reads on: that may still be cancelled
                 return
             self._reading = True
         self._call.read()
 
-    def answer(self, place: Place, message: bytes, *, final: bool = True) -> None:
+    def answer(self, place: InflightRequest, message: bytes, *, final: bool = True) -> None:
         """Put an answer in its place, and send what is due."""
         with self._lock:
             self._hand.put(place, message, final=final)
         self._pump()
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: InflightRequest) -> None:
         """Leave a request unanswered, or without its last answers. Answers behind it would be taken for its own."""
         with self._lock:
             self._dropped = True
@@ -156,10 +129,10 @@ class Stream:
         if count is None:
             self.abort()
         else:
-            self._streams.give_back(count)
+            self._budget.give_back(count)
             self._pump()
 
-    def hold(self, place: Place, resume: Callable[[], None]) -> bool:
+    def hold(self, place: InflightRequest, resume: Callable[[], None]) -> bool:
         """Whether a request of several steps has to wait until its caller has read more; `resume` is called then."""
         with self._lock:
             return self._gone is None and self._hand.hold(place, resume)
@@ -169,27 +142,27 @@ class Stream:
         """Whether no more requests are taken."""
         return bool(self._stopping) and not self._sequences.must_stay
 
-    def _add(self, nbytes: int) -> Place | None:
+    def _add(self, nbytes: int) -> InflightRequest | None:
         """Take a request in hand; None: the call ends without it, by which its caller knows that it was not run."""
         with self._lock:  # the one that stop() takes: no state is handed over while a step of it is on its way
             self._reading = False
             if self._ended or self._gone is not None or self._is_closing:
                 self._dropped = True
                 return None
-            self._streams.take()
+            self._budget.take()
             return self._hand.add(nbytes)
 
-    def _predict(self, place: Place, wire: inference.StreamRequest) -> None:
+    def _predict(self, place: InflightRequest, wire: inference.StreamRequest) -> None:
         place.request_id = wire.predict.request_id
         answer = self._answer_to(place, wire.predict.model, wire.predict.version)
-        work: Work
+        work: Cancellable
         try:
-            request, step = read_request(wire.predict, self._call.deadline, self._streams.clock), read_step(wire)
+            request, step = read_request(wire.predict, self._call.deadline, self._engine.clock), read_step(wire)
             if answer.trace is not None:
                 answer.trace.mark("admit")
                 request = request._replace(trace=answer.trace)
             if step is None:
-                work = self._streams.engine.submit(request, answer)
+                work = self._engine.submit(request, answer)
             else:
                 work = self._sequences.submit(request, step, answer, answer.hold)
         except Exception as raised:
@@ -222,15 +195,15 @@ class Stream:
             if self._ended:
                 return True
             self._hand.drop_last()
-        self._streams.give_back(1)
+        self._budget.give_back(1)
         self._pump()
         return True
 
-    def _answer_to(self, place: Place, model: str = "", version: str = "") -> Answer:
-        observer = self._streams.observer
+    def _answer_to(self, place: InflightRequest, model: str = "", version: str = "") -> Answer:
+        observer = self._observer
         if observer is None:
             return Answer(self, place)
-        trace = observer.begin(self._call.metadata, arrived := self._streams.clock())
+        trace = observer.begin(self._call.metadata, arrived := self._engine.clock())
         return ObservedAnswer(
             self, place, observer=observer, model=model, version=version, arrived=arrived, trace=trace
         )
@@ -266,7 +239,7 @@ class Stream:
             ended = self._ended
             resumed = self._hand.resumable()
         if left:
-            self._streams.give_back(left)
+            self._budget.give_back(left)
         if message is not None:
             self._call.send(message, more=more)
             self.read_on()
@@ -290,17 +263,16 @@ class Stream:
             self._handoffs = self._sequences.handoffs()
         if not self._handoffs:
             return None
-        name, entry, state = self._handoffs.pop()
-        return encode_handoff(name, entry.model.spec, state)
+        return encode_handoff(self._handoffs.pop())
 
     def _end(self, error: ServeError | None) -> None:
         status = None if error is None else status_of(error)
         self._sequences.close()
-        self._streams.forget(self)
+        self._on_over(self)
         self._call.end(status)
-        if self._streams.observer is not None:
+        if self._observer is not None:
             code = OK if status is None else status.code.name
-            self._streams.observer.ended("Stream", code, self._streams.clock() - self._opened)
+            self._observer.on_call_end("Stream", code, self._engine.clock() - self._opened)
 
 
 def _decoded(message: bytes) -> tuple[inference.StreamRequest, Violation | None]:

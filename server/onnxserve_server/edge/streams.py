@@ -1,15 +1,14 @@
-"""All streams of a server: how much they may have in hand together, and how they end when it stops, or they are old."""
+"""All streams of a server: how they end when it stops, or they are old."""
 
 import math
 import random
 import threading
 from collections.abc import Callable
 
-from onnxserve_server.core import Clock
 from onnxserve_server.edge.calls import StreamCall
-from onnxserve_server.edge.inflight import Window
+from onnxserve_server.edge.inflight import StreamBudget
 from onnxserve_server.edge.stream import Stream
-from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.seam import Inference
 from onnxserve_server.observing import Observer
 
 _SPREAD = 0.1  # of the lifetime, as gRPC's core has it for connections: else all that came together go together
@@ -20,8 +19,7 @@ class Streams:
 
     Args:
         engine: runs the requests.
-        clock: the engine's.
-        window: how much each may have in hand.
+        budget: how much streams may have in flight.
         observer: is told of each request, and of the end of each stream.
         lifetime: seconds after which a stream is to end and its caller to open another one.
         watch: is told when expire() is to be called.
@@ -32,43 +30,30 @@ class Streams:
 
     def __init__(
         self,
-        engine: Engine,
-        clock: Clock,
-        window: Window,
+        engine: Inference,
+        budget: StreamBudget,
         observer: Observer | None = None,
         *,
         lifetime: float = math.inf,
         watch: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self.observer = observer
-        self.engine = engine
-        self.clock = clock
-        self.window = window
+        self._engine = engine
+        self._budget = budget
+        self._observer = observer
         self._lock = threading.Lock()
         self._forgotten = threading.Condition(self._lock)
         self._live: dict[Stream, float] = {}  # and when each is to end
         self._lifetime = lifetime
         self._watch = watch
         self._next = math.inf  # when expire() has something to do
-        self._waiting: dict[Stream, None] = {}  # for others to have less in hand
-        self._in_hand = 0
         self._stopping = False
         self.refused = 0
 
-    @property
-    def active(self) -> int:
-        """Streams that are open."""
-        return len(self._live)
-
-    @property
-    def in_hand(self) -> int:
-        """Requests of all streams that are not yet answered and sent."""
-        return self._in_hand
-
-    def open(self, call: StreamCall) -> "Stream":
+    def open(self, call: StreamCall) -> Stream:
         """Return the handler of a call."""
-        stream = Stream(call, self)
-        end = self.clock() + self._lifetime * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+        stream = Stream(call, self._engine, self._budget, self._observer, self._forget)
+        end = self._engine.clock() + self._lifetime * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+        self._budget.open()
         with self._lock:
             self._live[stream] = end
             self._next = min(self._next, end)
@@ -108,37 +93,13 @@ class Streams:
         """End all streams with UNAVAILABLE, and what they have in hand with them."""
         self._tell_all(Stream.abort)
 
-    def take(self) -> None:
-        """Note that a stream has one more request in hand."""
-        with self._lock:
-            self._in_hand += 1
-
-    def has_room(self, stream: "Stream") -> bool:
-        """Whether a stream may read; where not, its read_on() is called when it may."""
-        with self._lock:
-            if self._in_hand < self.window.all_requests:
-                return True
-            self._waiting[stream] = None
-            return False
-
-    def give_back(self, count: int) -> None:
-        """Note that a stream has so many requests fewer in hand."""
-        woken: list[Stream] = []
-        with self._lock:
-            self._in_hand -= count
-            if self._waiting and self._in_hand < self.window.all_requests:
-                woken, self._waiting = list(self._waiting), {}
-        for stream in woken:
-            stream.read_on()
-
-    def forget(self, stream: "Stream") -> None:
-        """Note that a stream is over."""
+    def _forget(self, stream: Stream) -> None:
+        self._budget.close(stream)
         with self._lock:
             self._live.pop(stream, None)
-            self._waiting.pop(stream, None)
             self._forgotten.notify_all()
 
-    def _tell_all(self, what: Callable[["Stream"], None]) -> None:
+    def _tell_all(self, what: Callable[[Stream], None]) -> None:
         with self._lock:
             self._stopping = True
             live = list(self._live)

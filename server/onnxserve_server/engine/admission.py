@@ -14,12 +14,12 @@ from onnxserve_server.core import Done, Job, Request, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
 from onnxserve_server.spec import ModelSpec, TensorSpec
 
-_MOST_NAMES = 10  # told in one message
+_MAX_NAMES = 10  # told in one message
 _PRIORITIES = range(-10, 11)
 _STRING_OVERHEAD = 50  # bytes that a Python str takes beside its characters
 
 
-class Kept(NamedTuple):
+class ServerInputs(NamedTuple):
     """What the server adds to a request from what it keeps.
 
     Attributes:
@@ -40,7 +40,7 @@ class Admission:
         self._spec = spec
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
-        self._leading = spec.leading
+        self._rows_first = spec.rows_first
         self._batch_axes = _batch_axes(spec)
         # Shapes that are fixed but for the batch axis need no comparing, nor do jobs that run alone: all share a key.
         self._one_key = not self._batch_axes or not any(
@@ -48,8 +48,8 @@ class Admission:
         )
         self._like_axes = _like_axes(spec)
 
-    def admit(self, request: Request, arrived: float, done: Done, kept: Kept | None = None) -> Job:
-        """Return the request as a job, with what is `kept` for it.
+    def admit(self, request: Request, arrived: float, done: Done, server_inputs: ServerInputs | None = None) -> Job:
+        """Return the request as a job, with what the server adds to it.
 
         Raises:
             InvalidRequest: it does not fit the model; all that is wrong with it is listed.
@@ -59,9 +59,11 @@ class Admission:
         if request.priority not in _PRIORITIES:
             told = f"{request.priority} is not from {_PRIORITIES[0]} to {_PRIORITIES[-1]}"
             faults.append(Violation("priority", told))
-        if kept is not None:
-            outputs = (*(outputs if request.outputs else kept.answered), *kept.outputs)
-        arrays = self._arrays(request.inputs, faults, {} if kept is None else kept.inputs)
+        given: Mapping[int, Array] = {}
+        if server_inputs is not None:
+            outputs = (*(outputs if request.outputs else server_inputs.answered), *server_inputs.outputs)
+            given = server_inputs.inputs
+        arrays = self._arrays(request.inputs, faults, given)
         rows, nbytes = 1, sum(map(_size, request.inputs))
         if not faults:
             if self._batch_axes:
@@ -90,22 +92,22 @@ class Admission:
 
     def _key(self, arrays: tuple[Array, ...]) -> object:
         """Return what jobs must have in common to share a run: the shapes of rows, and what is in shared inputs."""
-        if self._leading:
+        if self._rows_first:
             return tuple([array.shape[1:] for array in arrays])
         return tuple([_in_common(tensor, array) for tensor, array in zip(self._spec.inputs, arrays, strict=True)])
 
     def _arrays(
-        self, tensors: Sequence[WireTensor], faults: list[Violation], kept: Mapping[int, Array]
+        self, tensors: Sequence[WireTensor], faults: list[Violation], given: Mapping[int, Array]
     ) -> tuple[Array, ...]:
-        """Return the request's tensors, and the kept ones, as arrays, in the model's order."""
+        """Return the request's tensors, and those that the server gives, as arrays, in the model's order."""
         inputs = self._inputs
-        arrays: dict[int, Array | None] = {**kept}
+        arrays: dict[int, Array | None] = {**given}
         for position, tensor in enumerate(tensors):
             known = inputs.get(tensor.name)
             if known is None:
                 told = f"the model has no input {tensor.name!r}; it has {_names(self._spec.inputs)}"
                 faults.append(Violation(f"inputs[{position}].name", told))
-            elif known.index in kept:
+            elif known.index in given:
                 told = f"input {tensor.name!r} is the sequence's state, which the server keeps; leave it out"
                 faults.append(Violation(f"inputs[{position}].name", told))
             elif known.index in arrays:
@@ -164,7 +166,7 @@ class Admission:
         """Return the path of the shape of a model's input in a request, which may list inputs in any order."""
         name = self._spec.inputs[index].name
         position = next((i for i, tensor in enumerate(tensors) if tensor.name == name), None)
-        return "inputs" if position is None else f"inputs[{position}].shape"  # a kept input is not in the request
+        return "inputs" if position is None else f"inputs[{position}].shape"  # the server gives it
 
 
 class _Input:
@@ -309,8 +311,8 @@ def _size(tensor: WireTensor) -> int:
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:
-    more = f" and {len(specs) - _MOST_NAMES} more" if len(specs) > _MOST_NAMES else ""
-    return ", ".join(repr(spec.name) for spec in specs[:_MOST_NAMES]) + more
+    more = f" and {len(specs) - _MAX_NAMES} more" if len(specs) > _MAX_NAMES else ""
+    return ", ".join(repr(spec.name) for spec in specs[:_MAX_NAMES]) + more
 
 
 def _told(shape: tuple[int | str, ...]) -> str:

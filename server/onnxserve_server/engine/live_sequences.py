@@ -2,42 +2,18 @@
 
 import math
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from onnxserve_server.core import Clock
-from onnxserve_server.errors import DeadlineExceeded, SequencesFull, ServeError
+from onnxserve_server.errors import DeadlineExceeded, ModelStopped, SequencesFull
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.spec import SequencePolicy
 
-
-class Live(Protocol):
-    """A live sequence.
-
-    Attributes:
-        idle_since: when its last step was over; None while one runs or waits.
-    """
-
-    idle_since: float | None
-
-    def evict(self) -> bool:
-        """Forget the state, unless a step runs or waits; tell whether it is forgotten."""
-        ...
+if TYPE_CHECKING:
+    from onnxserve_server.engine.sequence import LiveSequence, PendingStep
 
 
-class Held(Protocol):
-    """A request of several steps that waits for its caller to read, and is in no queue meanwhile."""
-
-    @property
-    def deadline(self) -> float:
-        """A time of the clock; inf for none."""
-        ...
-
-    def withdraw(self, error: ServeError) -> None:
-        """End it with `error`, unless it has ended."""
-        ...
-
-
-class SequenceBooks:
+class LiveSequences:
     """The live sequences of one model, and its requests that are held."""
 
     def __init__(self, policy: SequencePolicy, clock: Clock, deadlines: DeadlineWatch) -> None:
@@ -45,47 +21,64 @@ class SequenceBooks:
         self._clock = clock
         self._deadlines = deadlines
         self._lock = threading.Lock()
-        self._live: dict[Live, None] = {}
-        self._held: dict[Held, None] = {}
+        self._live: dict[LiveSequence, None] = {}
+        self._held: dict[PendingStep, None] = {}
+        self._stopped = False
         self.evicted = 0
 
     def __len__(self) -> int:
         """Return the number of live sequences."""
         return len(self._live)
 
-    def open(self, sequence: Live) -> None:
+    def open(self, sequence: "LiveSequence") -> None:
         """Note a new sequence.
 
         Raises:
             SequencesFull: there are as many as may be.
+            ModelStopped: the model was stopped.
         """
         with self._lock:
-            if len(self._live) >= self._policy.most:
-                raise SequencesFull(f"{self._policy.most} sequences of the model are live, which is as many as may be")
+            if self._stopped:
+                raise ModelStopped
+            if len(self._live) >= self._policy.max_live:
+                raise SequencesFull(
+                    f"{len(self._live)} sequences of the model are live, as many as its model.yaml allows"
+                )
             self._live[sequence] = None
 
-    def free(self, sequence: Live) -> None:
+    def free(self, sequence: "LiveSequence") -> None:
         """Note that a sequence is over; more than once does no harm."""
         with self._lock:
             self._live.pop(sequence, None)
 
-    def rest(self, sequence: Live) -> None:
+    def rest(self, sequence: "LiveSequence") -> None:
         """Note that a sequence has nothing to do from now on."""
         sequence.idle_since = now = self._clock()
         self._deadlines.watch(now + self._policy.idle)
 
-    def hold(self, request: Held) -> None:
-        """Keep the deadline of a request until let_go()."""
+    def hold(self, request: "PendingStep") -> None:
+        """Keep the deadline of a request that waits for its caller to read, until let_go()."""
+        with self._lock:
+            self._held[request] = None
         if request.deadline != math.inf:
-            with self._lock:
-                self._held[request] = None
             self._deadlines.watch(request.deadline)
 
-    def let_go(self, request: Held) -> None:
+    def let_go(self, request: "PendingStep") -> None:
         """Note that a request ends, or is in a queue again. Cheap for those that hold() was not called for."""
         if request in self._held:
             with self._lock:
                 self._held.pop(request, None)
+
+    def stop(self) -> None:
+        """Refuse new sequences, end what is held, and forget the states of the others; no step may run or wait."""
+        with self._lock:
+            self._stopped = True
+            live, held = list(self._live), list(self._held)
+        for request in held:
+            request.withdraw(ModelStopped())
+        for sequence in live:
+            sequence.evict("its model was stopped")
+            self.free(sequence)
 
     def expire(self, now: float) -> float:
         """End what has been idle, or held, for too long; return when the next one will have been, inf for none."""
@@ -103,7 +96,7 @@ class SequenceBooks:
                 continue
             if since + self._policy.idle > now:
                 following = min(following, since + self._policy.idle)
-            elif sequence.evict():
+            elif sequence.evict("it was idle for too long"):
                 self.free(sequence)
                 self.evicted += 1
         return following

@@ -1,88 +1,88 @@
-"""A model that serves: its spec, its queue and its executors."""
+"""One version of an ONNX model that serves: its admission, its queue, its executors and its live sequences."""
 
 import math
 
-from onnxserve_server.core import Clock, Job
-from onnxserve_server.engine.live_sequences import SequenceBooks
-from onnxserve_server.observing import Observer
-from onnxserve_server.scheduling.backlog import Backlog
+from onnxserve_server.core import Done, Job, Request
+from onnxserve_server.engine.admission import Admission, ServerInputs
+from onnxserve_server.engine.live_sequences import LiveSequences
+from onnxserve_server.engine.sequence_state import States
+from onnxserve_server.engine.splitting import Split
+from onnxserve_server.errors import ServeError
 from onnxserve_server.scheduling.batcher import Batcher, Load
-from onnxserve_server.scheduling.deadlines import DeadlineWatch
-from onnxserve_server.scheduling.executor import Executor, Settle, run_waiting
+from onnxserve_server.scheduling.executor import Executor, run_waiting
 from onnxserve_server.scheduling.running import BatchRunner, Model
+from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import ModelSpec
 
 
 class ServedModel:
-    """One version of a model, taking jobs from start() to stop().
+    """Implements Servable.
 
     Args:
         spec: what the model is.
         session: runs it.
-        clock: tells the time in seconds.
-        deadlines: watches the deadlines of its jobs.
-        longest_inline: runs of up to so many seconds are left to the thread that brings the jobs.
-        observer: is told of each run.
+        services: what all models share.
+        max_inline: runs of up to so many seconds are left to the thread that brings the jobs.
+
+    Attributes:
+        states: makes and checks the states of its sequences.
+        sequences: those that are live.
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        session: Model,
-        clock: Clock,
-        deadlines: DeadlineWatch,
-        longest_inline: float = 0.0,
-        *,
-        observer: Observer | None = None,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, session: Model, services: Services, max_inline: float = 0.0) -> None:
         self.spec = spec
-        self._deadlines = deadlines
+        self.states = States(spec)
+        self.sequences = LiveSequences(spec.sequences, services.clock, services.deadlines)
+        self._services = services
         # A graph that loops over its data may suddenly take long, and would hold up the thread that brings the jobs.
-        self._longest_inline = longest_inline if spec.steady else 0.0
-        self._batcher = Batcher(spec.batching, clock, deadlines.watch, spec.instances)
-        self._runner = BatchRunner(spec, session, self._batcher, clock, observer)
+        self._max_inline = max_inline if spec.fixed_cost else 0.0
+        self._admission = Admission(spec)
+        self._batcher = Batcher(spec.batching, services, spec.instances)
+        self._runner = BatchRunner(spec, session, self._batcher, services.clock, services.observer)
         label = f"{spec.name}/{spec.version}"
-        self._executors = [Executor(self._runner, self._batcher, label) for _ in range(spec.instances)]
-        self.sequences = SequenceBooks(spec.sequences, clock, deadlines)
-        self._unflushed = False
-
-    def settle_by(self, settle: Settle) -> None:
-        """Scatter results by `settle`; call it before start()."""
-        for executor in self._executors:
-            executor.settle = settle
-
-    def share(self, backlog: Backlog) -> None:
-        """Count what waits in a backlog; call it before start()."""
-        self._batcher.backlog = backlog
+        run_then_flush = services.flusher.run_then_flush
+        self._executors = [Executor(self._runner, self._batcher, run_then_flush, label) for _ in range(spec.instances)]
+        self._is_unflushed = False
 
     def start(self) -> None:
         """Start the executors."""
-        self._deadlines.subscribe(self._batcher.expire)
-        self._deadlines.subscribe(self.sequences.expire)
+        self._services.deadlines.subscribe(self._batcher.expire)
+        self._services.deadlines.subscribe(self.sequences.expire)
         for executor in self._executors:
             executor.start()
 
     def stop(self) -> None:
-        """Refuse new jobs, finish those that wait, end the executors."""
+        """Refuse new jobs, finish those that wait, end the sequences and the executors."""
         self._batcher.close()
         for executor in self._executors:
             executor.join()
-        self._deadlines.unsubscribe(self._batcher.expire)
-        self._deadlines.unsubscribe(self.sequences.expire)
+        self.sequences.stop()
+        self._services.deadlines.unsubscribe(self._batcher.expire)
+        self._services.deadlines.unsubscribe(self.sequences.expire)
         self._batcher.expire(math.inf)  # jobs that came out of the queue too late to be run
 
-    def submit(self, job: Job) -> bool:
-        """Queue a job; raises as Batcher.submit() does. Return True when flush() must be called and nobody will yet."""
+    def submit(self, request: Request, arrived: float, done: Done, server_inputs: ServerInputs | None = None) -> Job:
+        """Admit and queue a request, with what the server adds to it; raises as Engine.submit() does."""
+        job = self._admission.admit(request, arrived, done, server_inputs)
+        if request.trace is not None and server_inputs is None:  # not at each of ten thousand steps
+            request.trace.mark("queue")
+        if job.rows <= self.spec.batching.max_rows:
+            self.queue(job)
+        else:
+            self._queue_parts(job)
+        return job
+
+    def queue(self, job: Job) -> None:
+        """Queue an admitted job of at most max_rows rows; raises as Batcher.submit() does."""
         self._batcher.submit(job)
-        if self._unflushed:
-            return False
-        self._unflushed = True  # stored only by who then sees to the flush: else it could stay set for ever
-        return True
+        if not self._is_unflushed:
+            self._is_unflushed = True  # stored only by who then has it flushed: else it could stay set for ever
+            self._services.flusher.add(self)
 
     def flush(self) -> None:
         """Have what waits run: all that came together has been submitted."""
-        self._unflushed = False  # before looking: a job that comes after this asks for a flush of its own
-        run_waiting(self._runner, self._batcher, self._longest_inline)
+        self._is_unflushed = False  # before looking: a job that comes after this asks for a flush of its own
+        run_waiting(self._runner, self._batcher, self._max_inline)
 
     @property
     def run_seconds(self) -> float:
@@ -90,5 +90,17 @@ class ServedModel:
         return self._batcher.run_seconds
 
     def load(self) -> Load:
-        """Tell what waits and runs now."""
+        """Return what waits and runs now."""
         return self._batcher.load()
+
+    def _queue_parts(self, job: Job) -> None:
+        """Queue the parts of a large job, all or none."""
+        split = Split(job, self.spec.batching.max_rows, self.spec.inputs)
+        try:
+            for part in split.parts:
+                self.queue(part)
+        except ServeError:
+            refused = job.discard()  # else a part that ran meanwhile has ended the job, and its caller knows
+            split.withdraw_parts()
+            if refused:
+                raise

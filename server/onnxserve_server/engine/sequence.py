@@ -4,6 +4,20 @@ A step becomes an ordinary job once the step before has ended: its state inputs 
 include the next state's. A request of several steps becomes one job after the other in the same way, so that it joins
 and leaves the running batch between them.
 
+    phase      a request's step                    left by                              for
+    IDLE       none; the state is kept             add()                                QUEUED
+                                                   evict(): idle for too long, or the   EVICTED
+                                                   model stops
+                                                   end(), free()                        OVER
+    QUEUED     is about to be submitted            its job is queued                    RUNNING
+                                                   it is refused, or was withdrawn      IDLE
+    RUNNING    waits in the batcher, or runs       it ended, and another one follows    HELD
+                                                   it was the request's last            IDLE
+    HELD       the next one waits until its        the caller has read                  QUEUED
+               caller has read more                withdraw()                           QUEUED
+    OVER       none; no further one is taken
+    EVICTED    none, and the state is forgotten
+
 No lock is held while a job is submitted or an outcome is delivered.
 """
 
@@ -11,14 +25,17 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from onnxserve.tensor import Array
-from onnxserve_server.core import Clock, Job, Request, Result, Step, StepResult
-from onnxserve_server.engine.entry import Entry
-from onnxserve_server.engine.sequence_state import After, State
+from onnxserve_server.core import Job, Request, Result, Step, StepResult
+from onnxserve_server.engine.sequence_state import State, StepOutcome
 from onnxserve_server.errors import ServeError
-from onnxserve_server.spec import ModelSpec
+from onnxserve_server.scheduling.services import Services
+
+if TYPE_CHECKING:
+    from onnxserve_server.engine.model import ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -26,34 +43,22 @@ StepDone = Callable[[StepResult | ServeError], None]
 """What a request calls with the result of each of its steps. From any thread; it must not raise or block."""
 
 Hold = Callable[[Callable[[], None]], bool]
-"""RequestInfo before each further step of a request: True stops it until the given function is called."""
+"""Asked before each further step of a request: True stops it until the given function is called."""
 
 
-class Door(Protocol):
-    """What sequences need of the engine."""
+class Phase(Enum):
+    """What a sequence does now; see the table above."""
 
-    clock: Clock
-    draining: bool
-
-    def entry(self, name: str, version: str) -> Entry:
-        """Return what is kept of a model; raises ModelNotFound."""
-        ...
-
-    def known(self, name: str, version: str) -> ModelSpec | None:
-        """Return what is known of a model; None: nothing is."""
-        ...
-
-    def queue(self, entry: Entry, job: Job) -> None:
-        """Queue an admitted job, also while draining; raises as Engine.submit does."""
-        ...
-
-    def flush(self) -> None:
-        """Have run what has been queued."""
-        ...
+    IDLE = auto()
+    QUEUED = auto()
+    RUNNING = auto()
+    HELD = auto()
+    OVER = auto()
+    EVICTED = auto()
 
 
 class PendingStep:
-    """A request from submit() to the end of its last step. Implements scheduling.sequences.Held."""
+    """A request from its arrival to the end of its last step."""
 
     __slots__ = ("_sequence", "done", "fed", "hold", "job", "number", "request", "step", "withdrawn")
 
@@ -74,92 +79,100 @@ class PendingStep:
         return self.request.deadline
 
     def withdraw(self, error: ServeError) -> None:
-        """End the request with `error` unless it has ended. The state stays as it was before the step in hand."""
+        """End the request with `error` unless it has ended. The state stays as it was before the step in flight."""
         self._sequence.withdraw(self, error)
 
 
 class LiveSequence:
-    """A sequence from its first step to its end or eviction. Implements scheduling.sequences.Live.
+    """A sequence from its first step to its end or eviction.
 
     Args:
-        engine: runs the steps.
-        entry: the model's.
+        model: runs the steps.
+        services: what all models share.
         state: what to begin with; None: the model's initial state.
         handoff: whether the state is wanted when the server stops.
-        on_evicted: called when the state has been forgotten, from any thread.
+        on_evicted: called with the sequence and the reason when the state has been forgotten, from any thread.
     """
 
     def __init__(
         self,
-        engine: Door,
-        entry: Entry,
+        model: "ServedModel",
+        services: Services,
         state: State | None,
         *,
         handoff: bool,
-        on_evicted: Callable[["LiveSequence"], None] | None = None,
+        on_evicted: Callable[["LiveSequence", str], None] | None = None,
     ) -> None:
-        self.entry = entry
+        self.model = model
         self.state = state  # touched by the step in flight alone, or when there is none
         self.handoff = handoff
         self.idle_since: float | None = None
-        self._engine = engine
+        self._services = services
         self._on_evicted = on_evicted
         self._lock = threading.Lock()
-        self._waiting: deque[PendingStep] = deque()
-        self._running: PendingStep | None = None
-        self._held = False  # the running one waits for its caller to read
+        self._phase = Phase.IDLE
+        self._current: PendingStep | None = None  # the request whose step is queued, running or held
+        self._waiting: deque[PendingStep] = deque()  # the requests behind it
         self._started = False  # a step has succeeded
-        self._over = False  # nothing comes after what waits or runs
-        self._evicted = False
+        self._ends_when_idle = False
+
+    @property
+    def phase(self) -> Phase:
+        """What it does now."""
+        return self._phase
 
     @property
     def is_fresh(self) -> bool:
         """Whether no step has succeeded, and none waits or runs."""
         with self._lock:
-            return not self._started and self._running is None and not self._waiting
+            return not self._started and self._phase is Phase.IDLE
 
     def add(self, pending: PendingStep) -> bool:
-        """Take a request; False: the sequence is evicted."""
+        """Take a request; False: the sequence is over or evicted."""
         with self._lock:
-            if self._evicted:
+            if self._phase in (Phase.OVER, Phase.EVICTED):
                 return False
             self.idle_since = None
             self._waiting.append(pending)
         self._run_next()
         return True
 
-    def evict(self) -> bool:
-        """Forget the state, unless a step runs or waits; tell whether it is forgotten."""
+    def evict(self, reason: str) -> bool:
+        """Forget the state, unless a step waits or runs; tell whether it is forgotten."""
         with self._lock:
-            if self._running is not None or self._waiting:
+            if self._phase is not Phase.IDLE or self._waiting:
                 return False
-            self._evicted, self.state, self.idle_since = True, None, None
+            self._phase, self.state, self.idle_since = Phase.EVICTED, None, None
         if self._on_evicted is not None:
-            self._on_evicted(self)
+            self._on_evicted(self, reason)
         return True
 
     def end(self) -> None:
         """Free the sequence when what waits or runs has ended."""
         with self._lock:
-            self._over = True
-            busy = self._running is not None or self._waiting
-        if not busy:
+            self._ends_when_idle = True
+            idle = self._phase is Phase.IDLE and not self._waiting
+        if idle:
             self.free()
 
     def free(self) -> None:
-        """Note that the sequence is over."""
-        self.entry.model.sequences.free(self)
+        """Let another sequence have its place; what waits or runs goes on."""
+        with self._lock:
+            self._ends_when_idle = True
+            if self._phase is Phase.IDLE and not self._waiting:
+                self._phase = Phase.OVER
+        self.model.sequences.free(self)
 
     def withdraw(self, pending: PendingStep, error: ServeError) -> None:
         """End a request, whether it waits, is held, or runs."""
         with self._lock:
             waits, job = pending in self._waiting, pending.job
-            held = self._held and self._running is pending
+            held = self._phase is Phase.HELD and self._current is pending
             if waits:
                 self._waiting.remove(pending)
             elif held:
-                self._let_go(pending)
-            elif self._running is pending:
+                self._leave_held(pending)
+            elif self._current is pending:
                 pending.withdrawn = error
         if waits:
             self._deliver(pending, error)
@@ -169,61 +182,47 @@ class LiveSequence:
             job.withdraw(error)
         if waits or held:
             self._run_next()
-            self._engine.flush()
+            self._services.flusher.flush()
 
     def _run_next(self) -> None:
-        while True:
-            with self._lock:
-                if self._running is not None:
-                    return
-                if not self._waiting:
-                    over = self._over
-                    break
-                pending = self._running = self._waiting.popleft()
+        """Start the steps of the next request, if no other one's is on its way."""
+        while (pending := self._enter_queued()) is not None:
             if self._start(pending):
                 return
-        if over:
-            self.free()
-        else:
-            self.entry.model.sequences.rest(self)
 
     def _start(self, pending: PendingStep) -> bool:
-        """Submit the next step of the running request; False: it could not be, and is over."""
+        """Submit the next step of the current request; False: it could not be, and the request is over."""
+        number = pending.number
         try:
             job = self._submit(pending)
         except ServeError as error:
             self._finish(pending, error)
         except Exception:
-            logger.exception("a step of %s failed unexpectedly", self.entry.model.spec.name)
+            logger.exception("a step of %s failed unexpectedly", self.model.spec.name)
             self._finish(pending, ServeError("the server failed on this request; its log says why"))
         else:
-            with self._lock:
-                if self._running is pending and not self._held:
-                    pending.job = job
-                withdrawn = pending.withdrawn
-            if withdrawn is not None:
-                job.withdraw(withdrawn)
+            self._enter_running(pending, number, job)
+            if pending.withdrawn is not None:
+                job.withdraw(pending.withdrawn)
             return True
         return False
 
     def _submit(self, pending: PendingStep) -> Job:
-        entry, request, step = self.entry, pending.request, pending.step
+        request, step, states = pending.request, pending.step, self.model.states
         if pending.number:
-            request = entry.states.without_fed(request)
-        state = entry.states.initial(request) if self.state is None else self.state
-        kept = entry.states.kept(state, pending.fed, step)
+            request = states.without_fed(request)
+        state = states.initial(request) if self.state is None else self.state
+        server_inputs = states.server_inputs(state, pending.fed, step)
 
         def end(outcome: Result | ServeError) -> None:
             self._on_end(pending, state, outcome)
 
-        job = entry.admission.admit(request, self._engine.clock(), end, kept)
-        self._engine.queue(entry, job)
-        return job
+        return self.model.submit(request, self._services.clock(), end, server_inputs)
 
     def _on_end(self, pending: PendingStep, before: State, outcome: Result | ServeError) -> None:
         if isinstance(outcome, Result):
             try:
-                after = self.entry.states.after(outcome, before, pending.step)
+                after = self.model.states.outcome(outcome, before, pending.step)
             except ServeError as error:
                 outcome = error
         if isinstance(outcome, ServeError):
@@ -231,58 +230,78 @@ class LiveSequence:
         else:
             self._go_on(pending, after)
         self._run_next()
-        self._engine.flush()
+        self._services.flusher.flush()
 
-    def _go_on(self, pending: PendingStep, after: After) -> None:
+    def _go_on(self, pending: PendingStep, after: StepOutcome) -> None:
         """Deliver a step's result, and start the request's next step if there is one."""
         step, number = pending.step, pending.number
         self.state = after.state
         self._started = True
-        final = step.most is None or after.stops or number + 1 >= step.most
-        state = self.entry.states.described(after.state) if step.snapshot else None
-        told = StepResult(after.result, state, number, final)
+        final = step.max_steps is None or after.stops or number + 1 >= step.max_steps
+        state = self.model.states.described(after.state) if step.snapshot else None
+        result = StepResult(after.result, state, number, final)
         if final:
-            self._finish(pending, told)
+            self._finish(pending, result)
             return
-        pending.done(told)
-        pending.fed = after.fed
-        pending.number = number + 1
-        with self._lock:
-            pending.job = None
-            self._held = True
-            withdrawn = pending.withdrawn is not None
-        if withdrawn or not pending.hold(lambda: self._resume(pending)):
+        pending.done(result)
+        self._enter_held(pending, after.fed)
+        if pending.withdrawn is not None or not pending.hold(lambda: self._resume(pending)):
             self._resume(pending)
             return
         with self._lock:
-            if self._held and self._running is pending:
-                self.entry.model.sequences.hold(pending)
+            if self._phase is Phase.HELD and self._current is pending:
+                self.model.sequences.hold(pending)
 
     def _resume(self, pending: PendingStep) -> None:
         """Start the next step of a request that was held, unless it was withdrawn meanwhile."""
         with self._lock:
-            if not (self._held and self._running is pending):
+            if not (self._phase is Phase.HELD and self._current is pending):
                 return
-            self._let_go(pending)
-            withdrawn = pending.withdrawn
-        if withdrawn is not None:
-            self._finish(pending, withdrawn)
+            self._leave_held(pending)
+        if pending.withdrawn is not None:
+            self._finish(pending, pending.withdrawn)
             self._run_next()
         elif not self._start(pending):
             self._run_next()
-        self._engine.flush()
-
-    def _let_go(self, pending: PendingStep) -> None:
-        """Note that a request is held no longer; the lock is taken."""
-        self._held = False
-        self.entry.model.sequences.let_go(pending)
+        self._services.flusher.flush()
 
     def _finish(self, pending: PendingStep, outcome: StepResult | ServeError) -> None:
         with self._lock:
-            self._running = None
+            self._phase, self._current = Phase.IDLE, None
         self._deliver(pending, outcome)
 
     def _deliver(self, pending: PendingStep, outcome: StepResult | ServeError) -> None:
         if pending.step.end:
             self.free()
         pending.done(outcome)
+
+    def _enter_queued(self) -> PendingStep | None:
+        """Make the request that waits longest the current one; None: none waits, or another one is the current one."""
+        with self._lock:
+            if self._phase is not Phase.IDLE:
+                return None
+            if self._waiting:
+                self._phase, self._current = Phase.QUEUED, self._waiting.popleft()
+                return self._current
+            ends = self._ends_when_idle
+        if ends:
+            self.free()
+        else:
+            self.model.sequences.rest(self)
+        return None
+
+    def _enter_running(self, pending: PendingStep, number: int, job: Job) -> None:
+        with self._lock:  # the job may have ended, and the next one been submitted, before we come to know it
+            if self._phase is Phase.QUEUED and self._current is pending and pending.number == number:
+                self._phase, pending.job = Phase.RUNNING, job
+
+    def _enter_held(self, pending: PendingStep, fed: Mapping[int, Array]) -> None:
+        with self._lock:
+            self._phase, pending.job = Phase.HELD, None
+            pending.fed = fed
+            pending.number += 1
+
+    def _leave_held(self, pending: PendingStep) -> None:
+        """Go on with the next step of the current request; the lock is taken."""
+        self._phase = Phase.QUEUED
+        self.model.sequences.let_go(pending)

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxserve.tensor import STORAGE, Array
 from onnxserve_server.core import Request, Result, Snapshot, Step
-from onnxserve_server.engine.admission import Kept, read_tensor
+from onnxserve_server.engine.admission import ServerInputs, read_tensor
 from onnxserve_server.errors import InvalidRequest, ModelRunFailed, Violation
 from onnxserve_server.spec import ModelSpec, StatePair, TensorSpec
 
@@ -16,7 +16,7 @@ State = tuple[Array, ...]
 """One array for each state pair of the model, in its order."""
 
 
-class After(NamedTuple):
+class StepOutcome(NamedTuple):
     """What a run gives: the answer, the state after it, the next run's feedback inputs, and whether to stop."""
 
     result: Result
@@ -40,7 +40,7 @@ class States:
         self._outputs = tuple(pair.output for pair in self._pairs)
         self._answered = tuple(output for output in spec.outputs if output not in self._outputs)
 
-    def kept(self, state: State, fed: Mapping[int, Array], step: Step) -> Kept:
+    def server_inputs(self, state: State, fed: Mapping[int, Array], step: Step) -> ServerInputs:
         """Return what the server itself adds to a run: the state, what is fed back, and the outputs for the next run.
 
         Raises:
@@ -49,9 +49,9 @@ class States:
         """
         inputs = {self._positions[pair.input.name]: array for pair, array in zip(self._pairs, state, strict=True)}
         outputs = self._outputs
-        if step.most is not None:
+        if step.max_steps is not None:
             outputs += self._for_steps(step)
-        return Kept({**inputs, **fed}, self._answered, outputs)
+        return ServerInputs({**inputs, **fed}, self._answered, outputs)
 
     def _for_steps(self, step: Step) -> tuple[TensorSpec, ...]:
         if not self._spec.feedback:
@@ -111,7 +111,7 @@ class States:
             raise InvalidRequest(faults, model=self._spec.name, version=self._spec.version)
         return tuple(array for pair in self._pairs if (array := arrays[pair.input.name]) is not None)
 
-    def after(self, result: Result, before: State, step: Step) -> After:
+    def outcome(self, result: Result, before: State, step: Step) -> StepOutcome:
         """Take a run's outputs apart.
 
         What goes on is copied: a view would keep the outputs of the whole batch.
@@ -119,8 +119,8 @@ class States:
         Raises:
             ModelRunFailed: an output does not fit the input that it is to be.
         """
-        feedback = self._spec.feedback if step.most is not None else ()
-        stop = step.stop if step.most is not None else None
+        feedback = self._spec.feedback if step.max_steps is not None else ()
+        stop = step.stop if step.max_steps is not None else None
         answered = len(result.outputs) - len(self._pairs) - len(feedback) - (stop is not None)
         arrays = iter([array for _, array in result.outputs[answered:]])
         state = tuple(next(arrays).copy() for _ in self._pairs)
@@ -130,7 +130,7 @@ class States:
                 raise ModelRunFailed(told, model=self._spec.name, version=self._spec.version)
         fed = {self._positions[each.input.name]: next(arrays).copy() for each in feedback}
         stops = stop is not None and _says(next(arrays), stop.value)
-        return After(result._replace(outputs=result.outputs[:answered]), state, fed, stops)
+        return StepOutcome(result._replace(outputs=result.outputs[:answered]), state, fed, stops)
 
     def without_fed(self, request: Request) -> Request:
         """Return a request without the inputs that are fed back."""

@@ -13,11 +13,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One version of a model on disk."""
+    """One version of a model on disk.
+
+    Attributes:
+        path: the model file.
+        config_file: where its configuration is, or would be; `config` is what it says.
+    """
 
     name: str
     version: str
     path: Path
+    config_file: Path
     config: ModelConfig
 
 
@@ -44,7 +50,8 @@ def _versions(folder: Path, batching_defaults: dict[str, object]) -> list[Found]
     for path in folder.iterdir():
         if path.suffix in (".yml", ".yaml") and path.name != FILE_NAME:
             raise ConfigurationError(f"{path}: it would not be read; a model's configuration is called {FILE_NAME}")
-    config = read_config(folder / FILE_NAME, batching_defaults)
+    config_file = folder / FILE_NAME
+    config = read_config(config_file, batching_defaults)
     numbers = sorted((path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()), key=int)
     if not numbers:
         raise ConfigurationError(f"{folder}: it holds no version; expected {folder}/1/model.onnx")
@@ -54,9 +61,9 @@ def _versions(folder: Path, batching_defaults: dict[str, object]) -> list[Found]
         missing = [version for version in config.versions if version not in numbers]
         if missing:
             told = f"there is no version {', '.join(missing)}; there are {', '.join(numbers)}"
-            raise ConfigurationError(f"{folder / FILE_NAME}: versions: {told}")
+            raise ConfigurationError(f"{config_file}: versions: {told}")
         numbers = [number for number in numbers if number in config.versions]
-    found = [Found(folder.name, number, folder / number / "model.onnx", config) for number in numbers]
+    found = [Found(folder.name, number, folder / number / "model.onnx", config_file, config) for number in numbers]
     for version in found:
         if not version.path.is_file():
             raise ConfigurationError(f"{version.path}: there is no such file")

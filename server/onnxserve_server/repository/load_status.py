@@ -1,14 +1,26 @@
-"""What became of each model that was to be loaded, for those who ask a running server."""
+"""What became of each version that was to be served, for those who ask a running server."""
 
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from enum import StrEnum
+
+
+class LoadState(StrEnum):
+    """Where a version is on its way into the server and out of it.
+
+    LOADING -> READY -> STOPPED, and from there back to LOADING; LOADING -> FAILED.
+    """
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Load:
-    """One version of a model on its way into the server.
+class LoadStatus:
+    """One version.
 
     Attributes:
         error: why it failed; "" otherwise.
@@ -19,51 +31,48 @@ class Load:
 
     model: str
     version: str
-    state: Literal["loading", "ready", "failed"]
+    state: LoadState
     at: float
     error: str = ""
     seconds: float = 0.0
     memory_bytes: int = 0
 
 
-class Loads:
-    """The loads of this server, in their order. Thread-safe."""
+class LoadStatuses:
+    """The statuses of this server's versions, in the order in which they were first loaded. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loads: dict[tuple[str, str], Load] = {}
+        self._statuses: dict[tuple[str, str], LoadStatus] = {}
 
-    def begin(self, model: str, version: str) -> None:
+    def begin(self, model: str, version: str) -> LoadStatus:
         """Note that a load begins."""
-        self._put(Load(model=model, version=version, state="loading", at=time.time()))
+        return self._put(LoadStatus(model=model, version=version, state=LoadState.LOADING, at=time.time()))
 
-    def succeed(self, model: str, version: str, memory_bytes: int) -> Load:
-        """Note that it is over, and return what is known of it."""
-        return self._end(model, version, "ready", memory_bytes=memory_bytes)
+    def succeed(self, loading: LoadStatus, memory_bytes: int) -> LoadStatus:
+        """Note that it is over."""
+        return self._end(loading, state=LoadState.READY, memory_bytes=memory_bytes)
 
-    def fail(self, model: str, version: str, error: str) -> Load:
-        """Note that it failed, and return what is known of it."""
-        return self._end(model, version, "failed", error=error)
+    def fail(self, loading: LoadStatus, error: str) -> LoadStatus:
+        """Note that it failed."""
+        return self._end(loading, state=LoadState.FAILED, error=error)
 
-    def all(self) -> list[Load]:
+    def stop(self, model: str, version: str) -> LoadStatus:
+        """Note that a version was stopped, and its memory given back."""
+        return self._put(LoadStatus(model=model, version=version, state=LoadState.STOPPED, at=time.time()))
+
+    def all(self) -> list[LoadStatus]:
         """Return them all."""
         with self._lock:
-            return list(self._loads.values())
+            return list(self._statuses.values())
 
-    def _end(
-        self,
-        model: str,
-        version: str,
-        state: Literal["ready", "failed"],
-        *,
-        error: str = "",
-        memory_bytes: int = 0,
-    ) -> Load:
-        began, now = self._loads[model, version], time.time()
-        load = replace(began, state=state, at=now, error=error, seconds=now - began.at, memory_bytes=memory_bytes)
-        self._put(load)
-        return load
+    def _end(self, loading: LoadStatus, *, state: LoadState, error: str = "", memory_bytes: int = 0) -> LoadStatus:
+        now = time.time()
+        return self._put(
+            replace(loading, state=state, at=now, error=error, seconds=now - loading.at, memory_bytes=memory_bytes)
+        )
 
-    def _put(self, load: Load) -> None:
+    def _put(self, status: LoadStatus) -> LoadStatus:
         with self._lock:
-            self._loads[load.model, load.version] = load
+            self._statuses[status.model, status.version] = status
+        return status

@@ -4,19 +4,16 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from onnxserve_server.core import Clock
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.observing import Observer
-from onnxserve_server.repository.config import FILE_NAME, BatchingConfig
+from onnxserve_server.repository.config import BatchingConfig
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.probe import Prober, Verdict, batch_axis, warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
-from onnxserve_server.scheduling.deadlines import DeadlineWatch
+from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -29,19 +26,11 @@ class Defaults:
     threads: int
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
     allow_cpu_fallback: bool = False
-    longest_inline: float = 0.0
+    max_inline: float = 0.0
 
 
-def load(
-    found: Found,
-    defaults: Defaults,
-    prober: Prober,
-    clock: Clock,
-    deadlines: DeadlineWatch,
-    *,
-    observer: Observer | None = None,
-) -> ServedModel:
-    """Return the model, ready to be started. `observer` is told of its runs.
+def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -> ServedModel:
+    """Return the model, ready to be started.
 
     Raises:
         ConfigurationError: it cannot be loaded as configured.
@@ -51,7 +40,7 @@ def load(
     session = Session(found.path, options)
     if found.config.batching.enabled and not (declared := batch_axis(session.inputs, session.outputs)).batchable:
         raise ConfigurationError(
-            f"{_config_file(found)}: batching.enabled: the model cannot be batched: {declared.reason}"
+            f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
     spec = _spec(found, session, options, _policy(found.config.batching, verdict))
     if not spec.batching.enabled:
@@ -71,7 +60,7 @@ def load(
         )
     if failure := warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1):
         logger.warning("model %s/%s could not be warmed up: %s", spec.name, spec.version, failure)
-    return ServedModel(spec, session, clock, deadlines, defaults.longest_inline, observer=observer)
+    return ServedModel(spec, session, services, defaults.max_inline)
 
 
 def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
@@ -85,7 +74,7 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
-        axes=BatchAxes(file=str(_config_file(found)), batch_axis=config.batch_axis, shared=config.shared),
+        axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
     )
 
 
@@ -118,7 +107,7 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
         provider_options=session.provider_options,
         instances=found.config.instances,
         threads=options.threads,
-        steady=session.steady,
+        fixed_cost=session.fixed_cost,
         state=state_of(found, session),
         sequences=policy_of(found.config.sequences),
         feedback=feedback_of(found, session),
@@ -133,13 +122,13 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
     unknown = set(labels) - {output.name for output in outputs}
     if unknown:
         told = f"the model has no such output; it has {', '.join(output.name for output in outputs)}"
-        raise ConfigurationError(f"{_config_file(found)}: labels.{min(unknown)}: {told}")
+        raise ConfigurationError(f"{found.config_file}: labels.{min(unknown)}: {told}")
     if not labels and (labels := _labels_in(metadata)):
         del metadata["labels"]
     for output in outputs:
         names, classes = labels.get(output.name, ()), output.shape[-1] if output.shape else None
         if names and isinstance(classes, int) and len(names) != classes:
-            place = _config_file(found) if found.config.labels else found.path
+            place = found.config_file if found.config.labels else found.path
             raise ConfigurationError(f"{place}: labels.{output.name}: {len(names)} names for {classes} classes")
     return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
 
@@ -153,7 +142,3 @@ def _labels_in(metadata: Mapping[str, str]) -> dict[str, list[str]]:
     if isinstance(told, dict) and all(isinstance(names, list) for names in told.values()):
         return {output: [str(name) for name in names] for output, names in told.items()}
     return {}
-
-
-def _config_file(found: Found) -> Path:
-    return found.path.parent.parent / FILE_NAME

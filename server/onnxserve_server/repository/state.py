@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from onnxserve.tensor import NAMES, STORAGE, STRING, Array
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import FILE_NAME, ModelConfig, SequencesConfig, explain
+from onnxserve_server.repository.config import ModelConfig, SequencesConfig, explain
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.runtime.session import Session
 from onnxserve_server.spec import Feedback, SequencePolicy, StatePair, TensorSpec
@@ -35,7 +35,7 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
     Raises:
         ConfigurationError: a name is unknown, or an output cannot be the input it is for.
     """
-    config, place = found.config.state, f"{found.path.parent.parent / FILE_NAME}: state"
+    config, place = found.config.state, f"{found.config_file}: state"
     if config is None and "state" in session.metadata:
         place = f"{found.path}: metadata state"
         config = _read(session.metadata["state"], place, "state").state
@@ -49,7 +49,7 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
         output = _named(pair.output, session.outputs, f"{place}[{i}].output", "output")
         if problem := _mismatch(input_, output):
             raise ConfigurationError(f"{place}[{i}]: {problem}")
-        initial = _initial(pair.initial, input_, found.path.parent.parent, f"{place}[{i}].initial")
+        initial = _initial(pair.initial, input_, found.config_file.parent, f"{place}[{i}].initial")
         pairs.append(StatePair(input=input_, output=output, initial=initial))
     for kind in ("input", "output"):
         names = [getattr(pair, kind).name for pair in pairs]
@@ -64,7 +64,7 @@ def feedback_of(found: Found, session: Session) -> tuple[Feedback, ...]:
     Raises:
         ConfigurationError: a name is unknown, or an output cannot be the input it is for.
     """
-    config, place = found.config.feedback, f"{found.path.parent.parent / FILE_NAME}: feedback"
+    config, place = found.config.feedback, f"{found.config_file}: feedback"
     if config is None and "feedback" in session.metadata:
         place = f"{found.path}: metadata feedback"
         config = _read(session.metadata["feedback"], place, "feedback").feedback
@@ -80,7 +80,7 @@ def feedback_of(found: Found, session: Session) -> tuple[Feedback, ...]:
 
 def policy_of(config: SequencesConfig) -> SequencePolicy:
     """Return how much state is kept."""
-    return SequencePolicy(most=config.max, idle=config.idle_ms / 1e3)
+    return SequencePolicy(max_live=config.max, idle=config.idle_ms / 1e3)
 
 
 def _read(text: str, place: str, key: str) -> ModelConfig:

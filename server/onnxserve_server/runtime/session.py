@@ -127,7 +127,7 @@ class Session:
         inputs = tuple(_spec(path, argument) for argument in self._session.get_inputs())
         outputs = tuple(_spec(path, argument) for argument in self._session.get_outputs())
         self.inputs, self.outputs = placed(path, options.axes, inputs, outputs, self.metadata)
-        self.steady = self._is_steady()
+        self.fixed_cost = self._is_steady()
         self.description: str = meta.description
         self.provider_options: dict[str, str] = {
             f"{provider}.{name}": value

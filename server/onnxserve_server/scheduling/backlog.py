@@ -12,8 +12,8 @@ class Backlog:
         nbytes: those that wait now.
     """
 
-    def __init__(self) -> None:
-        self.limit = math.inf
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit = limit
         self.nbytes = 0
         self._lock = threading.Lock()
 

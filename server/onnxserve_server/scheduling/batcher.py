@@ -3,24 +3,24 @@
 Nobody watches the clock here: an executor that becomes free takes what waits ("natural batching"). Under load batches
 grow because jobs arrive while the last batch runs; a lone request never waits for others. A delay can be configured.
 
-Whoever submits jobs calls rouse() when there are no more for the moment, so that a burst wakes an executor once. Where
-runs are short, waking one costs more than the run itself: then rouse() lends the executor's slot to the caller.
+Whoever submits jobs calls dispatch() when there are no more for the moment, so that a burst wakes an executor once.
+Where runs are short, waking one costs more than the run itself: then dispatch() lends the executor's slot to the
+caller.
 
-The lock guards the books (buckets, rows, bytes, idle slots). It is never held while a job is ended, because ending a
-job calls into the transport.
+The lock guards the buckets, the counts of rows and bytes, and the idle slots. It is never held while a job is ended,
+because ending a job calls into the transport.
 """
 
 import math
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxserve_server.core import Clock, Job
-from onnxserve_server.errors import DeadlineExceeded, Draining, QueueFull
-from onnxserve_server.scheduling.backlog import Backlog
+from onnxserve_server.core import Job
+from onnxserve_server.errors import DeadlineExceeded, ModelStopped, QueueFull
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.bucket import Bucket
 from onnxserve_server.scheduling.estimate import RunTimes
+from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy
 
 
@@ -43,22 +43,19 @@ class Batcher:
 
     Args:
         policy: limits and the order of the queue.
-        clock: tells the time in seconds.
-        watch_deadline: told the deadline of each job that has one, so that expire() is called in time.
+        services: the clock, the deadline watch that is told of each job's deadline so that expire() is called in time,
+            and the backlog that all models share.
         instances: how many executors take batches, for the estimate of when a job could be done.
 
     Attributes:
-        backlog: what its jobs share with those of other models; set before the first comes.
         run_seconds: how long the batches that succeeded have run so far.
     """
 
-    def __init__(
-        self, policy: BatchPolicy, clock: Clock, watch_deadline: Callable[[float], None], instances: int = 1
-    ) -> None:
+    def __init__(self, policy: BatchPolicy, services: Services, instances: int = 1) -> None:
         self.policy = policy
-        self.backlog = Backlog()
-        self._clock = clock
-        self._watch_deadline = watch_deadline
+        self._backlog = services.backlog
+        self._clock = services.clock
+        self._watch_deadline = services.deadlines.watch
         self._instances = instances
         self._lock = threading.Lock()
         self._buckets: dict[object, Bucket] = {}
@@ -73,12 +70,12 @@ class Batcher:
         self.run_seconds = 0.0
 
     def submit(self, job: Job) -> None:
-        """Queue a job. It may lie there until rouse() is called.
+        """Queue a job. It may lie there until dispatch() is called.
 
         Raises:
             QueueFull: as many rows or bytes wait as may, for this model or for all.
             DeadlineExceeded: the job could not be done in time even if it ran as fast as the fastest of the last runs.
-            Draining: the batcher has been closed.
+            ModelStopped: the batcher has been closed.
         """
         policy = self.policy
         with self._lock:
@@ -90,8 +87,8 @@ class Batcher:
             if job.deadline != math.inf:
                 self._refuse_for_time(job)
             if self._closed:
-                raise Draining("the model is being stopped")
-            if not self.backlog.add(job.nbytes):
+                raise ModelStopped
+            if not self._backlog.add(job.nbytes):
                 self._refuse_for_memory(job)
             bucket = self._buckets.get(job.key)
             if bucket is None:
@@ -134,11 +131,11 @@ class Batcher:
             job.withdraw(DeadlineExceeded("the deadline passed before the model had run"))
         return next_deadline
 
-    def rouse(self, longest_inline: float = 0.0) -> Batch | None:
-        """See to it that what waits is run: wake a sleeping executor, or lend its slot to the caller.
+    def dispatch(self, max_inline: float = 0.0) -> Batch | None:
+        """Run what waits: wake a sleeping executor, or lend its slot to the caller.
 
         Args:
-            longest_inline: the caller would rather run batches itself than wake an executor, if going by the last runs
+            max_inline: the caller would rather run batches itself than wake an executor, if going by the last runs
                 that takes no longer than so many seconds.
 
         Returns:
@@ -150,17 +147,17 @@ class Batcher:
                 return None
             now = self._clock()
             ready = self._ready(now)
-            if isinstance(ready, Bucket) and self._is_short(ready, longest_inline):
+            if isinstance(ready, Bucket) and self._is_short(ready, max_inline):
                 batch = self._form_or_rest(ready, self._pop_idle(), now)
             sleeper = self._sleeper_to_wake(now)
         if sleeper is not None:
             sleeper.wake()
         return batch
 
-    def next(self, batch: Batch, longest_inline: float) -> Batch | None:
+    def next(self, batch: Batch, max_inline: float) -> Batch | None:
         """Return the next batch to run in the slot of `batch`, which has run; None: the slot is given back.
 
-        The executor is woken if there is more to do and it takes longer than `longest_inline`, in seconds.
+        The executor is woken if there is more to do and it takes longer than `max_inline`, in seconds.
         """
         slot = batch.slot
         with self._lock:
@@ -169,7 +166,7 @@ class Batcher:
             if ready is None and not self._closed:
                 self._idle.append(slot)
                 return None
-            if isinstance(ready, Bucket) and self._is_short(ready, longest_inline):
+            if isinstance(ready, Bucket) and self._is_short(ready, max_inline):
                 return self._form_or_rest(ready, slot, now)
         slot.wake()
         return None
@@ -314,7 +311,7 @@ class Batcher:
         bucket.remove(job)
         self._queued_rows -= _weight(job)
         self._queued_bytes -= job.nbytes
-        self.backlog.remove(job.nbytes)
+        self._backlog.remove(job.nbytes)
         if not bucket:
             del self._buckets[job.key]
 
@@ -330,9 +327,9 @@ class Batcher:
         )
 
     def _refuse_for_memory(self, job: Job) -> None:
-        waiting = self.backlog.nbytes
+        waiting = self._backlog.nbytes
         raise QueueFull(
-            f"the server's memory is full: {waiting} bytes wait for all models, at most {self.backlog.limit} may, "
+            f"the server's memory is full: {waiting} bytes wait for all models, at most {self._backlog.limit} may, "
             f"and this request has {job.nbytes} bytes",
             retry_after=self._seconds_until_empty(),
             queued_rows=str(self._queued_rows),

@@ -1,4 +1,4 @@
-"""One thread that sees to it that deadlines are kept while executors are busy.
+"""One thread that keeps deadlines while executors are busy.
 
 It sleeps until the earliest deadline it was told of and then asks every batcher to expire what is due. Jobs that end
 in time are not taken back: with calls of like timeouts that is one spurious wake-up a timeout, not one a call.
@@ -10,12 +10,16 @@ from collections.abc import Callable
 
 from onnxserve_server.core import Clock
 
-_LONGEST_SLEEP = 3600.0  # seconds; callers may name deadlines beyond what the operating system can wait for
+_MAX_SLEEP = 3600.0  # seconds; callers may name deadlines beyond what the operating system can wait for
 _COALESCE = 0.005  # seconds; deadlines that lie closer together are handled in one round
 
 
 class DeadlineWatch:
-    """Calls expire(now) of its subscribers when a deadline passes. Each returns its next deadline, inf for none."""
+    """Calls expire(now) of its subscribers when a deadline passes. Each returns its next deadline, inf for none.
+
+    Everything may be called from any thread. A subscriber may still be called once, by a round that has begun, after
+    unsubscribe() has returned.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -39,11 +43,13 @@ class DeadlineWatch:
 
     def subscribe(self, expire: Callable[[float], float]) -> None:
         """Ask `expire` from now on."""
-        self._subscribers += (expire,)
+        with self._lock:
+            self._subscribers += (expire,)
 
     def unsubscribe(self, expire: Callable[[float], float]) -> None:
         """Ask `expire` no more."""
-        self._subscribers = tuple(subscriber for subscriber in self._subscribers if subscriber != expire)
+        with self._lock:
+            self._subscribers = tuple(subscriber for subscriber in self._subscribers if subscriber != expire)
 
     def watch(self, deadline: float) -> None:
         """Wake up at `deadline` at the latest. Costs one comparison unless it is the earliest."""
@@ -56,7 +62,7 @@ class DeadlineWatch:
         while not self._stopped:
             remaining = self._next - self._clock()
             if remaining > 0:
-                self._wake.wait(min(remaining, _LONGEST_SLEEP))
+                self._wake.wait(min(remaining, _MAX_SLEEP))
                 self._wake.clear()
             else:
                 self._expire()

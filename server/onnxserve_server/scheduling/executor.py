@@ -15,22 +15,23 @@ from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.running import BatchRunner, FinishedRun
 
 _LONG_RUN = 0.001  # seconds; from here on a hand-over to the scattering thread costs less than it gains
-_MOST_INLINE = 4  # batches that a thread runs in a borrowed slot before the executor takes over
-
-
-Settle = Callable[[Callable[[], None]], None]
-"""Does work that ends jobs, and flushes what is submitted when they end."""
+_MAX_INLINE = 4  # batches that a thread runs in a borrowed slot before the executor takes over
 
 
 class Executor:
     """Runs batches, one at a time, on a thread of its own. Several may share a batcher and a runner.
 
-    Attributes:
-        settle: how results are scattered; to be set before start().
+    Args:
+        runner: runs a batch.
+        batcher: forms them.
+        run_then_flush: scatters results; see Flusher.run_then_flush.
+        name: of the model, for the names of threads.
     """
 
-    def __init__(self, runner: BatchRunner, batcher: Batcher, name: str) -> None:
-        self.settle: Settle = _do
+    def __init__(
+        self, runner: BatchRunner, batcher: Batcher, run_then_flush: Callable[[Callable[[], None]], None], name: str
+    ) -> None:
+        self._run_then_flush = run_then_flush
         self._runner = runner
         self._batcher = batcher
         self._slot = Slot()
@@ -57,24 +58,20 @@ class Executor:
             if run.seconds >= _LONG_RUN:
                 self._finished.put(run)
             else:
-                self.settle(run.scatter)
+                self._run_then_flush(run.scatter)
 
     def _scatter(self) -> None:
         while (run := self._finished.get()) is not None:
-            self.settle(run.scatter)
+            self._run_then_flush(run.scatter)
 
 
-def run_waiting(runner: BatchRunner, batcher: Batcher, longest_inline: float) -> None:
-    """Have the waiting jobs run: here and now if runs take at most `longest_inline` seconds, else by an executor."""
-    batch = batcher.rouse(longest_inline)
+def run_waiting(runner: BatchRunner, batcher: Batcher, max_inline: float) -> None:
+    """Have the waiting jobs run: here and now if runs take at most `max_inline` seconds, else by an executor."""
+    batch = batcher.dispatch(max_inline)
     done = 0
     while batch is not None:
         run = runner.run(batch)
         if run is not None:
             run.scatter()
         done += 1
-        batch = batcher.next(batch, longest_inline if done < _MOST_INLINE else 0.0)
-
-
-def _do(work: Callable[[], None]) -> None:
-    work()
+        batch = batcher.next(batch, max_inline if done < _MAX_INLINE else 0.0)

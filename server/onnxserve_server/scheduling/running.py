@@ -39,7 +39,7 @@ class BatchRunner:
         self._batcher = batcher
         self._clock = clock
         self._observer = observer
-        self._leading = spec.leading
+        self._rows_first = spec.rows_first
 
     def run(self, batch: Batch) -> "FinishedRun | None":
         """Run a batch. When it fails, halve it until those who cannot be run are alone: the others get their answer."""
@@ -57,7 +57,7 @@ class BatchRunner:
             is_over = len(batch.jobs) == 1 or batch.abandoned
             if self._observer is not None:
                 seconds = self._clock() - started
-                self._observer.ran(run_of(self._spec, batch, batch.rows, started, seconds, is_over=is_over))
+                self._observer.on_run(run_of(self._spec, batch, batch.rows, started, seconds, is_over=is_over))
             if is_over:
                 self._fail(batch, error)
             else:
@@ -68,7 +68,9 @@ class BatchRunner:
             self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
-        return FinishedRun(batch, columns, started, seconds, self._spec, observer=self._observer, leading=self._leading)
+        return FinishedRun(
+            batch, columns, started, seconds, self._spec, observer=self._observer, rows_first=self._rows_first
+        )
 
     def _run_apart(self, batch: Batch) -> None:
         for part in self._batcher.halve(batch):
@@ -90,9 +92,9 @@ class BatchRunner:
 
 
 class FinishedRun:
-    """A batch whose run is over. `leading` is the spec's, worked out once."""
+    """A batch whose run is over. `rows_first` is the spec's, worked out once."""
 
-    __slots__ = ("_batch", "_columns", "_leading", "_observer", "_spec", "_started", "seconds")
+    __slots__ = ("_batch", "_columns", "_observer", "_rows_first", "_spec", "_started", "seconds")
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class FinishedRun:
         spec: ModelSpec,
         *,
         observer: Observer | None,
-        leading: bool,
+        rows_first: bool,
     ) -> None:
         self._batch = batch
         self._columns = columns
@@ -111,18 +113,18 @@ class FinishedRun:
         self.seconds = seconds
         self._spec = spec
         self._observer = observer
-        self._leading = leading
+        self._rows_first = rows_first
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns, leading = self._batch, self._columns, self._leading
+        batch, columns, rows_first = self._batch, self._columns, self._rows_first
         alone = len(batch.jobs) == 1
         first = wasted = 0
         for job in batch.jobs:
             last = first + job.rows
             if alone and job.rows == batch.rows > 0:
                 outputs = [(output, columns[output.name]) for output in job.outputs]
-            elif leading:
+            elif rows_first:
                 outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
             else:
                 outputs = [(output, output.cut(columns[output.name], first, last)) for output in job.outputs]
@@ -130,7 +132,7 @@ class FinishedRun:
                 wasted += job.rows
             first = last
         if self._observer is not None:
-            self._observer.ran(run_of(self._spec, batch, wasted, self._started, self.seconds))
+            self._observer.on_run(run_of(self._spec, batch, wasted, self._started, self.seconds))
 
     def _receipt(self, job: Job) -> Receipt:
         batch = self._batch

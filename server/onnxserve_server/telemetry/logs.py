@@ -19,9 +19,9 @@ from typing import Any, Literal
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "suppressed"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # else a caller's request_id could forge a line
 _MINUTE = 60.0
-_MOST_A_MINUTE = 10  # warnings and errors of one place in the code
+_MAX_A_MINUTE = 10  # warnings and errors of one place in the code
 _PUSHING = "opentelemetry"  # the library tells of each attempt to push, from several places
-_MOST_OF_PUSHING = 1
+_MAX_OF_PUSHING = 1
 
 START_FAILED = {"start": "failed"}
 """The fields of a record that tells why a start failed."""
@@ -126,7 +126,7 @@ class RateLimit(logging.Filter):
             place = self._places.setdefault(name, _Place(now))
             if now - place.began >= self._minute and place.first is None:
                 place.began, place.passed = now, 0
-            if place.passed < (_MOST_OF_PUSHING if of_pushing else _MOST_A_MINUTE):
+            if place.passed < (_MAX_OF_PUSHING if of_pushing else _MAX_A_MINUTE):
                 place.passed += 1
                 return True
             place.withheld += 1

@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 _SCOPE = InstrumentationScope("onnxserve")
 _TIMEOUT = 5.0  # seconds of one export
 _CUMULATIVE = otel.AggregationTemporality.CUMULATIVE
-_MOST_SPANS = 2048  # that wait to be sent; further ones are dropped
+_MAX_SPANS = 2048  # that wait to be sent; further ones are dropped
 
 
 def span_processor(endpoint: str) -> SpanProcessor:
     """Return what sends spans, batch by batch."""
     return BatchSpanProcessor(
-        OTLPSpanExporter(endpoint, timeout=_TIMEOUT), max_queue_size=_MOST_SPANS, schedule_delay_millis=1000
+        OTLPSpanExporter(endpoint, timeout=_TIMEOUT), max_queue_size=_MAX_SPANS, schedule_delay_millis=1000
     )
 
 

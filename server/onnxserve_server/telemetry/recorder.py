@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 OTHER = "_OTHER"
 """Stands for any model that is not served, however callers call it: else they could make series without end."""
 
-_MOST_UNFOLDED = 1024
+_MAX_UNFOLDED = 1024
 _LOST = "figures are lost"
 _SERVICE = "onnxserve.v1.InferenceService/"
 _PREDICT = _SERVICE + "Predict"
@@ -64,13 +64,16 @@ class Recorder:
 
     Args:
         clock: the engine's.
+        find: what names of models and versions stand for; None: for nothing that serves.
         tracing: what traces requests; None: nothing does.
     """
 
-    def __init__(self, clock: Clock, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self, clock: Clock, find: Callable[[str, str], ModelSpec | None], tracing: Tracing | None = None
+    ) -> None:
         self._clock = clock
         self._tracing = tracing
-        self._known: Callable[[str, str], ModelSpec | None] = _nothing_is_known
+        self._find = find
         self._answered: dict[_Kind, list[float]] = {}  # of each request its figures, one after the other
         self._exemplars: deque[tuple[Labels, Exemplar]] = deque()
         self._runs: deque[tuple[Labels, _Ran]] = deque()
@@ -81,15 +84,11 @@ class Recorder:
         self._distributions: dict[Instrument, dict[Labels, Distribution]] = defaultdict(dict)
         self.slow = SlowRequests()
 
-    def know(self, known: Callable[[str, str], ModelSpec | None]) -> None:
-        """Tell what names of models and versions stand for; None: for nothing that is served."""
-        self._known = known
-
     def begin(self, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Trace | None:
         """See Observer."""
         return None if self._tracing is None else self._tracing.begin(metadata, arrived)
 
-    def answered(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
+    def on_answer(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
         """See Observer."""
         try:  # what @_harmless does, without its call
             seconds = self._clock() - asked.arrived
@@ -114,13 +113,13 @@ class Recorder:
             noted += figures  # all of them or none, whoever else looks
             if trace is not None:
                 self._show(kind, seconds, trace)
-            if len(noted) >= _MOST_UNFOLDED * _FIGURES:
+            if len(noted) >= _MAX_UNFOLDED * _FIGURES:
                 self._fold()
         except Exception:
             logger.exception(_LOST)
 
     @_harmless
-    def ran(self, run: Run) -> None:
+    def on_run(self, run: Run) -> None:
         """See Observer."""
         spec = run.spec
         rows = max(run.rows, 1)
@@ -128,19 +127,19 @@ class Recorder:
         self._runs.append(((spec.name, spec.version), (rows, run.requests, run.seconds, wasted, run.row_seconds)))
         if run.traces and self._tracing is not None:
             self._tracing.batch(run)
-        if len(self._runs) >= _MOST_UNFOLDED:  # of many models, or many steps, few requests may have ended
+        if len(self._runs) >= _MAX_UNFOLDED:  # of many models, or many steps, few requests may have ended
             self._fold()
 
-    def ended(self, method: str, code: str, seconds: float) -> None:
+    def on_call_end(self, method: str, code: str, seconds: float) -> None:
         """See Observer."""
         self._ended.append((method, code, seconds))
-        if len(self._ended) >= _MOST_UNFOLDED:
+        if len(self._ended) >= _MAX_UNFOLDED:
             self._fold()
 
     def note_burst(self, seconds: float) -> None:
         """Note how long the lane took no calls."""
         self._bursts.append(seconds)
-        if len(self._bursts) >= _MOST_UNFOLDED:  # health checks alone make bursts, too
+        if len(self._bursts) >= _MAX_UNFOLDED:  # health checks alone make bursts, too
             self._fold()
 
     def count(self, instrument: Instrument, *labels: str, by: float = 1.0) -> None:
@@ -209,7 +208,7 @@ class Recorder:
             self._counters[catalogue.ROW_TIME][labels] += float(row_seconds.sum())
 
     def _labels(self, model: str, version: str) -> tuple[str, str]:
-        spec = self._known(model, version)
+        spec = self._find(model, version)
         return (OTHER, OTHER) if spec is None else (spec.name, spec.version)
 
     def _add(
@@ -262,7 +261,3 @@ def _slow(asked: RequestInfo, kind: _Kind, seconds: float, receipt: Receipt | No
 def _drained(queue: deque[_T]) -> list[_T]:
     """Take out what is in the queue now; others may go on appending."""
     return [queue.popleft() for _ in range(len(queue))]
-
-
-def _nothing_is_known(_model: str, _version: str) -> ModelSpec | None:
-    return None

@@ -5,18 +5,12 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from onnxserve_server.runtime.resources import Resources, cgroup_folders, resources
+from onnxserve_server.runtime.resources import Resources, cgroup_folders, resident_bytes, resources
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.metric_data import Labels, Metric
 
 _PROC = Path("/proc/self")
 _CGROUP = Path("/sys/fs/cgroup")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    return int((_PROC / "statm").read_text().split()[1]) * _PAGE
 
 
 class System:

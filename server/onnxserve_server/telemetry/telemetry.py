@@ -5,7 +5,6 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
@@ -13,12 +12,10 @@ from opentelemetry.sdk.resources import Resource
 
 from onnxserve import __version__
 from onnxserve_server.core import Clock
-from onnxserve_server.engine.model import ServedModel
-from onnxserve_server.repository.load_status import Load
-from onnxserve_server.spec import ModelSpec
+from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.attribution import meters
-from onnxserve_server.telemetry.metrics import Metrics
+from onnxserve_server.telemetry.metrics import Metrics, Sources
 from onnxserve_server.telemetry.otlp import LogPush, MetricPush, span_processor
 from onnxserve_server.telemetry.recorder import Recorder
 from onnxserve_server.telemetry.tracing import Tracing
@@ -52,13 +49,7 @@ class Telemetry:
         resource: attributes of this server.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        clock: Clock,
-        models: Callable[[], Sequence[ServedModel]],
-        known: Callable[[str, str], ModelSpec | None],
-    ) -> None:
+    def __init__(self, options: Options, clock: Clock, sources: Sources) -> None:
         self.resource = _resource()
         self._endpoint = options.endpoint
         self._tracing = None
@@ -66,9 +57,8 @@ class Telemetry:
         self._logs: LogPush | None = None
         if options.endpoint and os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() != "true":
             self._tracing = Tracing(clock, options.trace_ratio, span_processor(options.endpoint), self.resource)
-        self.recorder = Recorder(clock, self._tracing)
-        self.recorder.know(known)
-        self.metrics = Metrics(self.recorder, models, meters())
+        self.recorder = Recorder(clock, sources.table.find, self._tracing)
+        self.metrics = Metrics(self.recorder, sources, meters())
         if options.endpoint:
             self._push = MetricPush(options.endpoint, options.interval, self.metrics.collect, self.resource)
             self._logs = LogPush(options.endpoint, self.resource)
@@ -85,18 +75,19 @@ class Telemetry:
         if self._logs is not None:
             logging.getLogger().addHandler(self._logs)
 
-    def note_load(self, load: Load) -> None:
-        """Count a load that is over."""
+    def on_model_change(self, status: LoadStatus) -> None:
+        """Count a load that is over; let the gauges of a model that was stopped go."""
+        if status.state is LoadState.LOADING:
+            return
         self.metrics.collect()  # what loading used is not for those to bear that run first
-        ok = load.state == "ready"
-        self.recorder.count(catalogue.LOADS, load.model, "ok" if ok else "failed")
+        if status.state is LoadState.STOPPED:
+            self.metrics.forget(status.model, status.version)
+            return
+        ok = status.state is LoadState.READY
+        self.recorder.count(catalogue.LOADS, status.model, "ok" if ok else "failed")
         if ok:
-            self.metrics.note(catalogue.LOAD_DURATION, load.model, load.version, value=load.seconds)
-            self.metrics.note(catalogue.MODEL_MEMORY, load.model, load.version, value=float(load.memory_bytes))
-
-    def note_backlog(self, limit: int) -> None:
-        """Note how many bytes may wait for all models together."""
-        self.metrics.note(catalogue.ALL_QUEUES_SIZE_LIMIT, value=float(limit))
+            self.metrics.note(catalogue.LOAD_DURATION, status.model, status.version, value=status.seconds)
+            self.metrics.note(catalogue.MODEL_MEMORY, status.model, status.version, value=float(status.memory_bytes))
 
     def stop(self) -> None:
         """Push what is left, all at the same time, for a few seconds at most."""

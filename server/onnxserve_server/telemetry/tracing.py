@@ -32,7 +32,7 @@ _PARENT = "traceparent"
 _HEADERS = (_PARENT, "tracestate")
 _SERVICE = "onnxserve.v1.InferenceService"
 _SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
-_MOST_LINKS = 128
+_MAX_LINKS = 128
 _LONGEST = 200  # characters of a name that a caller made up
 
 
@@ -148,7 +148,7 @@ class Tracing:
                 "onnxserve.batch.requests": run.requests,
                 "onnxserve.provider": run.spec.providers[0],
             },
-            links=[Link(context) for context in contexts[:_MOST_LINKS]],
+            links=[Link(context) for context in contexts[:_MAX_LINKS]],
             began=run.started,
             ended=run.started + run.seconds,
         )

@@ -13,8 +13,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from onnxserve_server.errors import ServeError
+from onnxserve_server.web.errors import error_response
 from onnxserve_server.web.origin import check_reader
-from onnxserve_server.web.predict import Predictions, error_response
+from onnxserve_server.web.predict import Predictions
 from onnxserve_server.web.status import ServerStatus
 
 _PAGE = Path(__file__).parent / "page"

@@ -17,19 +17,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from onnxserve_server.errors import ServeError
-
-
-class NotAllowed(ServeError):
-    """The request does not come from this server's own page, nor from a program."""
-
-    reason = "OTHER_ORIGIN"
-
-
-class NotJson(ServeError):
-    """The request does not say that it is JSON, as no form of another site can."""
-
-    reason = "NOT_JSON"
+from onnxserve_server.web.errors import NotAllowed, NotJson
 
 
 def check_reader(request: Request) -> None:

@@ -9,64 +9,25 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from onnxserve_server.core import Done, Job, Request, Result, Trace
 from onnxserve_server.engine.engine import Engine
-from onnxserve_server.errors import (
-    Cancelled,
-    CutOff,
-    DeadlineExceeded,
-    Draining,
-    InvalidRequest,
-    ModelNotFound,
-    ModelRunFailed,
-    QueueFull,
-    SequenceEvicted,
-    SequencesFull,
-    ServeError,
-    Violation,
-)
+from onnxserve_server.errors import InvalidRequest, QueueFull, ServeError, Violation
 from onnxserve_server.observing import PAGE, Observer
 from onnxserve_server.spec import ModelSpec
 from onnxserve_server.web import uploads
-from onnxserve_server.web.origin import NotAllowed, NotJson, check_sender
+from onnxserve_server.web.errors import AsciiJson, NotPost, TooLarge, error_response, status_of
+from onnxserve_server.web.origin import check_sender
 from onnxserve_server.web.tensors import read_tensor, write_tensor
-from onnxserve_server.web.uploads import TooLarge, Uploads
+from onnxserve_server.web.uploads import Uploads
 
-MOST_AT_ONCE = 8
+MAX_CONCURRENT = 8
 """Predictions in hand. The form is for people; callers with more than that to ask use gRPC."""
 
-_LONGEST_REQUEST_ID = 128  # characters
-_MOST_VALUES = 250_000  # of one request: to parse millions of them would keep the interpreter from all other callers
+_MAX_REQUEST_ID = 128  # characters
+_MAX_VALUES = 250_000  # of one request: to parse millions of them would keep the interpreter from all other callers
 _FIELDS = ("model", "version", "inputs", "request_id")
-
-
-class NotPost(ServeError):
-    """Predictions are asked for by another method than POST."""
-
-    reason = "NOT_POST"
-
-
-# Codes are those of gRPC, see edge/status.py, so that people and metrics have one set of names.
-STATUSES: dict[type[ServeError], tuple[str, int]] = {
-    InvalidRequest: ("INVALID_ARGUMENT", 400),
-    NotAllowed: ("PERMISSION_DENIED", 403),
-    ModelNotFound: ("NOT_FOUND", 404),
-    NotPost: ("UNIMPLEMENTED", 405),
-    SequenceEvicted: ("FAILED_PRECONDITION", 409),
-    TooLarge: ("RESOURCE_EXHAUSTED", 413),
-    NotJson: ("INVALID_ARGUMENT", 415),
-    QueueFull: ("RESOURCE_EXHAUSTED", 429),
-    SequencesFull: ("RESOURCE_EXHAUSTED", 429),
-    Cancelled: ("CANCELLED", 499),
-    ModelRunFailed: ("INTERNAL", 500),
-    ServeError: ("INTERNAL", 500),
-    CutOff: ("UNAVAILABLE", 503),
-    Draining: ("UNAVAILABLE", 503),
-    DeadlineExceeded: ("DEADLINE_EXCEEDED", 504),
-}
-"""The name of each error's code, and its HTTP status."""
 
 
 class Predictions:
@@ -84,10 +45,10 @@ class Predictions:
             if request.method != "POST":
                 raise NotPost(f"{request.method} is no way to ask for a prediction: POST it, as JSON")
             check_sender(request)
-            asked = _Asked(self._engine.clock())
+            asked = _RequestInfo(self._engine.clock())
             body = await self._uploads.read(request)
-            if self._in_hand >= MOST_AT_ONCE:
-                raise QueueFull(f"{MOST_AT_ONCE} predictions of this port are in hand", 1.0)
+            if self._in_hand >= MAX_CONCURRENT:
+                raise QueueFull(f"{MAX_CONCURRENT} predictions of this port are in hand", 1.0)
             self._in_hand += 1
             try:
                 return await self._predict(request, body, asked)
@@ -96,7 +57,7 @@ class Predictions:
         except ServeError as error:
             return error_response(error)
 
-    async def _predict(self, request: HttpRequest, body: bytes, asked: "_Asked") -> Response:
+    async def _predict(self, request: HttpRequest, body: bytes, asked: "_RequestInfo") -> Response:
         if self._observer is not None:
             asked.trace = self._observer.begin(request.headers.items(), asked.arrived)
         try:
@@ -109,7 +70,7 @@ class Predictions:
         self._note(asked, outcome)
         return error_response(outcome) if isinstance(outcome, ServeError) else _response(outcome, asked.request_id)
 
-    async def _outcome(self, request: HttpRequest, body: bytes, asked: "_Asked") -> Result | ServeError:
+    async def _outcome(self, request: HttpRequest, body: bytes, asked: "_RequestInfo") -> Result | ServeError:
         """Have the engine answer, unless the caller leaves: then the request is cancelled."""
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Result | ServeError] = loop.create_future()
@@ -128,7 +89,7 @@ class Predictions:
             job.cancel()  # does nothing to a job that has ended
         return await answered
 
-    def _submit(self, body: bytes, asked: "_Asked", done: Done) -> Job:
+    def _submit(self, body: bytes, asked: "_RequestInfo", done: Done) -> Job:
         told = _parsed(body)
         asked.take(told)
         spec = self._engine.spec(asked.model, asked.version)
@@ -142,16 +103,16 @@ class Predictions:
         self._engine.flush()
         return job
 
-    def _note(self, asked: "_Asked", outcome: Result | ServeError) -> None:
+    def _note(self, asked: "_RequestInfo", outcome: Result | ServeError) -> None:
         if self._observer is None:
             return
-        code, status = ("OK", 200) if isinstance(outcome, Result) else STATUSES[type(outcome)]
+        code, status = ("OK", 200) if isinstance(outcome, Result) else (outcome.code.name, status_of(outcome))
         if asked.trace is not None:
             asked.trace.answered_by_http(status)
-        self._observer.answered(asked, code, outcome)
+        self._observer.on_answer(asked, code, outcome)
 
 
-class _Asked:
+class _RequestInfo:
     """Implements core.RequestInfo."""
 
     method = PAGE
@@ -180,30 +141,12 @@ class _Asked:
                 for name in ("model", "version", "request_id")
                 if not _is_text(told.get(name, ""))
             ]
-        if not faults and len(told.get("request_id", "")) > _LONGEST_REQUEST_ID:
-            faults.append(Violation("request_id", f"it is longer than {_LONGEST_REQUEST_ID} characters"))
+        if not faults and len(told.get("request_id", "")) > _MAX_REQUEST_ID:
+            faults.append(Violation("request_id", f"it is longer than {_MAX_REQUEST_ID} characters"))
         if faults:
             raise InvalidRequest(faults)
         self.model, self.version = told.get("model", ""), told.get("version", "")
         self.request_id = told.get("request_id", "")
-
-
-def error_response(error: ServeError) -> Response:
-    """Return an error as JSON: the code by its name in gRPC, reason, message, and the faults of fields."""
-    code, status = STATUSES[type(error)]
-    violations = error.violations if isinstance(error, InvalidRequest) else ()
-    told = {
-        "code": code,
-        "reason": error.reason,
-        "message": error.message,
-        "violations": [violation._asdict() for violation in violations],
-    }
-    headers = {"Cache-Control": "no-store"}
-    if isinstance(error, NotPost):
-        headers["Allow"] = "POST"
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    return AsciiJson(told, status, headers)
 
 
 def _response(result: Result, request_id: str) -> Response:
@@ -217,14 +160,6 @@ def _response(result: Result, request_id: str) -> Response:
     return AsciiJson(told, headers={"Cache-Control": "no-store"})
 
 
-class AsciiJson(JSONResponse):
-    """JSON in ASCII: what a caller sent may be text that is no valid Unicode, and is told back."""
-
-    def render(self, content: Any) -> bytes:
-        """See JSONResponse."""
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
-
-
 def _is_text(name: str) -> bool:
     """Whether it can be written as UTF-8, as logs and traces write it; what JSON escapes may not be."""
     try:
@@ -236,8 +171,8 @@ def _is_text(name: str) -> bool:
 
 def _parsed(body: bytes) -> Mapping[str, Any]:
     values = sum(map(body.count, (b",", b"[", b"{")))
-    if values > _MOST_VALUES:
-        raise TooLarge(f"the request has about {values} values, at most {_MOST_VALUES} are taken; send base64")
+    if values > _MAX_VALUES:
+        raise TooLarge(f"the request has about {values} values, at most {_MAX_VALUES} are taken; send base64")
     try:
         told = json.loads(body, parse_constant=_no_json)
     except (ValueError, RecursionError) as error:
@@ -251,7 +186,7 @@ def _no_json(constant: str) -> None:
     raise ValueError(f'{constant} is no number of JSON; write "{constant}"')
 
 
-def _request(told: Mapping[str, Any], spec: ModelSpec, asked: _Asked) -> Request:
+def _request(told: Mapping[str, Any], spec: ModelSpec, asked: _RequestInfo) -> Request:
     specs = {tensor.name: tensor for tensor in spec.inputs}
     faults: list[Violation] = []
     tensors = []

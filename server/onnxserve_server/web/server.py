@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from onnxserve_server.errors import ConfigurationError
 
 _BACKLOG = 64
-_MOST_CONNECTIONS = 256  # for a further one, that is closed which was silent for longest
+_MAX_CONNECTIONS = 256  # for a further one, that is closed which was silent for longest
 _HEAD_TIMEOUT = 10.0  # seconds in which a connection must bring its first request
 _GRACE = 1  # seconds for answers that are under way when it stops
 _START_TIMEOUT = 10.0  # seconds
@@ -72,7 +72,7 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self._heard = self.loop.time()
         self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
-        if len(self.connections) > _MOST_CONNECTIONS:
+        if len(self.connections) > _MAX_CONNECTIONS:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from onnxserve import __version__
 from onnxserve.tensor import NAMES
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.observing import Observer
-from onnxserve_server.repository.load_status import Loads
+from onnxserve_server.repository.load_status import LoadStatuses
 from onnxserve_server.spec import ModelSpec, TensorSpec
 from onnxserve_server.telemetry.metric_data import Distribution, Metric
 from onnxserve_server.telemetry.prometheus import scrape
@@ -30,7 +30,9 @@ class ServerStatus:
         observer: is told of the predictions that come by this port; None: nobody is.
     """
 
-    def __init__(self, engine: Engine, loads: Loads, ready: Callable[[], bool], telemetry: Telemetry | None) -> None:
+    def __init__(
+        self, engine: Engine, loads: LoadStatuses, ready: Callable[[], bool], telemetry: Telemetry | None
+    ) -> None:
         self.engine = engine
         self.ready = ready
         self.observer: Observer | None = None if telemetry is None else telemetry.recorder
@@ -53,7 +55,7 @@ class ServerStatus:
             "version": __version__,
             "ready": self.ready(),
             "draining": self.engine.draining,
-            "models": [_model(model.spec) for model in self.engine.models()],
+            "models": [_model(model.spec) for model in self.engine.table.models()],
             "loads": [
                 {
                     "model": load.model,

@@ -18,15 +18,15 @@ from onnxserve_server.core import WireTensor
 from onnxserve_server.errors import Violation
 from onnxserve_server.spec import TensorSpec
 
-_MOST_LISTED = 16_384  # elements; more are base64: a list of a million keeps the interpreter for half a second
-_MOST_BYTES = 4 << 20  # of one output
-_LARGEST_SAFE = 2**53
-_MOST_AXES = 32  # as many as numpy can go through element by element
+_MAX_LISTED = 16_384  # elements; more are base64: a list of a million keeps the interpreter for half a second
+_MAX_BYTES = 4 << 20  # of one output
+_MAX_SAFE = 2**53
+_MAX_AXES = 32  # as many as numpy can go through element by element
 _VALUES = {STRING: "a string", BOOL: "true or false"}
 _STRINGS, _BOOLS, _INTEGERS, _FLOATS = {str}, {bool}, {int, str}, {int, float, str}  # what JSON may give for them
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")  # Python's int() takes "1_000", " 5 " and digits of other scripts, too
 _FLOAT = re.compile(_INTEGER.pattern + r"(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_LONGEST_QUOTED = 40  # characters
+_MAX_QUOTED = 40  # characters
 _INFINITE = ("Infinity", "-Infinity")
 _NOT_FINITE = ("NaN", *_INFINITE)
 _FIELDS = ("data_type", "shape", "data", "base64")
@@ -71,11 +71,11 @@ def write_tensor(spec: TensorSpec, array: Array) -> dict[str, Any]:
         "shape": array.shape,
         "labels": spec.labels,
     }
-    if array.size <= _MOST_LISTED and _has_numbers(spec.data_type):
+    if array.size <= _MAX_LISTED and _has_numbers(spec.data_type):
         return told | {"data": [_json_number(element) for element in array.ravel().tolist()]}
-    if array.size <= _MOST_LISTED and spec.data_type == STRING:
+    if array.size <= _MAX_LISTED and spec.data_type == STRING:
         return told | {"data": [str(element) for element in array.ravel()]}
-    if array.nbytes <= _MOST_BYTES and spec.data_type != STRING:
+    if array.nbytes <= _MAX_BYTES and spec.data_type != STRING:
         return told | {"base64": base64.b64encode(array.tobytes()).decode()}
     return told | {"omitted": f"{array.size:,} elements are too many for a page; call by gRPC"}
 
@@ -104,8 +104,8 @@ def _decoded(text: object, shape: list[int] | None) -> tuple[tuple[int, ...], by
 def _listed(data: object, number: DataType) -> Array:
     """Return nested lists as an array of the type, where each element is a value of it; strings as objects."""
     array: Array = np.array(data, object)
-    if array.ndim > _MOST_AXES:
-        raise _Fault("data", f"lists may be nested {_MOST_AXES} deep")
+    if array.ndim > _MAX_AXES:
+        raise _Fault("data", f"lists may be nested {_MAX_AXES} deep")
     kinds: set[Any]
     if number == STRING:
         kinds, wanted = _STRINGS, array.dtype
@@ -124,7 +124,7 @@ def _listed(data: object, number: DataType) -> Array:
     if str in found and number != STRING:
         for element in array.flat:
             if isinstance(element, str) and not _is_number(element, wanted):
-                raise _Fault("data", f"{needed}: {element[:_LONGEST_QUOTED]!r} is not written as one")
+                raise _Fault("data", f"{needed}: {element[:_MAX_QUOTED]!r} is not written as one")
     try:
         with np.errstate(over="raise"):
             converted: Array = array.astype(wanted)
@@ -164,4 +164,4 @@ def _has_numbers(number: DataType) -> bool:
 def _json_number(value: float) -> float | str:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return str(value) if isinstance(value, int) and abs(value) > _LARGEST_SAFE else value
+    return str(value) if isinstance(value, int) and abs(value) > _MAX_SAFE else value

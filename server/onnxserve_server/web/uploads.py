@@ -4,7 +4,8 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from onnxserve_server.errors import Cancelled, DeadlineExceeded, QueueFull, ServeError
+from onnxserve_server.errors import Cancelled, DeadlineExceeded, QueueFull
+from onnxserve_server.web.errors import TooLarge
 
 MAX_BODY = 8 << 20
 """Bytes of one request."""
@@ -12,12 +13,6 @@ TIMEOUT = 30.0
 """Seconds from the request's first byte to its answer."""
 MOST_UNREAD = 8 * MAX_BODY
 """Bytes of all bodies that are on their way."""
-
-
-class TooLarge(ServeError):
-    """The request has more bytes than this port takes."""
-
-    reason = "TOO_LARGE"
 
 
 class Uploads:

@@ -1,0 +1,233 @@
+"""The gRPC server: what it serves, over which edge, from start() to stop()."""
+
+import logging
+import math
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
+from onnxserve_server.edge import health
+from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
+from onnxserve_server.edge.inflight import StreamBudget
+from onnxserve_server.edge.models import ModelServicer
+from onnxserve_server.edge.plain import PlainEdge
+from onnxserve_server.edge.predict import Predict
+from onnxserve_server.edge.streams import Streams
+from onnxserve_server.engine.engine import Engine
+from onnxserve_server.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+_PREDICT = f"/{INFERENCE}/Predict"
+_STREAM = f"/{INFERENCE}/Stream"
+_CHECK = f"/{health.SERVICE}/Check"
+
+# Calls that the core holds when a server stops it ends with CANCELLED, which few clients try again. So callers are told
+# UNAVAILABLE first, until none has called for a while. Not for long: those that balance by themselves go on calling
+# until their connection ends, and a call is tried again each 0.1 s (Draining.retry_after), three times or so in all.
+_QUIET = 0.1  # seconds
+_MAX_REFUSING = 0.2
+_MAX_PENDING = 100_000
+_MAX_STREAMS = 4096  # calls at a time on one connection; further ones wait at their client
+_HANDING_OVER = 1.0  # seconds for streams that are cut off to hand their states over
+_STOP_TIMEOUT = 5.0  # seconds in which the core must let go of what has ended
+_WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
+
+
+class Edge(Protocol):
+    """What the two edges have in common."""
+
+    @property
+    def live_calls(self) -> int:
+        """Calls that have been accepted and are not yet over."""
+        ...
+
+    def start(self) -> None:
+        """Take calls."""
+        ...
+
+    def wait_drained(self, timeout: float) -> bool:
+        """Wait until the last call is over; tell whether it is."""
+        ...
+
+    def stop(self) -> bool:
+        """End what the edge itself runs; False: a call that was never answered is left behind."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerOptions:
+    """How the server listens; times are in seconds, 0 for no limit.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 picks a free one.
+        edge: the edge to serve by; the plain one stands in for a lane that does not work with this grpcio.
+        workers: threads for all but the lane's calls.
+        max_message_bytes: of one request.
+        max_connection_age: after which a connection is ended.
+        max_connection_age_grace: that its calls have from then on.
+        stream_lifetime: after which a stream is to end and its caller to open another one; inf for never.
+        trailer: gives the trailing metadata of successful answers.
+        note_burst: told how long the lane took no further event while it ran a burst.
+    """
+
+    host: str
+    port: int
+    edge: Literal["lane", "plain"] = "lane"
+    workers: int = 64
+    max_message_bytes: int = 64 << 20
+    max_connection_age: float = 0.0
+    max_connection_age_grace: float = 0.0
+    stream_lifetime: float = math.inf
+    trailer: Callable[[], Metadata] | None = None
+    note_burst: Callable[[float], None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port as clients write them."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
+    def channel_arguments(self) -> list[tuple[str, int]]:
+        """Return what the core is made with."""
+        # Without an age the core keeps each connection for ever.
+        ages = {"age": self.max_connection_age, "age_grace": self.max_connection_age_grace}
+        return [
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # More calls may wait for us than the core would hold: it ends them with CANCELLED, we with QUEUE_FULL.
+            ("grpc.server.max_pending_requests", _MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+            ("grpc.max_concurrent_streams", _MAX_STREAMS),
+            ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of the load
+            # Clients may ping a quiet connection every 30 s; the default of 5 minutes would cut them off.
+            ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+            *[(f"grpc.max_connection_{name}_ms", round(1000 * seconds)) for name, seconds in ages.items() if seconds],
+        ]
+
+
+class GrpcServer:
+    """Serves an engine by gRPC.
+
+    Args:
+        options: how it listens.
+        engine: what it serves.
+        health: told by Health.Check and Watch.
+        budget: what streams may have in flight.
+
+    Attributes:
+        edge_name: "lane" or "plain": the edge that is really used.
+        streams: the calls of InferenceService.Stream.
+    """
+
+    def __init__(
+        self, options: ServerOptions, engine: Engine, health_status: health.Health, budget: StreamBudget
+    ) -> None:
+        self._options = options
+        self._engine = engine
+        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="onnxserve-grpc")
+        self._server = grpc.server(self._pool, options=options.channel_arguments)
+        health_status.add_to(self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(engine.table), self._server)
+        services = (INFERENCE, MODELS, health.SERVICE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, self._server)
+        deadlines, observer = engine.services.deadlines, engine.services.observer
+        self.streams = Streams(engine, budget, observer, lifetime=options.stream_lifetime, watch=deadlines.watch)
+        self.edge, self.edge_name = self._make_edge(
+            {_PREDICT: Predict(engine, observer), _CHECK: health_status.check}, {_STREAM: self.streams.open}
+        )
+
+    def start(self) -> int:
+        """Listen; return the port.
+
+        Raises:
+            ConfigurationError: the port cannot be had.
+        """
+        try:
+            port: int = self._server.add_insecure_port(self._options.address)
+        except RuntimeError as error:
+            raise ConfigurationError(f"{self._options.address}: cannot listen there: {error}") from error
+        self._engine.services.deadlines.subscribe(self.streams.expire)
+        self._server.start()
+        self.edge.start()
+        return port
+
+    def drain(self, timeout: float) -> None:
+        """Refuse new calls and finish those in flight; after `timeout` seconds they are ended."""
+        self.streams.stop()
+        self.refuse()
+        self._server.stop(timeout + _STOP_TIMEOUT)  # returns at once; stop() shortens it
+        if not self.edge.wait_drained(timeout):
+            logger.warning("calls were still in flight after %.1f s; they are ended", timeout)
+            self.streams.cut_off(_HANDING_OVER)
+            self.streams.abort()
+
+    def refuse(self) -> None:
+        """Answer new requests with UNAVAILABLE until nobody calls."""
+        self._engine.drain()
+        end, seen = time.monotonic() + _MAX_REFUSING, -1
+        while (refused := self._engine.refused + self.streams.refused) != seen and time.monotonic() < end:
+            seen = refused
+            time.sleep(_QUIET)
+
+    def stop(self, stop_models: Callable[[], None]) -> None:
+        """End whatever runs; after drain() nothing does. Models are stopped while calls can still be answered."""
+        stopped = self._server.stop(_WATCHERS_GRACE)
+        stop_models()
+        self._engine.services.deadlines.unsubscribe(self.streams.expire)
+        if not (self.edge.stop() and stopped.wait(_STOP_TIMEOUT)):
+            logger.error("calls are left behind that were never answered")
+        self._pool.shutdown()
+
+    def _make_edge(
+        self, methods: dict[str, Handler], streams: dict[str, StreamHandler]
+    ) -> tuple[Edge, Literal["lane", "plain"]]:
+        """Return the edge that the options ask for, or the plain one when the lane does not work with this grpcio."""
+        options, flush = self._options, self._engine.flush
+        if options.edge == "lane":
+            try:
+                from onnxserve_server.edge import lane, self_test
+
+                self_test.run()
+                made = lane.Lane(
+                    self._server, methods, streams, flush, note_burst=options.note_burst, trailer=options.trailer
+                )
+            except Exception as error:
+                logger.warning(
+                    "grpcio %s does not carry the lane (%s): serving on the plain edge, slower", grpc.__version__, error
+                )
+            else:
+                return made, "lane"
+        return PlainEdge(self._server, methods, streams, flush, options.trailer), "plain"
+
+
+def check_port(host: str, port: int) -> None:
+    """Find out whether a server could listen there.
+
+    Raises:
+        ConfigurationError: it could not.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{host}:{port}: cannot listen there: {error.strerror or error}; choose another --host or --port"
+        ) from error
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,139 @@
+"""The one owner of a model's life: nothing else loads a model, adds it to the table, or stops it."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxserve_server.engine.servable import Servable
+from onnxserve_server.engine.table import Table
+from onnxserve_server.errors import ConfigurationError, ModelNotFound
+from onnxserve_server.repository.discovery import Found, discover
+from onnxserve_server.repository.load_status import LoadStatus, LoadStatuses
+from onnxserve_server.repository.loader import Defaults, load
+from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.resources import resident_bytes
+from onnxserve_server.scheduling.services import Services
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repository:
+    """Where models come from, and what holds for all of them.
+
+    Attributes:
+        root: the directory that holds the models.
+        batching_defaults: what the server's settings say of batching, by the names of model.yaml.
+        defaults: what else they say where a model.yaml does not.
+        skip_broken: whether load_all() goes on without a model that cannot be loaded.
+    """
+
+    root: Path
+    batching_defaults: dict[str, object]
+    defaults: Defaults
+    skip_broken: bool = False
+
+
+class ModelManager:
+    """Loads and stops models while requests run. Everything may be called from any thread; one load or stop at a time.
+
+    Args:
+        repository: where models come from.
+        table: the versions that serve; changed by this object alone.
+        services: what models share.
+        on_change: told each new status of a version, before requests can see a version that is ready, and when none
+            can see a version that was stopped.
+
+    Attributes:
+        statuses: what became of each version.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        table: Table,
+        services: Services,
+        on_change: Callable[[LoadStatus], None] = lambda _: None,
+    ) -> None:
+        self.statuses = LoadStatuses()
+        self._repository = repository
+        self._table = table
+        self._services = services
+        self._on_change = on_change
+        self._lock = threading.Lock()
+
+    def load_all(self, stop: threading.Event | None = None) -> None:
+        """Load every model of the repository; no further one once `stop` is set.
+
+        Raises:
+            ConfigurationError: a model cannot be loaded, or none is left.
+        """
+        repository = self._repository
+        with Prober() as prober:
+            for found in discover(repository.root, repository.batching_defaults):
+                if stop is not None and stop.is_set():
+                    return
+                try:
+                    self.load(found, prober)
+                except ConfigurationError as error:
+                    if not repository.skip_broken:
+                        raise
+                    logger.error("model %s/%s is left out: %s", found.name, found.version, error)
+        if not self._table.models():
+            raise ConfigurationError(f"{repository.root}: none of its models can be loaded; the log says why")
+
+    def load(self, found: Found, prober: Prober | None = None) -> None:
+        """Load a version and serve it. One of that name and version that serves is replaced, and stopped afterwards.
+
+        Raises:
+            ConfigurationError: it cannot be loaded; what served before goes on serving.
+        """
+        with self._lock, contextlib.ExitStack() as stack:
+            self._load(found, prober or stack.enter_context(Prober()))
+
+    def stop(self, name: str, version: str) -> None:
+        """Refuse new requests for a version with MODEL_STOPPED, finish those that wait, and give back its memory.
+
+        Raises:
+            ModelNotFound: it does not serve.
+        """
+        with self._lock:
+            model = self._serving(name, version)
+            if model is None:
+                raise ModelNotFound(f"model {name}/{version} does not serve", f"{name}/{version}")
+            self._table.remove(model)
+            model.stop()
+            self._on_change(self.statuses.stop(name, version))
+        logger.info("model %s/%s is stopped", name, version)
+
+    def stop_all(self) -> None:
+        """Stop every version; the statuses stay as they are, for the server stops too."""
+        for model in self._table.models():
+            model.stop()
+
+    def _load(self, found: Found, prober: Prober) -> None:
+        logger.info("loading model %s/%s", found.name, found.version)
+        loading = self.statuses.begin(found.name, found.version)
+        self._on_change(loading)
+        before = resident_bytes()
+        try:
+            model = load(found, self._repository.defaults, prober, self._services)
+        except ConfigurationError as error:
+            self._on_change(self.statuses.fail(loading, str(error)))
+            raise
+        old = self._serving(found.name, found.version)
+        model.start()
+        if old is None:
+            self._table.add(model)
+        else:
+            self._table.swap(old, model)
+            old.stop()
+        self._on_change(self.statuses.succeed(loading, max(0, resident_bytes() - before)))
+        logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
+
+    def _serving(self, name: str, version: str) -> Servable | None:
+        models = self._table.models()
+        return next((model for model in models if (model.spec.name, model.spec.version) == (name, version)), None)

@@ -1,0 +1,90 @@
+"""Errors as HTTP answers, and those that only HTTP has."""
+
+import json
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from onnxserve_server.errors import Code, InvalidRequest, ServeError
+
+_STATUSES = {
+    Code.OK: 200,
+    Code.INVALID_ARGUMENT: 400,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.FAILED_PRECONDITION: 409,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.CANCELLED: 499,
+    Code.INTERNAL: 500,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+}
+
+
+class HttpError(ServeError):
+    """A request that HTTP has a status of its own for."""
+
+    http_status: int
+
+
+class NotAllowed(HttpError):
+    """The request does not come from this server's own page, nor from a program."""
+
+    code = Code.PERMISSION_DENIED
+    http_status = 403
+    reason = "OTHER_ORIGIN"
+
+
+class NotPost(HttpError):
+    """Predictions are asked for by another method than POST."""
+
+    code = Code.UNIMPLEMENTED
+    http_status = 405
+    reason = "NOT_POST"
+
+
+class TooLarge(HttpError):
+    """The request has more bytes than this port takes."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    http_status = 413
+    reason = "TOO_LARGE"
+
+
+class NotJson(HttpError):
+    """The request does not say that it is JSON, as no form of another site can."""
+
+    code = Code.INVALID_ARGUMENT
+    http_status = 415
+    reason = "NOT_JSON"
+
+
+class AsciiJson(JSONResponse):
+    """JSON in ASCII: what a caller sent may be text that is not valid Unicode, and is sent back."""
+
+    def render(self, content: Any) -> bytes:
+        """See JSONResponse."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def status_of(error: ServeError) -> int:
+    """Return the HTTP status of an error."""
+    return error.http_status if isinstance(error, HttpError) else _STATUSES[error.code]
+
+
+def error_response(error: ServeError) -> Response:
+    """Return an error as JSON: the code by its name in gRPC, reason, message, and the faults of fields."""
+    violations = error.violations if isinstance(error, InvalidRequest) else ()
+    fields = {
+        "code": error.code.name,
+        "reason": error.reason,
+        "message": error.message,
+        "violations": [violation._asdict() for violation in violations],
+    }
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(error, NotPost):
+        headers["Allow"] = "POST"
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return AsciiJson(fields, status_of(error), headers)
