@@ -35,7 +35,7 @@ class WireTensor(NamedTuple):
 
 
 class Trace(Protocol):
-    """What is noted of one request on its way, for a request that somebody traces.
+    """A traced request's notes on its way.
 
     Attributes:
         trace_id: 32 hexadecimal digits.
@@ -57,7 +57,7 @@ class Trace(Protocol):
 
 
 class RequestInfo(Protocol):
-    """What observers need to know of a request that is answered.
+    """An answered request, as observers see it.
 
     Attributes:
         method: "Predict", "Stream" or PAGE.
@@ -65,7 +65,7 @@ class RequestInfo(Protocol):
         version: the same of its version; "" for the newest.
         request_id: the caller's name for the request, "" for none.
         arrived: when its message was taken.
-        trace: what is noted of it; None for most.
+        trace: notes on its way; None for most.
     """
 
     method: str
@@ -101,7 +101,7 @@ class Receipt(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The arrays of the outputs that the job wants, in its order, who gave them, and the receipt."""
+    """The arrays of the outputs that the job wants, in its order, the version that gave them, and the receipt."""
 
     model: str
     version: str
@@ -125,7 +125,7 @@ class Stop(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What makes a request more than one run that stands alone.
+    """A request's part in a sequence, or its several steps: whatever makes it more than one run that stands alone.
 
     Attributes:
         sequence: the sequence's name; "" for none.
@@ -156,7 +156,7 @@ class StepResult(NamedTuple):
 
 
 Done = Callable[[Result | ServeError], None]
-"""What a job calls, once, when it ends. From any thread; it must not raise or block."""
+"""Called by a job, once, when it ends. From any thread; it must not raise or block."""
 
 
 class Job:
@@ -167,10 +167,10 @@ class Job:
         outputs: the outputs wanted, in the caller's order.
         rows: rows of the batch axis; 1 for a model that is not batched.
         nbytes: bytes of its inputs.
-        key: jobs with equal keys may share a batch; it tells the shape of a row and what is in shared inputs.
+        key: jobs with equal keys may share a batch; made of the shape of a row and the values of shared inputs.
         rank: the queue's order, lowest first: the time of arrival, moved ahead by the job's priority.
         place: where the batcher has it (a bucket, a batch, nowhere); the batcher's alone.
-        trace: what is noted of this very request; None for most.
+        trace: notes on its way; None for most.
     """
 
     __slots__ = (
@@ -226,7 +226,7 @@ class Job:
         return self._end.locked()
 
     def end(self, outcome: Result | ServeError) -> bool:
-        """End the job, unless it has ended; tell whether this call was the one that ended it."""
+        """End the job, unless it has ended; return whether this call was the one that ended it."""
         if not self._end.acquire(blocking=False):  # a lock taken once and never given back: the atomic "first one wins"
             return False
         done, self._done = self._done, _nothing  # the callback holds the call, which holds the job
@@ -237,7 +237,7 @@ class Job:
         return True
 
     def discard(self) -> bool:
-        """End the job without telling anybody; like end(), tell whether this call was the one that ended it."""
+        """End the job without calling back; like end(), return whether this call was the one that ended it."""
         return self._end.acquire(blocking=False)
 
     def cancel(self) -> None:

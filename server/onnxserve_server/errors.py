@@ -1,4 +1,4 @@
-"""What can go wrong with a request or with a start, by meaning. No transport appears here.
+"""Errors of requests and of starts, by meaning. No transport appears here.
 
 Each class carries its status code by name, which each edge maps to its own. ConfigurationError stands apart: no request
 sees it, it ends a start.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Code(IntEnum):
-    """What a call ends with: the names and numbers of google.rpc.Code, of those that are used here."""
+    """The status of a call: names and numbers of google.rpc.Code, those that are used here."""
 
     OK = 0
     CANCELLED = 1

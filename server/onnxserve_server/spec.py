@@ -1,4 +1,4 @@
-"""What a model is: its tensors, how it is batched, what state it has. Known once it is loaded, and never changed."""
+"""A model as described by its file and configuration: tensors, batching, state. Never changed once it is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -92,11 +92,11 @@ class SequencePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a model takes and gives, how it is batched and what it runs on.
+    """A model's inputs and outputs, its batching and its runtime.
 
-    `fixed_cost`: its run time depends on the number of rows alone, not on what is in them.
-    `state`: what makes it stateful; empty for most models.
-    `feedback`: what lets it run several steps for one request; empty for most models.
+    `fixed_cost`: its run time depends on the number of rows alone, not on their values.
+    `state`: its state pairs; empty for most models.
+    `feedback`: outputs that let it run several steps for one request; empty for most models.
     """
 
     name: str

@@ -141,12 +141,12 @@ def test_a_request_that_the_model_fails_on_fails_alone(server, callers):
         (
             "layered",
             {"x": (2, 3), "state": (2, 3, 3), "scale": ()},
-            ("inputs[1].shape", "all inputs must have as many rows: 2 in 'x', 3 in 'state'"),
+            ("inputs[1].shape", "all inputs must have the same number of rows: 2 in 'x', 3 in 'state'"),
         ),
         (
             "layered",
             {"scale": (), "state": (2, 2, 3), "x": (1, 3)},
-            ("inputs[1].shape", "all inputs must have as many rows: 1 in 'x', 2 in 'state'"),
+            ("inputs[1].shape", "all inputs must have the same number of rows: 1 in 'x', 2 in 'state'"),
         ),
         (
             "layered",
@@ -156,12 +156,12 @@ def test_a_request_that_the_model_fails_on_fails_alone(server, callers):
         (
             "weighted",
             {"x": (4, 5), "weight": (4,)},
-            ("inputs[1].shape", "axis 'k' must have one size: 5 in 'x', 4 in 'weight'"),
+            ("inputs[1].shape", "axis 'k' must have the same size everywhere: 5 in 'x', 4 in 'weight'"),
         ),
         (
             "unsplit",
             {"scale": (), "state": (2, 5, 3), "x": (5, 3)},
-            ("inputs[2].shape", "5 rows are more than the 4 of one run, and the model is set not to split them"),
+            ("inputs[2].shape", "5 rows exceed max_rows (4), and the model is configured not to split requests"),
         ),
     ],
     ids=["rows", "rows in another order", "shape of a shared input", "an axis of a shared input", "too many rows"],

@@ -83,13 +83,13 @@ def test_outputs_are_saved(run):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "says"),
     [
-        (("nope", "--input", "x=x.npy"), None, "there is no model 'nope'; there are: double, fixed, gather"),
+        (("nope", "--input", "x=x.npy"), None, "unknown model 'nope'; available models: double, fixed, gather"),
         (
             ("double", "--input", "x=-"),
             npy(ROWS.astype(np.float64)),
             "inputs[0].data_type: input 'x' is float32, not float64",
         ),
-        (("double", "--input", "z=x.npy"), None, "inputs[0].name: the model has no input 'z'; it has 'x'"),
+        (("double", "--input", "z=x.npy"), None, "inputs[0].name: unknown input 'z'; the model's inputs are 'x'"),
         (("fixed", "--input", "x=x.npy"), None, "inputs[0].shape: input 'x' has the shape [4, 3], not [2, 3]"),
         (("gather", "--input", "id=-"), b"[[99]]", "failed in its run"),
     ],

@@ -171,4 +171,4 @@ def test_a_mistake_of_use_ends_with_2_and_says_why(run, arguments, says):
 def test_what_the_server_refuses_ends_with_1(run):
     done = run("nope", "--input", "x=rows.npy")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "there is no model 'nope'" in done.stderr
+    assert "unknown model 'nope'" in done.stderr

@@ -180,5 +180,5 @@ def test_a_request_that_is_alone_may_have_more_than_all_may(serve):
 
 def test_bounds_beyond_the_memory_are_warned_of(serve, caplog):
     serve({"double": zoo.double()}, all_queue_bytes=2**50)
-    assert f"{2**30} MiB of requests may wait" in caplog.text
+    assert f"queued requests are limited to {2**30} MiB" in caplog.text
     assert "lower all_queue_bytes and max_message_bytes" in caplog.text

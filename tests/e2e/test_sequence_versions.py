@@ -55,7 +55,7 @@ def test_a_state_does_not_go_on_in_another_version(stream, made_by, asked_for):
     state.version = made_by
     answer = stream.ask(step("b", 2, state=state, predict={"version": asked_for}))
     assert error_of(answer)[::2] == (3, ["sequence.state.version"])
-    assert "start the sequence anew" in answer.error.message
+    assert "start a new sequence" in answer.error.message
 
 
 def test_a_state_without_a_version_goes_on_in_any(stream):

@@ -9,23 +9,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, strings_array
+from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, DataType, strings_array
 from onnxserve_server.core import Done, Job, Request, WireTensor
 from onnxserve_server.errors import InvalidRequest, Violation
 from onnxserve_server.spec import ModelSpec, TensorSpec
 
-_MAX_NAMES = 10  # told in one message
+_MAX_NAMES = 10  # in one message
 _PRIORITIES = range(-10, 11)
 _STRING_OVERHEAD = 50  # bytes that a Python str takes beside its characters
 
 
 class ServerInputs(NamedTuple):
-    """What the server adds to a request from what it keeps.
+    """State and feedback that the server adds to a request.
 
     Attributes:
         inputs: arrays by the position of the model's input. The caller must not send these.
-        answered: the outputs that a caller gets who names none.
-        outputs: those that the server wants for itself; they come last in the result.
+        answered: the outputs of a request that names none.
+        outputs: those that the server needs for itself; they come last in the result.
     """
 
     inputs: Mapping[int, Array]
@@ -34,7 +34,7 @@ class ServerInputs(NamedTuple):
 
 
 class Admission:
-    """Admits requests for one model. Thread-safe: it holds nothing but what the model says."""
+    """Admits requests for one model. Thread-safe: it only reads the model's spec."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
@@ -57,8 +57,8 @@ class Admission:
         spec, faults = self._spec, list[Violation]()
         outputs = self._wanted(request.outputs, faults) if request.outputs else spec.outputs
         if request.priority not in _PRIORITIES:
-            told = f"{request.priority} is not from {_PRIORITIES[0]} to {_PRIORITIES[-1]}"
-            faults.append(Violation("priority", told))
+            message = f"must be between {_PRIORITIES[0]} and {_PRIORITIES[-1]}, not {request.priority}"
+            faults.append(Violation("priority", message))
         given: Mapping[int, Array] = {}
         if server_inputs is not None:
             outputs = (*(outputs if request.outputs else server_inputs.answered), *server_inputs.outputs)
@@ -105,19 +105,19 @@ class Admission:
         for position, tensor in enumerate(tensors):
             known = inputs.get(tensor.name)
             if known is None:
-                told = f"the model has no input {tensor.name!r}; it has {_names(self._spec.inputs)}"
-                faults.append(Violation(f"inputs[{position}].name", told))
+                message = f"unknown input {tensor.name!r}; the model's inputs are {_names(self._spec.inputs)}"
+                faults.append(Violation(f"inputs[{position}].name", message))
             elif known.index in given:
-                told = f"input {tensor.name!r} is the sequence's state, which the server keeps; leave it out"
-                faults.append(Violation(f"inputs[{position}].name", told))
+                message = f"input {tensor.name!r} is the sequence's state, which the server keeps; leave it out"
+                faults.append(Violation(f"inputs[{position}].name", message))
             elif known.index in arrays:
                 faults.append(Violation(f"inputs[{position}].name", f"input {tensor.name!r} is given twice"))
             else:
                 arrays[known.index] = known.array(tensor, position, faults)
         if len(arrays) < len(inputs):
             missing = [known.spec for known in inputs.values() if known.index not in arrays]
-            told = f"{_names(missing)} missing; the model needs {_names(self._spec.inputs)}"
-            faults.append(Violation("inputs", told))
+            message = f"{_names(missing)} missing; the model needs {_names(self._spec.inputs)}"
+            faults.append(Violation("inputs", message))
         if len(arrays) == 1:
             return (arrays.get(0),)  # type: ignore[return-value]  # None only beside a fault, and then nobody looks
         return tuple(arrays.get(i) for i in range(len(inputs)))  # type: ignore[misc]
@@ -128,7 +128,10 @@ class Admission:
             output = self._outputs.get(name)
             if output is None:
                 faults.append(
-                    Violation(f"outputs[{i}]", f"the model has no output {name!r}; it has {_names(self._spec.outputs)}")
+                    Violation(
+                        f"outputs[{i}]",
+                        f"unknown output {name!r}; the model's outputs are {_names(self._spec.outputs)}",
+                    )
                 )
             elif output in wanted:
                 faults.append(Violation(f"outputs[{i}]", f"output {name!r} is asked for twice"))
@@ -139,28 +142,31 @@ class Admission:
     def _check_together(
         self, arrays: tuple[Array, ...], rows: int, nbytes: int, tensors: Sequence[WireTensor], faults: list[Violation]
     ) -> None:
-        """Check what no input tells alone: rows that agree, axes of one name that agree, and the size of it all."""
+        """Check all inputs together: equal numbers of rows, equal sizes of axes with one name, and the total size."""
         spec, policy = self._spec, self._spec.batching
         if len(arrays) > 1:
             counts = [arrays[i].shape[axis] for i, axis in self._batch_axes]
             if counts.count(rows) < len(counts):
                 wrong = next(i for i, axis in self._batch_axes if arrays[i].shape[axis] != rows)
-                told = ", ".join(f"{arrays[i].shape[axis]} in {spec.inputs[i].name!r}" for i, axis in self._batch_axes)
-                faults.append(Violation(self._path(wrong, tensors), f"all inputs must have as many rows: {told}"))
+                sizes = ", ".join(f"{arrays[i].shape[axis]} in {spec.inputs[i].name!r}" for i, axis in self._batch_axes)
+                message = f"all inputs must have the same number of rows: {sizes}"
+                faults.append(Violation(self._path(wrong, tensors), message))
             for name, places in self._like_axes:
                 if len({arrays[i].shape[axis] for i, axis in places}) > 1:
-                    told = ", ".join(f"{arrays[i].shape[axis]} in {spec.inputs[i].name!r}" for i, axis in places)
+                    sizes = ", ".join(f"{arrays[i].shape[axis]} in {spec.inputs[i].name!r}" for i, axis in places)
                     path = self._path(places[-1][0], tensors)
-                    faults.append(Violation(path, f"axis {name!r} must have one size: {told}"))
+                    faults.append(Violation(path, f"axis {name!r} must have the same size everywhere: {sizes}"))
         if rows > policy.max_rows and not policy.split:
-            told = f"{rows} rows are more than the {policy.max_rows} of one run, and the model is set not to split them"
-            faults.append(Violation(self._path(self._batch_axes[0][0], tensors), told))
-        if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
-            told = (
-                f"{rows} rows ({nbytes} bytes) are more than the model's queue can ever hold: "
-                f"{policy.max_queue_rows} rows ({policy.max_queue_bytes} bytes)"
+            message = (
+                f"{rows} rows exceed max_rows ({policy.max_rows}), and the model is configured not to split requests"
             )
-            faults.append(Violation("inputs", told))
+            faults.append(Violation(self._path(self._batch_axes[0][0], tensors), message))
+        if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
+            message = (
+                f"{rows} rows ({nbytes} bytes) exceed what the model's queue can ever hold: "
+                f"max_queue_rows is {policy.max_queue_rows}, max_queue_bytes {policy.max_queue_bytes}"
+            )
+            faults.append(Violation("inputs", message))
 
     def _path(self, index: int, tensors: Sequence[WireTensor]) -> str:
         """Return the path of the shape of a model's input in a request, which may list inputs in any order."""
@@ -230,21 +236,15 @@ def read_tensor(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Vi
     """Return one tensor as an array that fits its spec, or None and a fault more."""
     shape = tensor.shape
     if tensor.data_type != spec.data_type:
-        got = NAMES.get(tensor.data_type, f"type {tensor.data_type}")
-        faults.append(
-            Violation(
-                f"{path}.data_type",
-                f"input {spec.name!r} is {NAMES[spec.data_type]}, not {got}; values are never converted",
-            )
-        )
+        faults.append(Violation(f"{path}.data_type", _wrong_type(tensor.data_type, spec)))
         return None
     if not _fits(shape, spec.shape):
         faults.append(
-            Violation(f"{path}.shape", f"input {spec.name!r} has the shape {_told(spec.shape)}, not {list(shape)}")
+            Violation(f"{path}.shape", f"input {spec.name!r} has the shape {_shape(spec.shape)}, not {list(shape)}")
         )
         return None
     if stray := _stray_field(tensor):
-        faults.append(Violation(f"{path}.{stray}", f"it must be empty for {NAMES[spec.data_type]}"))
+        faults.append(Violation(f"{path}.{stray}", f"must be empty for {NAMES[spec.data_type]}"))
         return None
     if tensor.data_type == STRING:
         return _strings(tensor, spec, path, faults)
@@ -258,7 +258,7 @@ def read_tensor(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Vi
         faults.append(
             Violation(
                 f"{path}.data",
-                f"{len(tensor.data)} bytes do not fill {list(shape)} of {NAMES[spec.data_type]}: {needed} are needed",
+                f"{len(tensor.data)} bytes do not fill {list(shape)} of {NAMES[spec.data_type]}: expected {needed}",
             )
         )
         return None
@@ -267,6 +267,13 @@ def read_tensor(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Vi
     except ValueError as error:  # a size that numpy cannot count, beside one of 0
         faults.append(Violation(f"{path}.shape", f"{list(shape)} is too large: {error}"))
         return None
+
+
+def _wrong_type(data_type: DataType, spec: TensorSpec) -> str:
+    expected = f"input {spec.name!r} is {NAMES[spec.data_type]}"
+    if data_type == DataType.DATA_TYPE_UNSPECIFIED:
+        return f"data_type is not set; {expected}"
+    return f"{expected}, not {NAMES.get(data_type, f'type {data_type}')}; values are never converted"
 
 
 def _stray_field(tensor: WireTensor) -> str:
@@ -315,5 +322,5 @@ def _names(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(repr(spec.name) for spec in specs[:_MAX_NAMES]) + more
 
 
-def _told(shape: tuple[int | str, ...]) -> str:
+def _shape(shape: tuple[int | str, ...]) -> str:
     return "[" + ", ".join(str(size) if size != "" else "?" for size in shape) + "]"

@@ -1,4 +1,4 @@
-"""How many sequences of a model are live, and what of them has been idle, or held, for too long."""
+"""The live sequences of a model: how many there may be, and which have been idle, or held, for too long."""
 
 import math
 import threading
@@ -64,7 +64,7 @@ class LiveSequences:
             self._deadlines.watch(request.deadline)
 
     def let_go(self, request: "PendingStep") -> None:
-        """Note that a request ends, or is in a queue again. Cheap for those that hold() was not called for."""
+        """Note that a request ends, or is in a queue again. Cheap for a request that was never held."""
         if request in self._held:
             with self._lock:
                 self._held.pop(request, None)
@@ -81,7 +81,7 @@ class LiveSequences:
             self.free(sequence)
 
     def expire(self, now: float) -> float:
-        """End what has been idle, or held, for too long; return when the next one will have been, inf for none."""
+        """Evict sequences idle for too long, end held requests that are too late; return the next time to look, or inf."""
         following = math.inf
         with self._lock:
             live, held = list(self._live), list(self._held)

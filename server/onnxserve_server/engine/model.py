@@ -76,11 +76,11 @@ class ServedModel:
         """Queue an admitted job of at most max_rows rows; raises as Batcher.submit() does."""
         self._batcher.submit(job)
         if not self._is_unflushed:
-            self._is_unflushed = True  # stored only by who then has it flushed: else it could stay set for ever
+            self._is_unflushed = True  # stored only by the thread that then adds it: else it could stay set for ever
             self._services.flusher.add(self)
 
     def flush(self) -> None:
-        """Have what waits run: all that came together has been submitted."""
+        """Dispatch what waits, once all requests of a burst have been submitted."""
         self._is_unflushed = False  # before looking: a job that comes after this asks for a flush of its own
         run_waiting(self._runner, self._batcher, self._max_inline)
 

@@ -1,4 +1,7 @@
-"""All that an edge calls of the engine. Whoever speaks these can stand in for it: a test, or a front end elsewhere."""
+"""The seam between an edge and the engine: every call that an edge makes.
+
+An object with these methods can stand in for the engine: in a test, or for a front end in another process.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol

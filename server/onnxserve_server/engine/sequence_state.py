@@ -1,4 +1,4 @@
-"""What goes from one run of a model into the next: the state of a sequence, and the feedback of its steps."""
+"""The state of a sequence and the feedback of its steps: outputs of one run that are inputs of the next."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ class States:
         self._pairs = spec.state
         self._positions = {tensor.name: i for i, tensor in enumerate(spec.inputs)}
         # The input that tells how many rows a step has: the first that the caller sends and that has a batch axis.
-        kept = {pair.input.name for pair in self._pairs}
+        state = {pair.input.name for pair in self._pairs}
         self._counted = next(
-            (tensor for tensor in spec.inputs if tensor.name not in kept and tensor.batch_axis is not None), None
+            (tensor for tensor in spec.inputs if tensor.name not in state and tensor.batch_axis is not None), None
         )
         self._outputs = tuple(pair.output for pair in self._pairs)
         self._answered = tuple(output for output in spec.outputs if output not in self._outputs)
@@ -55,15 +55,15 @@ class States:
 
     def _for_steps(self, step: Step) -> tuple[TensorSpec, ...]:
         if not self._spec.feedback:
-            told = f"model {self._spec.name!r} declares no feedback, so a run has nothing to go on from"
-            raise InvalidRequest([Violation("steps", told)])
+            message = f"model {self._spec.name!r} declares no feedback, so it cannot run several steps"
+            raise InvalidRequest([Violation("steps", message)])
         fed = tuple(feedback.output for feedback in self._spec.feedback)
         if step.stop is None:
             return fed
         for output in self._spec.outputs:
             if output.name == step.stop.output:
                 return (*fed, output)
-        raise InvalidRequest([Violation("steps.stop.output", f"the model has no output {step.stop.output!r}")])
+        raise InvalidRequest([Violation("steps.stop.output", f"unknown output {step.stop.output!r}")])
 
     def initial(self, request: Request) -> State:
         """Return the state before a first step, of as many rows as the step has.
@@ -71,13 +71,13 @@ class States:
         Raises:
             InvalidRequest: it would take more bytes than a request that brings it may have.
         """
-        rows, most = self._rows(request), self._spec.batching.max_queue_bytes
+        rows, limit = self._rows(request), self._spec.batching.max_queue_bytes
         nbytes = sum(
             math.prod(_initial_shape(pair.input, rows)) * STORAGE[pair.input.data_type].itemsize for pair in self._pairs
         )
-        if nbytes > most:
-            told = f"a state of {rows} rows ({nbytes} bytes) is more than the model's queue can ever hold: {most} bytes"
-            raise InvalidRequest([Violation("inputs", told)], model=self._spec.name, version=self._spec.version)
+        if nbytes > limit:
+            message = f"a state of {rows} rows ({nbytes} bytes) exceeds max_queue_bytes ({limit})"
+            raise InvalidRequest([Violation("inputs", message)], model=self._spec.name, version=self._spec.version)
         return tuple(_initial(pair, rows) for pair in self._pairs)
 
     def read(self, snapshot: Snapshot) -> State:
@@ -88,14 +88,14 @@ class States:
         """
         faults: list[Violation] = []
         if snapshot.model != self._spec.name:
-            told = f"the state is of model {snapshot.model!r}, not {self._spec.name!r}"
-            faults.append(Violation("sequence.state.model", told))
+            message = f"the state is of model {snapshot.model!r}, not {self._spec.name!r}"
+            faults.append(Violation("sequence.state.model", message))
         if snapshot.version not in ("", self._spec.version):
-            told = (
+            message = (
                 f"the state is of version {snapshot.version!r} of the model, not {self._spec.version!r}, "
-                "and goes on in the version that made it alone; start the sequence anew"
+                "and can be continued only by the version that made it; start a new sequence"
             )
-            faults.append(Violation("sequence.state.version", told))
+            faults.append(Violation("sequence.state.version", message))
         arrays: dict[str, Array | None] = {}
         wanted = {pair.input.name: pair.input for pair in self._pairs}
         for i, tensor in enumerate(snapshot.tensors):
@@ -103,8 +103,9 @@ class States:
             if tensor.name in wanted and tensor.name not in arrays:
                 arrays[tensor.name] = read_tensor(tensor, wanted[tensor.name], path, faults)
             else:
-                told = f"{tensor.name!r} is no state of the model, or given twice; it has {', '.join(wanted)}"
-                faults.append(Violation(f"{path}.name", told))
+                problem = "given twice" if tensor.name in wanted else "not a state of the model"
+                message = f"{tensor.name!r} is {problem}; the model's state is {', '.join(wanted)}"
+                faults.append(Violation(f"{path}.name", message))
         if missing := [name for name in wanted if name not in arrays]:
             faults.append(Violation("sequence.state.tensors", f"{', '.join(missing)} missing"))
         if faults:
@@ -126,10 +127,10 @@ class States:
         state = tuple(next(arrays).copy() for _ in self._pairs)
         for pair, old, new in zip(self._pairs, before, state, strict=True):
             if not _fits(pair.input, old, new):
-                told = f"the state {pair.output.name} has the shape {list(new.shape)}, which does not fit its input"
-                raise ModelRunFailed(told, model=self._spec.name, version=self._spec.version)
+                message = f"the state {pair.output.name} has the shape {list(new.shape)}, which does not fit its input"
+                raise ModelRunFailed(message, model=self._spec.name, version=self._spec.version)
         fed = {self._positions[each.input.name]: next(arrays).copy() for each in feedback}
-        stops = stop is not None and _says(next(arrays), stop.value)
+        stops = stop is not None and _is_met(next(arrays), stop.value)
         return StepOutcome(result._replace(outputs=result.outputs[:answered]), state, fed, stops)
 
     def without_fed(self, request: Request) -> Request:
@@ -142,7 +143,7 @@ class States:
         return [(pair.input, array) for pair, array in zip(self._pairs, state, strict=True)]
 
     def _rows(self, request: Request) -> int:
-        """Return how many rows a step has; 1 where its input is missing or does not fit, which admission will tell."""
+        """Return how many rows a step has; 1 where its input is missing or does not fit, which admission finds."""
         counted = self._counted
         if counted is None or counted.batch_axis is None:
             return 1
@@ -151,7 +152,7 @@ class States:
         return 1 if array is None else int(array.shape[counted.batch_axis])
 
 
-def _says(array: Array, value: float | None) -> bool:
+def _is_met(array: Array, value: float | None) -> bool:
     return bool((array != 0).all() if value is None else (array == value).all())
 
 

@@ -1,4 +1,4 @@
-"""What can stand in the table: one version of something that takes requests and answers each once."""
+"""An entry of the table: one version of something that takes requests and answers each once."""
 
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class Servable(Protocol):
         ...
 
     def flush(self) -> None:
-        """Have what was submitted run; called by the engine's flusher, which it must have been added to."""
+        """Dispatch what was submitted. Called by the flusher, to which submit() has added this object."""
         ...
 
     def load(self) -> Load:

@@ -49,7 +49,7 @@ class StreamSequences:
             Draining: it would start a sequence.
         """
         if step.max_steps is not None and not 0 < step.max_steps <= _MAX_STEPS:
-            raise InvalidRequest([Violation("steps.max", f"{step.max_steps} is not from 1 to {_MAX_STEPS}")])
+            raise InvalidRequest([Violation("steps.max", f"must be between 1 and {_MAX_STEPS}, not {step.max_steps}")])
         sequence = self._find(request, step) if step.sequence else self._nameless(request)
         if step.end:
             self._forget(step.sequence)
@@ -79,7 +79,7 @@ class StreamSequences:
         return any(not sequence.handoff for sequence in list(self._by_id.values()))
 
     def close(self) -> None:
-        """Free all sequences. Who submitted steps that wait or run has to withdraw them."""
+        """Free all sequences. Steps that wait or run go on; the caller of submit() has to withdraw them."""
         with self._lock:
             self._closed = True
             sequences, self._by_id = list(self._by_id.values()), {}

@@ -116,10 +116,10 @@ class Table:
         serving = [key for key in self._serving if key[1]]
         versions = [known for model, known in serving if model == name]
         if versions:
-            message = f"model {name!r} has no version {version!r}; it has {', '.join(versions)}"
+            message = f"model {name!r} has no version {version!r}; available versions: {', '.join(versions)}"
             return ModelNotFound(message, f"{name}/{version}")
         names = ", ".join(sorted({model for model, _ in serving})) or "none"
-        return ModelNotFound(f"there is no model {name!r}; there are: {names}", name)
+        return ModelNotFound(f"unknown model {name!r}; available models: {names}", name)
 
 
 def _key(spec: ModelSpec) -> _Key:

@@ -1,4 +1,4 @@
-"""What waits for all models together: the memory that callers can make the server hold has one bound."""
+"""The input bytes that wait for all models together: one bound on the memory that callers can make the server hold."""
 
 import math
 import threading

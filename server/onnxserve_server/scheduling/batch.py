@@ -7,10 +7,10 @@ from onnxserve_server.core import Job
 
 
 class Slot:
-    """The right to run one batch at a time, and the bed of the executor that owns it.
+    """The right to run one batch at a time, and where the executor that owns it sleeps.
 
     While the executor sleeps, another thread may run a batch in its slot: there are never more runs than slots.
-    `free_since` is when the slot's last run ended. The bed is a bare lock: a Condition costs several times as much.
+    `free_since` is when the slot's last run ended. It sleeps on a bare lock: a Condition costs several times as much.
     """
 
     __slots__ = ("_lock", "free_since")
@@ -25,7 +25,7 @@ class Slot:
         self._lock.release()
 
     def sleep(self, seconds: float | None) -> bool:
-        """Sleep until wake() or for so many seconds; tell whether it was wake()."""
+        """Sleep until wake() or for so many seconds; return whether it was wake()."""
         return self._lock.acquire(timeout=-1 if seconds is None else seconds)
 
 

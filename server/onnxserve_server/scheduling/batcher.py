@@ -1,9 +1,9 @@
-"""The queue of one model: bounded, in buckets by row shape, and emptied into batches by whoever executes them.
+"""The queue of one model: bounded, in buckets by row shape, and emptied into batches by the threads that run them.
 
 Nobody watches the clock here: an executor that becomes free takes what waits ("natural batching"). Under load batches
 grow because jobs arrive while the last batch runs; a lone request never waits for others. A delay can be configured.
 
-Whoever submits jobs calls dispatch() when there are no more for the moment, so that a burst wakes an executor once.
+The thread that submits jobs calls dispatch() at the end of a burst, so that a burst wakes an executor once.
 Where runs are short, waking one costs more than the run itself: then dispatch() lends the executor's slot to the
 caller.
 
@@ -26,7 +26,7 @@ from onnxserve_server.spec import BatchPolicy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What a batcher holds at one moment: waiting jobs, rows and bytes, and jobs and rows in running batches.
+    """A batcher's contents at one moment: waiting jobs, rows and bytes, and jobs and rows in running batches.
 
     Rows run to the end of their batch, also those of jobs that have left.
     """
@@ -43,7 +43,7 @@ class Batcher:
 
     Args:
         policy: limits and the order of the queue.
-        services: the clock, the deadline watch that is told of each job's deadline so that expire() is called in time,
+        services: the clock, the deadline watch, which learns of each job's deadline so that expire() is called in time,
             and the backlog that all models share.
         instances: how many executors take batches, for the estimate of when a job could be done.
 
@@ -227,7 +227,7 @@ class Batcher:
         return parts
 
     def load(self) -> Load:
-        """Tell what waits and runs now."""
+        """Return what waits and runs now."""
         with self._lock:
             return Load(
                 queued_jobs=sum(len(bucket.jobs()) for bucket in self._buckets.values()),
@@ -352,7 +352,7 @@ class Batcher:
             )
 
     def _overslept(self, slot: Slot) -> None:
-        """Take the slot of an executor that woke by itself off the idle list, or wait for whoever has it."""
+        """Take the slot of an executor that woke by itself off the idle list, or wait until it is given back."""
         with self._lock:
             self._delaying = False
             if slot in self._idle:

@@ -1,7 +1,8 @@
 """One thread that keeps deadlines while executors are busy.
 
-It sleeps until the earliest deadline it was told of and then asks every batcher to expire what is due. Jobs that end
-in time are not taken back: with calls of like timeouts that is one spurious wake-up a timeout, not one a call.
+It sleeps until the earliest deadline that watch() was called with and then asks every batcher to expire what is due.
+Jobs that end in time are not taken back: with calls of like timeouts that is one spurious wake-up a timeout, not one a
+call.
 """
 
 import math
@@ -72,5 +73,5 @@ class DeadlineWatch:
             self._next = math.inf
         now = self._clock()
         following = min((expire(now) for expire in self._subscribers), default=math.inf)
-        with self._lock:  # watch() may have been told of an earlier one meanwhile
+        with self._lock:  # watch() may have been called with an earlier one meanwhile
             self._next = max(min(self._next, following), now + _COALESCE)

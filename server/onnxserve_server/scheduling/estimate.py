@@ -1,4 +1,4 @@
-"""What the last runs of a model tell about the next."""
+"""An estimate of a model's next run from its last ones."""
 
 import math
 from collections import deque
@@ -25,12 +25,12 @@ class RunTimes:
         It is the longest of the last runs of as many rows or more. Where all had fewer, the time of the largest is
         scaled up: time never grows faster than rows.
         """
-        longest, most_rows, most_seconds = 0.0, 0, 0.0
+        longest, largest_rows, largest_seconds = 0.0, 0, 0.0
         for known, seconds in self._runs:
             if known >= rows:
                 longest = max(longest, seconds)
-            if known > most_rows or (known == most_rows and seconds > most_seconds):
-                most_rows, most_seconds = known, seconds
+            if known > largest_rows or (known == largest_rows and seconds > largest_seconds):
+                largest_rows, largest_seconds = known, seconds
         if longest:
             return longest
-        return most_seconds * rows / most_rows if most_rows else math.inf
+        return largest_seconds * rows / largest_rows if largest_rows else math.inf

@@ -1,4 +1,4 @@
-"""Run what was submitted, once its burst is over."""
+"""Dispatch submitted jobs once their burst is over."""
 
 import threading
 from collections import deque

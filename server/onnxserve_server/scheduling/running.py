@@ -21,7 +21,7 @@ _QUOTES = "Status Message:"  # what follows it in an error of a node is the kern
 
 
 class Model(Protocol):
-    """What running needs of a session."""
+    """A session, as far as running needs it."""
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """Run the model once; raises RunFailed."""
@@ -42,7 +42,7 @@ class BatchRunner:
         self._rows_first = spec.rows_first
 
     def run(self, batch: Batch) -> "FinishedRun | None":
-        """Run a batch. When it fails, halve it until those who cannot be run are alone: the others get their answer."""
+        """Run a batch. When it fails, halve it until the jobs at fault are alone: the others get their answer."""
         wanted = wanted_outputs(batch.jobs, self._spec)
         handle = RunHandle()
         batch.arm(handle.stop)
@@ -81,9 +81,9 @@ class BatchRunner:
         self._batcher.finished(batch, None)
         if batch.abandoned:
             return
-        # Not all of ONNX Runtime's message: it may quote what is in a tensor. The callers, whose it is, get all.
-        told = str(error).partition(_QUOTES)[0].strip()
-        logger.warning("the model failed in its run: %s", told, extra=self._named())
+        # Without what ONNX Runtime quotes of a tensor, which belongs to the callers; they get the whole message.
+        message = str(error).partition(_QUOTES)[0].strip()
+        logger.warning("the model failed in its run: %s", message, extra=self._named())
         for job in batch.jobs:
             job.end(ModelRunFailed(f"the model failed in its run: {error}", **self._named()))
 
@@ -150,7 +150,7 @@ class FinishedRun:
 def run_of(
     spec: ModelSpec, batch: Batch, wasted_rows: int, started: float, seconds: float, *, is_over: bool = True
 ) -> Run:
-    """Return what observers are told of a run. `is_over`: its jobs end with it, and are not run again."""
+    """Return a run as observers see it. `is_over`: its jobs end with it, and are not run again."""
     jobs, ended = batch.jobs, started + seconds
     traces = [job.trace for job in jobs if job.trace is not None]
     row_seconds = sum([job.rows * (ended - job.arrived) for job in jobs]) if is_over else 0.0

@@ -1,4 +1,4 @@
-"""What every served model needs of the server around it."""
+"""The server around a model, as far as every model needs it."""
 
 from dataclasses import dataclass, field
 
