@@ -33,14 +33,12 @@ OTHERS = {  # options of other programs that the prose names
     "--build-arg", "--callers", "--env", "--models", "--requests-scale", "--runs", "--secret", "--soak", "--no-soak",
     "--time", "--tmpfs",
 }  # fmt: skip
-PYTHON = sorted(
-    {
-        (str(page.relative_to(ROOT)), code)
-        for page in documents()
-        if page.name not in {"convert.md", "explain.md"}  # they need a framework, and a model of the gallery
-        for code in blocks(page.read_text(), "python")
-    }
-)
+PYTHON = [
+    page
+    for page in documents()
+    if page.name not in {"convert.md", "explain.md"}  # they need a framework, and a model of the gallery
+    and blocks(page.read_text(), "python")
+]
 
 
 def words_of(command):
@@ -124,7 +122,9 @@ def test_a_command_that_calls_the_server_of_the_examples_succeeds(text, examples
     assert "INVALID" not in ended.stdout
 
 
-@pytest.mark.parametrize(("page", "code"), PYTHON)
-def test_the_python_of_the_documents_runs(page, code, examples, monkeypatch):
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, examples, monkeypatch):
     monkeypatch.chdir(ROOT)
-    exec(compile(code.replace("localhost:8500", examples.address), page, "exec"), {"__name__": "__main__"})
+    names = {"__name__": "__main__"}
+    for code in blocks(page.read_text(), "python"):
+        exec(compile(code.replace("localhost:8500", examples.address), str(page), "exec"), names)

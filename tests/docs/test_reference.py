@@ -1,6 +1,5 @@
 """The reference has everything that the program has, and what is written by hand agrees with it."""
 
-import importlib
 import re
 
 import pytest
@@ -12,6 +11,7 @@ from onnxserve_server.repository.config import ModelConfig
 from onnxserve_server.settings import Settings
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, prometheus_name
 from support.markdown import ROOT
+from support.packages import public_modules, public_names
 
 REFERENCE = ROOT / "docs/reference"
 ERRORS = (REFERENCE / "errors.md").read_text()
@@ -90,7 +90,7 @@ def test_every_error_is_documented_with_its_code_and_no_other():
     assert shown == {(error.code.name, error.reason) for error in known}
 
 
-@pytest.mark.parametrize("module", ["onnxserve", "onnxserve.explain", "onnxserve_converters"])
+@pytest.mark.parametrize("module", public_modules())
 def test_every_public_name_of_the_packages_is_in_the_reference(module):
     listed = re.findall(rf"^::: {re.escape(module)}\.(\w+)$", (REFERENCE / "sdk.md").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted(name for name in importlib.import_module(module).__all__ if name != "__version__")
+    assert sorted(listed) == public_names(module)

@@ -1,7 +1,6 @@
 """The site builds without a warning, and is complete in itself: neither build nor pages fetch anything."""
 
 import html.parser
-import importlib
 import importlib.util
 import os
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import pytest
 
 from support.markdown import ROOT
+from support.packages import public_modules, public_names
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None,
@@ -75,11 +75,10 @@ def test_no_place_of_a_table_is_left_empty(site):
     assert not [page for page in site.rglob("*.html") if "<!-- reference:" in page.read_text()]
 
 
-@pytest.mark.parametrize("module", ["onnxserve", "onnxserve.explain", "onnxserve_converters"])
+@pytest.mark.parametrize("module", public_modules())
 def test_every_public_name_has_an_entry_in_the_reference(site, module):
     names = read(site / "reference/sdk.html").names
-    public = {name for name in importlib.import_module(module).__all__ if not name.startswith("__")}
-    assert {f"{module}.{name}" for name in public} <= names
+    assert {f"{module}.{name}" for name in public_names(module)} <= names
 
 
 def test_each_alert_leads_to_its_section(site):
