@@ -3,25 +3,38 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CHECKOV := build/checkov/.3.3.30
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Of these alone: collecting the converters' tests takes their frameworks.
+FAST := -m fast tests/server tests/client tests/e2e tests/test_*.py
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-.PHONY: help demo test check format gallery k8s-check protos docs bench bench-triton image-check clean
+.PHONY: help setup demo check test-fast test test-slow test-lowest coverage format gallery k8s-check protos \
+  docs protos-baseline kept-wheel dist bench bench-triton image-check clean
 
 help:            ## list the commands
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/python
+# --group needs a newer pip than most systems have.
+$(VENV)/.pip: constraints.txt | $(BIN)/python
+	$(INSTALL) pip
+	@touch $@
+
+$(VENV)/.cpu: pyproject.toml $(VENV)/.pip
 	$(INSTALL) --editable '.[cpu]'
 	@touch $@
 
-# Without their dependencies: those would bring a second TensorFlow, a second torch, and packages from years ago.
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,explain,dev]'
-	$(INSTALL) --no-deps cifar-10-model silero-vad tf_keras
+$(VENV)/.setup: pyproject.toml $(VENV)/.pip
+	$(INSTALL) --editable '.[cpu,convert,explain]' --group dev
 	@touch $@ $(VENV)/.cpu
+
+# Without their dependencies: those would bring a second TensorFlow, a second torch, and packages from years ago.
+$(VENV)/.dev: $(VENV)/.setup
+	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,explain]' --group dev
+	$(INSTALL) --no-deps cifar-10-model silero-vad tf_keras
+	@touch $@
 
 # In an environment of its own: it pins packages that the project wants newer.
 $(CHECKOV):
@@ -29,37 +42,68 @@ $(CHECKOV):
 	build/checkov/bin/pip install --quiet --disable-pip-version-check checkov==$(patsubst .%,%,$(notdir $@)) \
 	  && touch $@ || echo "going on without checkov: its tests are skipped"
 
+setup: $(VENV)/.setup         ## install what check, test-fast and the server need: no torch, Keras or TensorFlow
+
 demo: $(VENV)/.cpu            ## serve a trained model and send it real images from 64 callers
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev $(CHECKOV)    ## run all tests, two files at a time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 $(ARGS)
-
-check: $(VENV)/.dev           ## lint, types, protos: what must hold before a commit
+check: $(VENV)/.setup         ## lint, types, protos, workflows: what must hold before a commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/protos.py --image build/protos.binpb
 	$(BIN)/buf lint build/protos.binpb --path onnxserve/v1
+	$(BIN)/buf breaking build/protos.binpb --against protos/baseline.binpb --path onnxserve/v1
 	$(BIN)/python scripts/protos.py --check
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/python scripts/grpcio_range.py
 
-format: $(VENV)/.dev          ## put the code into its standard form
+test-fast: $(VENV)/.setup     ## the tests of three minutes: no converters, no browser, no benchmarks
+	$(PYTEST) $(FAST) $(ARGS)
+
+test: $(VENV)/.dev $(CHECKOV)    ## the tests of what the project promises, two files at a time: 30 minutes on two CPUs
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-slow: $(VENV)/.dev $(CHECKOV)    ## the tests that `make test` leaves out: before a release
+	$(PYTEST) -m slow $(ARGS)
+
+coverage: $(VENV)/.setup      ## test-fast, with the lines of server and client that it runs: build/coverage
+	$(PYTEST) $(FAST) --cov --cov-report=term:skip-covered --cov-report=html $(ARGS)
+
+test-lowest: | $(VENV)/.setup    ## test-fast on the lowest versions that pyproject.toml allows
+	$(INSTALL) uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
+	$(BIN)/uv pip install --quiet --python build/lowest --resolution lowest-direct \
+	  --editable '.[cpu,convert,explain]' --group test
+	build/lowest/bin/python -m pytest --numprocesses 2 --dist loadfile $(FAST) $(ARGS)
+
+format: $(VENV)/.setup        ## put the code into its standard form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 gallery: $(VENV)/.dev         ## train, convert, serve and compare every model of examples/gallery
 	$(BIN)/python examples/gallery/run.py $(ARGS)
 
-k8s-check: $(VENV)/.dev $(CHECKOV)    ## render the manifests of deploy/k8s and check them, alerts and scaling too
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 tests/deploy $(ARGS)
+k8s-check: $(VENV)/.setup $(CHECKOV)    ## render the manifests of deploy/k8s and check them, alerts and scaling too
+	$(PYTEST) tests/deploy $(ARGS)
 
-protos: $(VENV)/.dev          ## generate the stubs from protos/ into client/onnxserve/v1
+protos: $(VENV)/.setup        ## generate the stubs from protos/ into client/onnxserve/v1
 	$(BIN)/python scripts/protos.py
 
-docs: $(VENV)/.dev            ## build the documentation as a site: build/site
-	$(INSTALL) --upgrade pip && $(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+docs: $(VENV)/.setup          ## build the documentation as a site: build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+protos-baseline: $(VENV)/.setup    ## record the contract that `make check` compares with: at a release
+	$(BIN)/python scripts/protos.py --baseline
+
+kept-wheel: $(VENV)/.setup    ## keep the SDK of COMMIT for the tests: at a release
+	$(BIN)/python scripts/kept_wheel.py $(COMMIT)
+
+dist: $(VENV)/.setup          ## build the wheel and the sdist, install each in a clean environment, use it
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python scripts/try_dist.py
 
 bench: $(VENV)/.dev           ## measure this machine: build/bench.json, build/bench.md
 	$(BIN)/python -m bench $(ARGS)

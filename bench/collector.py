@@ -14,7 +14,7 @@ def serve() -> ServerProcess:
     return ServerProcess("collector", [sys.executable, "-m", "bench.collector"])
 
 
-class _TakeAll(grpc.GenericRpcHandler):
+class _TakeAll(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
     def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")  # no field set: all were taken
 

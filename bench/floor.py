@@ -15,7 +15,8 @@ from bench.ours import PREDICT
 from bench.process import ServerProcess
 from onnxserve import tensor
 from onnxserve.v1 import inference_service_pb2 as pb
-from onnxserve_server.edge.lane import Lane, UnaryCall
+from onnxserve_server.edge.calls import Call
+from onnxserve_server.edge.lane import Lane
 
 
 def serve() -> ServerProcess:
@@ -37,7 +38,7 @@ def _answer(model: Model) -> bytes:
 def _main() -> None:
     answers = {name: _answer(model) for name, model in MODELS.items()}
 
-    def predict(call: UnaryCall, message: bytes) -> None:
+    def predict(call: Call, message: bytes) -> None:
         call.reply(answers[pb.PredictRequest.FromString(message).model])
 
     server = grpc.server(ThreadPoolExecutor(1))

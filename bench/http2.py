@@ -20,7 +20,7 @@ _UINT = struct.Struct(">I")
 _WIDEST = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _MAX_FRAME = 16_384
-_MAX_CONCURRENT = 1 << 18  # bytes
+_MAX_BYTES = 1 << 18  # that are read or buffered at a time
 _OK = b"grpc-status\x010"  # gRPC's core does not compress its trailers
 
 
@@ -58,7 +58,7 @@ class _Call:
 
     def send(self) -> None:
         """Send what may be sent and the socket takes."""
-        while self._body and len(self._out) < _MAX_CONCURRENT:
+        while self._body and len(self._out) < _MAX_BYTES:
             length = min(len(self._body), self._window, self._connection_window, _MAX_FRAME)
             if length <= 0:
                 break
@@ -75,7 +75,7 @@ class _Call:
         Raises:
             RuntimeError: the call ended with an error, or not at all.
         """
-        came = self.socket.recv(_MAX_CONCURRENT)
+        came = self.socket.recv(_MAX_BYTES)
         if not came:
             raise RuntimeError("the server closed the connection of a stream")
         came, begin = self._unread + came, 0

@@ -4,7 +4,7 @@ It comes from h2load, whose own cost is small and the same for every server; wit
 whose cost is not. h2load knows HTTP/2 but no gRPC: it counts an answer that carries a gRPC error as a success. But the
 answers of successful calls all open with the same header fields, of which HPACK makes the same few bytes, more for the
 first on a connection than for the further ones. An error's answer has its status and message there, so the count of
-header bytes that h2load prints tells whether any call failed.
+header bytes that h2load prints shows whether any call failed.
 """
 
 import functools
@@ -95,10 +95,10 @@ def _h2load(target: Target, callers: int, requests: int) -> Sample:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         streams = callers // connections
-        told = _run_h2load(target, f"-n{requests}", f"-c{connections}", f"-m{streams}", f"--log-file={log}")
+        report = _run_h2load(target, f"-n{requests}", f"-c{connections}", f"-m{streams}", f"--log-file={log}")
         times_us = np.loadtxt(log, np.int64, usecols=2, ndmin=1)
-    _check(told, target, connections, requests)
-    return _sample(times_us, rps=float(_find(r"finished in [^,]+, ([\d.]+) req/s", told)))
+    _check(report, target, connections, requests)
+    return _sample(times_us, rps=float(_find(r"finished in [^,]+, ([\d.]+) req/s", report)))
 
 
 def _run_h2load(target: Target, *options: str) -> str:
@@ -109,12 +109,12 @@ def _run_h2load(target: Target, *options: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _check(told: str, target: Target, connections: int, requests: int) -> None:
-    succeeded = int(_find(r"(\d+) succeeded", told))
+def _check(report: str, target: Target, connections: int, requests: int) -> None:
+    succeeded = int(_find(r"(\d+) succeeded", report))
     if succeeded != requests:
         raise RuntimeError(f"{target.address}{target.method} answered {succeeded} of {requests} requests")
     first, further = _header_bytes(target)
-    wanted, seen = connections * first + (requests - connections) * further, _answered_header_bytes(told)
+    wanted, seen = connections * first + (requests - connections) * further, _answered_header_bytes(report)
     if seen != wanted:
         raise RuntimeError(
             f"{target.address}{target.method}: {seen} bytes of headers for {requests} answers where successes have "
@@ -132,8 +132,8 @@ def _header_bytes(target: Target) -> tuple[int, int]:
     return first, _answered_header_bytes(two) - first
 
 
-def _answered_header_bytes(told: str) -> int:
-    return int(_find(r"\((\d+)\) headers", told))
+def _answered_header_bytes(report: str) -> int:
+    return int(_find(r"\((\d+)\) headers", report))
 
 
 def _find(pattern: str, text: str) -> str:

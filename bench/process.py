@@ -49,7 +49,7 @@ class ServerProcess:
             name: what the log file and messages call it.
             command: the program and its arguments.
             ready: a regular expression; its group is the address, unless `address` is given.
-            address: HOST:PORT, where the ready line does not tell.
+            address: HOST:PORT, where the ready line does not have it.
             env: variables on top of this process's own.
             ready_s: how long to wait.
 

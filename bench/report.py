@@ -1,4 +1,4 @@
-"""What was measured, told: tables for the terminal, the same as Markdown, and build/bench.json."""
+"""The report of what was measured: tables for the terminal, the same as Markdown, and build/bench.json."""
 
 import importlib.metadata
 import json

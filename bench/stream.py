@@ -1,8 +1,8 @@
 """Many requests on one call beside one call for each: the tiny model by Stream and by Predict, in turn on one server.
 
 As many requests are in flight both ways. Unary, 64 callers share 8 connections, and each sends its next request when it
-has the answer to the last. On as many connections there is one stream each, and the server, told so by its setting
-stream_requests, has at most 8 requests of a stream in hand: it reads the next one when it has sent an answer. What a
+has the answer to the last. On as many connections there is one stream each, and the server, by its setting
+stream_requests, has at most 8 requests of a stream in flight: it reads the next one when it has sent an answer. What a
 stream's caller has sent beyond that waits unread, which is the difference that a stream makes.
 """
 

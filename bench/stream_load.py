@@ -1,7 +1,7 @@
 """The load of streams: calls of Stream at a time, each on a connection of its own, all with the same requests.
 
 It comes from this process. What the server sends is kept as it comes, and every single answer is read and compared once
-the measurement is over. h2load would tell no more than how many bytes came, which proves nothing: the sizes of good
+the measurement is over. h2load would only count the bytes that came, which proves nothing: the sizes of good
 answers vary with the times in their receipts, and an error is hardly longer.
 """
 
@@ -81,7 +81,7 @@ def send(process: ServerProcess, traffic: Traffic, count: int) -> Rate:
 
 
 def _verify(address: str, traffic: Traffic) -> None:
-    """Make one short call by gRPC itself, which would tell in words what is wrong."""
+    """Make one short call by gRPC itself, whose error says in words what is wrong."""
     requests = traffic.requests(2 * traffic.round)
     with grpc.insecure_channel(address) as channel:
         stream = channel.stream_stream(_METHOD, pb.StreamRequest.SerializeToString, pb.StreamResponse.FromString)

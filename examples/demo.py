@@ -1,4 +1,4 @@
-"""Serve the trained digits model, send it real images from 64 callers at once, and tell what came back.
+"""Serve the trained digits model, send it real images from 64 callers at once, and print what came back.
 
     make demo           or, where the extra cpu is installed: python examples/demo.py
     KEEP=1 make demo    leaves the server running, until Ctrl-C
@@ -81,7 +81,7 @@ def running_server(models: Path) -> Iterator[tuple[subprocess.Popen[str], str, s
 
 
 def ready_address(server: subprocess.Popen[str]) -> str:
-    """Read the server's output up to the line that tells its address."""
+    """Read the server's output up to the line with its address."""
     assert server.stdout is not None
     overdue = threading.Timer(START_S, server.kill)  # which ends its output, and so the loop
     overdue.start()
@@ -95,10 +95,10 @@ def ready_address(server: subprocess.Popen[str]) -> str:
 
 
 def page_address(log: IO[str]) -> str:
-    """Read the address of the status page from the server's log, which has told it before the server was ready."""
+    """Read the address of the status page from the server's log, where it stands before the server is ready."""
     log.seek(0)
-    told = re.search(r"status page on (http://[\w.:\[\]]+)", log.read())
-    return told[1] if told else "not told: its log level leaves it out"
+    found = re.search(r"status page on (http://[\w.:\[\]]+)", log.read())
+    return found[1] if found else "unknown: the log level hides its address"
 
 
 def stop(server: subprocess.Popen[str]) -> None:

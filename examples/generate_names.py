@@ -25,20 +25,20 @@ from onnxserve import Client, OnnxserveError, State, Stop
 
 MODEL = "names"
 END = 0  # the letter that begins and ends a name
-LONGEST = 30  # letters
-MOST_NAMES = 128
-LARGEST_RANDOM = 2**31 - 2  # of the model's random numbers; the smallest is 1
+MAX_LETTERS = 30  # letters
+MAX_NAMES = 128
+MAX_RANDOM = 2**31 - 2  # of the model's random numbers; the smallest is 1
 HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
     """Serve the network, have it make up names, print them as their letters come."""
-    told = read_arguments()
+    arguments = read_arguments()
     with contextlib.ExitStack() as server:
-        address = told.address or server.enter_context(running_server(HERE / "models"))[1]
+        address = arguments.address or server.enter_context(running_server(HERE / "models"))[1]
         with Client(address) as client:
             try:
-                make_up(client, told.names, told.begin.lower(), told.temperature, told.seed)
+                make_up(client, arguments.names, arguments.begin.lower(), arguments.temperature, arguments.seed)
             except OnnxserveError as error:
                 sys.exit(f"The example failed: {error}")
 
@@ -53,21 +53,21 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: %(default)s)")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a server that has the model; else one is started")
-    told = parser.parse_args()
-    if not 1 <= told.names <= MOST_NAMES:
-        parser.error(f"names: {told.names} is not from 1 to {MOST_NAMES}")
-    if not 0 <= told.temperature < math.inf:
-        parser.error(f"--temperature: {told.temperature} is not a number from 0 on")
-    if told.seed < 0:
-        parser.error(f"--seed: {told.seed} is not a number from 0 on")
-    return told
+    arguments = parser.parse_args()
+    if not 1 <= arguments.names <= MAX_NAMES:
+        parser.error(f"names: {arguments.names} is not between 1 and {MAX_NAMES}")
+    if not 0 <= arguments.temperature < math.inf:
+        parser.error(f"--temperature: {arguments.temperature} is not a number of 0 or above")
+    if arguments.seed < 0:
+        parser.error(f"--seed: {arguments.seed} is below 0")
+    return arguments
 
 
 def make_up(client: Client, count: int, begin: str, temperature: float, seed: int) -> None:
     """Print names, a line each. All are made at once; the letters of those behind the one in print wait in queues."""
     alphabet = letters_of(client)
     if strange := set(begin).difference(alphabet[END + 1 :]):
-        sys.exit(f"--begin: the network knows no {min(strange)!r}, but {''.join(alphabet[END + 1 :])}")
+        sys.exit(f"--begin: unknown letter {min(strange)!r}; the network's letters are {''.join(alphabet[END + 1 :])}")
     *before, last = END, *map(alphabet.index, begin)
     state = state_after(client, before)
     lines = [SimpleQueue[int]() for _ in range(count)]
@@ -98,7 +98,7 @@ def letters_of(client: Client) -> tuple[str, ...]:
 
 def first_randoms(seed: int, count: int) -> list[int]:
     """Return a number for each name, from which its random numbers go on."""
-    return np.random.default_rng(seed).integers(1, LARGEST_RANDOM, count, endpoint=True).tolist()
+    return [int(number) for number in np.random.default_rng(seed).integers(1, MAX_RANDOM, count, endpoint=True)]
 
 
 def state_after(client: Client, letters: Sequence[int]) -> State | None:
@@ -110,9 +110,9 @@ def state_after(client: Client, letters: Sequence[int]) -> State | None:
 
 
 def generate(client: Client, first: Mapping[str, np.ndarray], state: State | None) -> Iterator[int]:
-    """Give the letters that follow as the server draws them, and END where the name ended within LONGEST letters."""
+    """Yield the letters that follow as the server draws them, and END if the name ends within MAX_LETTERS letters."""
     with client.sequence(MODEL, outputs=["next_letter"], state=state) as sequence:
-        for step in sequence.generate(first, max_steps=LONGEST, stop=Stop("next_letter", END)):
+        for step in sequence.generate(first, max_steps=MAX_LETTERS, stop=Stop("next_letter", END)):
             yield int(step["next_letter"][0])
 
 

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def repository(folder: Path) -> Path:
-    """Make a model repository with the network, and what its graph does not tell."""
+    """Make a model repository with the network, and a model.yaml with what its graph does not say."""
     package = importlib.util.find_spec("silero_vad")
     if package is None or package.submodule_search_locations is None:
         sys.exit("the network is missing: pip install --no-deps silero-vad")
@@ -67,7 +67,7 @@ def read(path: Path) -> np.ndarray:
                 sys.exit(f"{path}: it must have {RATE} samples a second, one channel, 16 bits")
             return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
     except (OSError, EOFError, wave.Error) as error:
-        sys.exit(f"{path}: it cannot be read as a .wav file: {error or 'it is cut off'}")
+        sys.exit(f"{path}: not a readable .wav file: {error or 'it is cut off'}")
 
 
 def probabilities(client: Client, sound: np.ndarray) -> Iterator[float]:

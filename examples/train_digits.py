@@ -20,7 +20,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -157,7 +157,8 @@ def strip(exported: onnx.ModelProto) -> None:
     """Remove what the exporter notes of its own work: stack traces with file names, and every inner shape."""
     graph = exported.graph
     del graph.value_info[:]
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+    parts: list[Any] = [graph, *graph.node, *graph.input, *graph.output, *graph.initializer]
+    for part in parts:
         del part.metadata_props[:]
 
 
@@ -181,7 +182,7 @@ def prove(exported: bytes, model: nn.Module, held_out: Split) -> None:
 def npz(**arrays: np.ndarray) -> bytes:
     """Return the arrays as a compressed .npz file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

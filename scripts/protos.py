@@ -1,9 +1,12 @@
-"""Generate the Python stubs from protos/ into client/onnxserve/v1: protos.py [--check | --image FILE].
+"""Generate the Python stubs from protos/ into client/onnxserve/v1, or say what about protos/ must hold.
 
-With --check nothing is written; exit 1 and the names of the files that differ from what would be generated. With
---image the protos and all they import become one file of descriptors, which buf can read without a registry.
+python scripts/protos.py                 write the stubs
+python scripts/protos.py --check         write nothing; exit 1 and name the files that are not what protos/ gives
+python scripts/protos.py --image FILE    write protos/ and all they import as one image, for buf to lint
+python scripts/protos.py --baseline      write protos/baseline.binpb, which `buf breaking` compares with: at a release
 """
 
+import argparse
 import filecmp
 import subprocess
 import sys
@@ -14,6 +17,8 @@ import google.rpc.status_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
+BASELINE = PROTOS / "baseline.binpb"
+STUBS = ROOT / "client"
 GOOGLE = Path(google.rpc.status_pb2.__file__).parent.parent.parent  # its package has the .proto files beside the stubs
 
 
@@ -33,27 +38,39 @@ def generate(target: Path) -> None:
     (target / "onnxserve/v1/__init__.py").write_text('"""The generated messages and stubs of the wire contract."""\n')
 
 
-def main() -> int:
-    """Generate, or with --check compare; return the exit code."""
-    if "--image" in sys.argv[1:]:
-        image = Path(sys.argv[-1])
-        image.parent.mkdir(parents=True, exist_ok=True)
-        protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
-        return 0
-    committed = ROOT / "client"
-    if "--check" not in sys.argv[1:]:
-        generate(committed)
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder))
-        new, old = Path(folder, "onnxserve/v1"), committed / "onnxserve/v1"
+def write_image(path: Path, *options: str) -> None:
+    """Write the contract and all it imports as one file of descriptors, which buf can read without a registry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    protoc("--include_imports", *options, f"--descriptor_set_out={path}")
+
+
+def outdated() -> list[str]:
+    """Return the names of the committed stubs that are not what protos/ gives, sorted."""
+    with tempfile.TemporaryDirectory() as directory:
+        generate(Path(directory))
+        new, old = Path(directory, "onnxserve/v1"), STUBS / "onnxserve/v1"
         names = {path.name for root in (new, old) for path in root.glob("*.py*")}
         _, differ, missing = filecmp.cmpfiles(new, old, names, shallow=False)
-    if differ or missing:
-        print(f"not what protos/ gives: {', '.join(sorted(differ + missing))}; run `make protos`", file=sys.stderr)
-        return 1
-    return 0
+    return sorted(differ + missing)
+
+
+def main() -> None:
+    """Do what one option asks for; without one, write the stubs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--check", action="store_true", help="compare the committed stubs, write nothing")
+    choice.add_argument("--image", type=Path, metavar="FILE", help="write an image for buf lint")
+    choice.add_argument("--baseline", action="store_true", help=f"write {BASELINE.relative_to(ROOT)}")
+    options = parser.parse_args()
+    if options.image:
+        write_image(options.image, "--include_source_info")
+    elif options.baseline:
+        write_image(BASELINE)
+    elif not options.check:
+        generate(STUBS)
+    elif names := outdated():
+        sys.exit(f"out of date: {', '.join(names)}; run `make protos`")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

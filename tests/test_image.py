@@ -1,4 +1,4 @@
-"""The container image, as far as its Dockerfile tells; `make image-check` builds it and runs it."""
+"""The container image, as far as its Dockerfile says; `make image-check` builds it and runs it."""
 
 import json
 import os
@@ -81,8 +81,7 @@ def test_no_shell_stands_between_the_signals_and_the_server(target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_its_variables_are_settings_under_which_others_reach_the_server(target, monkeypatch):
-    told = environment(target)
-    for name, value in told.items():
+    for name, value in environment(target).items():
         if name.startswith("ONNXSERVE_"):
             monkeypatch.setenv(name, value)
     settings = load_settings()

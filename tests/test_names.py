@@ -73,7 +73,7 @@ def spelled(session, random, begin="", temperature=1.0):
     for following in begin:
         state = state_of(step(session, [letter], state=state))
         letter = ALPHABET.index(following)
-    for _ in range(generate_names.LONGEST):
+    for _ in range(generate_names.MAX_LETTERS):
         outputs = step(session, [letter], temperature, random, state)
         letter, random, state = outputs["next_letter"][0], outputs["next_random"][0], state_of(outputs)
         if letter == 0:
@@ -119,7 +119,7 @@ def test_thirty_two_generations_at_once_give_what_they_give_alone(server):
     def generate(random):
         with server.client.sequence("names") as sequence:
             first = generate_names.inputs(0, 1.0, random)
-            return list(sequence.generate(first, max_steps=generate_names.LONGEST, stop=Stop("next_letter", 0)))
+            return list(sequence.generate(first, max_steps=generate_names.MAX_LETTERS, stop=Stop("next_letter", 0)))
 
     def begin_together(random):
         start.wait(60)
@@ -172,27 +172,27 @@ def test_the_model_finds_names_likelier_than_names_spelled_backwards(session):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (("0",), "names: 0 is not from 1 to 128"),
+        (("0",), "names: 0 is not between 1 and 128"),
         (("--temperature", "-1"), "--temperature: -1.0 is not"),
         (("--temperature", "nan"), "--temperature: nan is not"),
-        (("--seed", "-1"), "--seed: -1 is not"),
+        (("--seed", "-1"), "--seed: -1 is below 0"),
     ],
 )
-def test_what_cannot_be_asked_for_is_told(arguments, told):
+def test_a_bad_argument_is_named(arguments, message):
     ended = run(*arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert told in ended.stderr
+    assert message in ended.stderr
 
 
-def test_a_letter_that_the_network_does_not_know_is_told(server):
+def test_a_letter_that_the_network_does_not_know_is_named(server):
     ended = run("--begin", "jö", "--address", server.address)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"--begin: the network knows no 'ö', but {ALPHABET[1:]}\n"
+    assert ended.stderr == f"--begin: unknown letter 'ö'; the network's letters are {ALPHABET[1:]}\n"
 
 
-def test_a_server_that_is_not_there_is_told():
+def test_a_server_that_is_not_there_ends_the_example():
     ended = run("--address", "127.0.0.1:1")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("The example failed: ")

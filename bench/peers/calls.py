@@ -42,7 +42,7 @@ async def _onnxserve_tasks(address: str) -> AsyncIterator[Callable[[], Awaitable
 
 @contextmanager
 def _tritonclient_threads(address: str) -> Iterator[Callable[[], object]]:
-    from tritonclient import grpc  # type: ignore[import-not-found]  # in Triton's environment
+    from tritonclient import grpc  # in Triton's environment
 
     x = _MODEL.one_row()
 
@@ -57,7 +57,7 @@ def _tritonclient_threads(address: str) -> Iterator[Callable[[], object]]:
 
 @asynccontextmanager
 async def _tritonclient_tasks(address: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    from tritonclient.grpc import aio  # type: ignore[import-not-found]
+    from tritonclient.grpc import aio
 
     x = _MODEL.one_row()
 

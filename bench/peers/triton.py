@@ -57,7 +57,7 @@ class Installation:
 
 
 def install() -> Installation:
-    """Make the environment where it is missing, and tell where things are."""
+    """Make the environment where it is missing, and return where things are."""
     python = (HOME / "venv" / "bin" / "python").absolute()
     if not python.exists():
         venv.create(HOME / "venv", with_pip=True)

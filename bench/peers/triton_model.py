@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # comes with Triton
+import triton_python_backend_utils as triton  # comes with Triton
 
 
 class TritonPythonModel:

@@ -8,7 +8,7 @@ import io
 import sys
 
 import numpy as np
-from tritonclient.grpc import service_pb2  # type: ignore[import-not-found]  # in Triton's environment
+from tritonclient.grpc import service_pb2  # in Triton's environment
 
 
 def encode(model: str, x: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> bytes:

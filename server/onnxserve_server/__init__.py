@@ -20,5 +20,5 @@ errors. tests/server/test_boundaries.py keeps it so.
 
 import os
 
-# Before it is first imported: ONNX Runtime 1.31 reports its use to its makers unless this is set. Set it to 0 to let it.
+# Before it is first imported: ONNX Runtime 1.31 reports its use to its makers unless this is set (0 lets it).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

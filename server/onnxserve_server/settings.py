@@ -1,4 +1,4 @@
-"""The server's settings: flags win over the environment (ONNXSERVE_*), it over a file, and a file over the defaults."""
+"""The server's settings. Flags override the environment (ONNXSERVE_*), which overrides a file, then the defaults."""
 
 import math
 import os
@@ -23,13 +23,13 @@ from onnxserve_server.runtime.resources import resources
 
 PREFIX = "ONNXSERVE_"
 _OTHER_VARIABLES = {"ONNXSERVE_TARGET", "ONNXSERVE_CONFIG"}  # read by the command line, not by these settings
-# What Kubernetes sets in every pod where a Service is called onnxserve: addresses, not settings.
+# Kubernetes sets these in every pod if a Service is called onnxserve: addresses, not settings.
 _SERVICE_LINKS = re.compile(r"ONNXSERVE_(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
 _SERVICE_LINK = "tcp://"
 
 
 class Settings(BaseSettings):
-    """Everything that an operator can say about the server as a whole. Each field is a flag of `onnxserve serve`."""
+    """Everything that an operator can configure of the server as a whole. Each field is a flag of `onnxserve serve`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -145,10 +145,12 @@ class Settings(BaseSettings):
         try:
             url = urlsplit(value)
             usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and " " not in value
-        except ValueError:  # brackets that do not close, a port that is none
+        except ValueError:  # brackets that do not close, a port that is not a number
             usable = False
         if not usable:
-            raise ValueError(f"{value!r} is no endpoint; it must be as http://localhost:4317, or https")
+            raise ValueError(
+                f"{value!r} is not a valid endpoint; expected a URL such as http://localhost:4317, or https"
+            )
         return value
 
     @model_validator(mode="after")
@@ -160,26 +162,26 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_ages(self) -> Self:
         if self.max_connection_age_grace and not self.max_connection_age:
-            raise ValueError("max_connection_age_grace has no meaning without max_connection_age: set that, too")
+            raise ValueError("max_connection_age_grace has no effect without max_connection_age; set both")
         return self
 
     @field_validator("port", mode="before")
     @classmethod
-    def _pass_over_service_link(cls, value: object) -> object:
+    def _ignore_service_link(cls, value: object) -> object:
         link = isinstance(value, str) and value.startswith(_SERVICE_LINK)
         return cls.model_fields["port"].default if link else value
 
     @property
     def stream_lifetime(self) -> float:
-        """Seconds after which a stream is to end; inf: never.
+        """Seconds after which a stream ends; inf: never.
 
-        It may open when its connection's life ends, so half of the grace is for it to last, and half for it to end.
+        It may open just when its connection's age is reached: then half of the grace is its life, and half its end.
         """
         return min(self.max_connection_age or math.inf, self.max_connection_age_grace / 2 or math.inf)
 
     @property
     def batching_defaults(self) -> dict[str, object]:
-        """What these settings say of batching, by the names of model.yaml."""
+        """The settings for batching, by the keys of model.yaml."""
         return {name: getattr(self, name) for name in ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes")}
 
 
@@ -188,18 +190,16 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
 
     Args:
         file: a YAML file of settings, if any.
-        flags: what the command line says; None stands for a flag that was not given.
+        flags: those of the command line; None stands for a flag that was not given.
 
     Raises:
-        ConfigurationError: an unknown or bad setting; the message names it and where it was said.
+        ConfigurationError: an unknown or bad setting; the message names it and its source.
     """
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and not _is_known(name))
     if unknown:
-        raise ConfigurationError(
-            f"environment variable {unknown[0]}: there is no such setting; see onnxserve serve --help"
-        )
+        raise ConfigurationError(f"environment variable {unknown[0]}: unknown setting; see onnxserve serve --help")
     if file is not None and not file.is_file():
-        raise ConfigurationError(f"{file}: there is no such file")
+        raise ConfigurationError(f"{file}: no such file")
     if file is not None:
         read_mapping(file)
     try:

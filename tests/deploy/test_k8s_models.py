@@ -69,13 +69,13 @@ def test_the_command_that_the_documents_show_lists_every_file_but_the_configurat
     (source / "names/begin.npy").write_bytes(b"an initial state")
     source.rename(tmp_path / "models")
     (command,) = re.findall(r"`(cd models; .*?)`", DOCUMENTS)
-    told = subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
+    printed = subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
     files = [path for path in (tmp_path / "models").rglob("*") if path.is_file() and path.name != "model.yaml"]
-    assert [line[66:] for line in told.stdout.splitlines()] == sorted(
+    assert [line[66:] for line in printed.stdout.splitlines()] == sorted(
         str(path.relative_to(tmp_path / "models")) for path in files
     )
     (tmp_path / "list").mkdir()
-    (tmp_path / "list/SHA256SUMS").write_text(told.stdout)
+    (tmp_path / "list/SHA256SUMS").write_text(printed.stdout)
     ended = fetch(tmp_path / "models", tmp_path / "list", tmp_path / "fetched")
     assert ended.returncode == 0, ended.stderr
 

@@ -74,7 +74,7 @@ FROM_SERIES = {
 # Panels that may be empty.
 EMPTY = {
     "Power of each model": "few machines let their energy be read",
-    "CPU throttling": "only control groups of version 2 tell",
+    "CPU throttling": "only control groups of version 2 count it",
 }
 
 
@@ -101,7 +101,7 @@ class Story:
 @pytest.fixture(scope="module")
 def story(serving, tmp_path_factory):
     """One server whose models are called wrongly, one that is broken, dies and comes back; then all is well."""
-    folder, told = tmp_path_factory.mktemp("monitoring"), Story()
+    folder, story = tmp_path_factory.mktemp("monitoring"), Story()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(zoo.write(folder / "models", MODELS, CONFIGS), http_port=0))
         patient = stack.enter_context(contextlib.closing(Patient(folder)))
@@ -112,17 +112,17 @@ def story(serving, tmp_path_factory):
         query = stack.enter_context(watched(folder, pods, FASTER))
         stack.enter_context(healthy(server))
         with faults(server):
-            with contextlib.suppress(AssertionError):  # the tests tell what did not fire
+            with contextlib.suppress(AssertionError):  # the tests name what did not fire
                 suffer(patient, query)
                 until(lambda: firing(query) >= FAULTS, 60, every=0.2)
             for panel in PANELS.values():
                 for target in panel["targets"]:
-                    told.answers[target["expr"]] = query(target["expr"])
+                    story.answers[target["expr"]] = query(target["expr"])
         with contextlib.suppress(AssertionError):
             until(lambda: not firing(query), 150, every=0.2)
-        told.left = firing(query)
-        told.fired = firing(query, 'max_over_time(ALERTS{alertstate="firing"}[5h])')
-    return told
+        story.left = firing(query)
+        story.fired = firing(query, 'max_over_time(ALERTS{alertstate="firing"}[5h])')
+    return story
 
 
 @contextlib.contextmanager
@@ -177,7 +177,6 @@ def suffer(patient, query):
     patient.start()
 
 
-@pytest.mark.slow
 @needs_prometheus
 @pytest.mark.timeout(400)  # the first one waits for the story
 class TestStory:
@@ -208,18 +207,18 @@ def test_every_alert_is_made_to_fire():
 @pytest.mark.parametrize("factor", [1, FASTER])
 @pytest.mark.parametrize("alert", FROM_SERIES)
 def test_the_alert_fires_and_clears_by_its_series(alert, factor, tmp_path):
-    """At both speeds, so that what is told of the fast rules above holds for those of production."""
+    """At both speeds, so that what is shown of the fast rules above holds for those of production."""
     step = STEP / factor
 
     def series(bad, good):
         if isinstance(bad, str):
-            more = [float(told.split()[0]) * step for told in (bad, good)]
+            more = [float(each.split()[0]) * step for each in (bad, good)]
             return f"0+{more[0]}x{STEPS} {more[0] * (STEPS + 1)}+{more[1]}x{STEPS}"
         return f"{bad}+0x{STEPS} {good}+0x{STEPS}"
 
-    told = {name: series(*values) for name, values in FROM_SERIES[alert].items()}
+    inputs = {name: series(*values) for name, values in FROM_SERIES[alert].items()}
     moments = [(at, promtool.firing(alert), times) for at, times in ((1, 0), (STEPS, 1), (2 * STEPS, 0))]
-    promtool.evaluate(tmp_path, faster_rules(GROUPS, factor), told, moments, step)
+    promtool.evaluate(tmp_path, faster_rules(GROUPS, factor), inputs, moments, step)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ STARTS = {  # while no pod was there before: the name, and series of twenty minu
         AVAILABLE: history(("stale", 2), (0, 10), (2, 8)),
         WANTED: history(("stale", 2), (2, 18)),
     },
-    "of which Prometheus alone tells": {UP % "new": history(("stale", 2), (0, 10), (1, 8))},
-    "soon after, of which Prometheus alone tells": {
+    "which Prometheus alone shows": {UP % "new": history(("stale", 2), (0, 10), (1, 8))},
+    "soon after, which Prometheus alone shows": {
         UP % "old": history((1, 4), ("stale", 16)),
         UP % "new": history(("stale", 6), (0, 10), (1, 4)),
     },
@@ -59,18 +59,18 @@ def test_a_start_of_ten_minutes_is_left_alone(alert, series, tmp_path):
 
 
 @pytest.mark.parametrize("series", ENDS.values(), ids=ENDS)
-def test_pods_that_are_gone_are_told_of_at_once(series, tmp_path):
+def test_pods_that_are_gone_fire_at_once(series, tmp_path):
     evaluate(tmp_path, GROUPS, series, minutes_of("OnnxserveUnavailable", 20, range(17, 20)))
 
 
-def test_a_start_that_does_not_end_is_told_of(tmp_path):
+def test_a_start_that_does_not_end_fires(tmp_path):
     series = {AVAILABLE: history((0, 30)), WANTED: history((0, 5), (1, 25)), UP % "p": history(("stale", 5), (0, 25))}
     evaluate(tmp_path, GROUPS, series, minutes_of("OnnxserveUnavailable", 30, range(17, 30)))
     evaluate(tmp_path, GROUPS, series, minutes_of("OnnxserveDown", 30, range(17, 30)))
 
 
 @pytest.mark.parametrize(("job", "fires"), [("onnxserve", range(7, 60)), ("another", ())])
-def test_a_pod_that_crashes_again_and_again_is_told_of_once(job, fires, tmp_path):
+def test_a_pod_that_crashes_again_and_again_fires_once(job, fires, tmp_path):
     """At once, then after a pause of five minutes each time, as the kubelet has it."""
     lives = ["0 15 30 stale"] + ["5 20 35" + " stale" * 20] * 12
     series = {f'process_uptime_seconds{{job="{job}",{POD}}}': " ".join(lives)}
@@ -78,9 +78,9 @@ def test_a_pod_that_crashes_again_and_again_is_told_of_once(job, fires, tmp_path
 
 
 def model(name, *, active, run, **codes):
-    """Series of a model: requests in hand, the share of its time for which its executor runs, requests/s by code."""
+    """Series of a model: requests in flight, the share of its time for which its executor runs, requests/s by code."""
     labels = f'{POD},model="{name}",version="1"'
-    told = {
+    values = {
         f"onnxserve_rows_active{{{labels}}}": f"{active}+0x40",
         f"onnxserve_executors{{{labels}}}": "1+0x40",
         f"onnxserve_requests_active{{{labels}}}": f"{active}+0x40",
@@ -89,8 +89,8 @@ def model(name, *, active, run, **codes):
     for code, rate in codes.items():
         error = "" if code == "OK" else "REASON"
         each = f'{labels},rpc_method="x",rpc_response_status_code="{code}",error_type="{error}"'
-        told[f"onnxserve_requests_total{{{each}}}"] = f"0+{rate * STEP}x40"
-    return told
+        values[f"onnxserve_requests_total{{{each}}}"] = f"0+{rate * STEP}x40"
+    return values
 
 
 def taking(name, seconds):

@@ -13,7 +13,7 @@ from support.scraping import needs_prometheus
 from support.staging import GROUPS, benching, calling, on_one_cpu, overloading, predict, watched
 from support.waiting import until
 
-pytestmark = [needs_prometheus, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [needs_prometheus, pytest.mark.timeout(300)]
 
 FASTER = 10  # a minute is six seconds
 MOMENTS = 6  # at which Prometheus is asked; the controller asks once in 15 seconds
@@ -107,6 +107,7 @@ def another(moments, now):
     return now if not moments or now != moments[-1] else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pod", ["queues", "refuses"])
 def test_demand_tells_how_many_times_as_much_comes_as_a_pod_can_do(seen, pod):
     """Whether requests wait or are refused, and beside a model that idles."""
@@ -115,21 +116,25 @@ def test_demand_tells_how_many_times_as_much_comes_as_a_pod_can_do(seen, pod):
     assert wanted(seen[adapters()][pod]) in (4, 5)  # three would have nothing to spare
 
 
+@pytest.mark.slow
 def test_three_pods_worth_of_requests_asks_for_three_pods(seen):
     assert wanted(seen[adapters()]["three-pods-worth"]) == 3
 
 
+@pytest.mark.slow
 def test_rows_in_hand_alone_would_ask_for_too_many_or_too_few(seen):
     rows = seen[FIGURES[1]]
     assert wanted(rows["queues"]) > 5
     assert wanted(rows["refuses"]) == 1
 
 
+@pytest.mark.slow
 def test_busy_executors_ask_for_nothing_while_batches_have_room(seen):
     assert wanted(seen[FIGURES[0]]["batches"]) > 1
     assert wanted(seen[adapters()]["batches"]) == 1
 
 
+@pytest.mark.slow
 def test_small_models_ask_for_more_pods_though_their_executors_have_room(small):
     """The thread that decodes and encodes is what is full."""
     assert wanted(small[FIGURES[0]]["small"]) == 1
@@ -142,6 +147,7 @@ def test_the_first_rule_is_the_number_to_set():
     assert "/spec/groups/0/rules/0/expr" in (ROOT / "docs/guides/kubernetes.md").read_text()
 
 
+@pytest.mark.slow
 def test_keda_asks_for_what_the_autoscaler_does(seen):
     assert float(kedas()["threshold"]) == target()
     assert seen[kedas()["query"]][""] == pytest.approx(sum(seen[adapters()].values()), rel=0.15)

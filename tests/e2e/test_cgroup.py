@@ -40,7 +40,6 @@ def container(launch, cpus, models, *flags):
             server.popen.wait(30)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cpus", [0.5, 1, 2])
 def test_threads_and_bounds_are_those_of_the_container(launch, cpus):
     with container(launch, cpus, {"double": zoo.double()}) as (server, _), Client(server.address) as client:
@@ -50,7 +49,6 @@ def test_threads_and_bounds_are_those_of_the_container(launch, cpus):
     assert waiting == max(left // 4, 64)
 
 
-@pytest.mark.slow
 def test_more_than_the_memory_holds_is_refused_and_the_server_lives(launch):
     """Requests of 1 MiB for two models that are busy: six times as many as may wait, and more than the container has.
 
@@ -87,8 +85,8 @@ def test_more_than_the_memory_holds_is_refused_and_the_server_lives(launch):
 
 def bounds(server):
     """What the server says of its memory, in MiB: what may wait, and what is left."""
-    told = r"queued requests are limited to (\d+) MiB; (\d+) MiB of memory are left \(cgroup memory limit\)"
-    return map(int, re.search(told, server.log.read_text()).groups())
+    text = r"queued requests are limited to (\d+) MiB; (\d+) MiB of memory are left \(cgroup memory limit\)"
+    return map(int, re.search(text, server.log.read_text()).groups())
 
 
 def occupy(stub, model):

@@ -35,7 +35,6 @@ def kill(replicas, callers):
     callers.go_on()
 
 
-@pytest.mark.slow
 def test_with_retries_nobody_notices(replicas):
     callers = Callers()
     with Client(replicas.target) as joined, Client(replicas.target, coalesce=False) as alone:
@@ -48,7 +47,6 @@ def test_with_retries_nobody_notices(replicas):
     assert callers.errors == []
 
 
-@pytest.mark.slow
 def test_without_retries_the_calls_in_flight_are_unavailable(replicas):
     """Runs of 20 ms for 32 callers: there always are some in flight."""
     callers, failed = Callers(), []
@@ -71,7 +69,6 @@ def test_without_retries_the_calls_in_flight_are_unavailable(replicas):
     assert {type(error) for error in failed} == {Unavailable}
 
 
-@pytest.mark.slow
 def test_sequences_on_it_are_lost_and_their_callers_told(replicas):
     """Those on the other replicas go on as if nothing had been."""
     lost, whole = [], []

@@ -45,7 +45,7 @@ def test_a_report_tells_rate_and_utilization_of_the_last_moment(clock):
     assert fields([load.trailer() for _ in range(16)][15]) == {1: 0.0, 6: 32.0, 9: 0.0}
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("edge", ["lane", pytest.param("plain", marks=pytest.mark.slow)], indirect=True)
 def test_a_slow_replica_gets_less(serve):
     """One replica of three needs ten times as long for a run."""
     config = {"m": "batching: {enabled: false}\n"}

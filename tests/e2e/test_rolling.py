@@ -8,7 +8,8 @@ from support.callers import Callers, asynchronous_predictions, generations, pred
 from support.replicas import LAG, Replicas
 
 MODELS = {"double": zoo.double(), "recurrent": zoo.recurrent(), "countdown": zoo.countdown()}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # six servers are started, one after the other
+pytestmark = pytest.mark.timeout(240)  # six servers are started, one after the other
+on_both_edges = pytest.mark.parametrize("edge", ["lane", pytest.param("plain", marks=pytest.mark.slow)], indirect=True)
 
 CONFIGS = {
     "recurrent": "state: [{input: s, output: s_out}]",
@@ -25,6 +26,7 @@ def replicas(launch, edge):
         yield replicas
 
 
+@on_both_edges
 def test_no_unary_call_fails(replicas):
     callers = Callers()
     with Client(replicas.target) as joined, Client(replicas.target, coalesce=False) as alone:
@@ -38,6 +40,7 @@ def test_no_unary_call_fails(replicas):
     assert codes == [0, 0, 0]
 
 
+@on_both_edges
 def test_no_stream_breaks_and_no_sequence_is_lost(replicas):
     callers = Callers()
     with Client(replicas.target) as client:

@@ -17,5 +17,6 @@ def public_modules():
 
 
 def public_names(module):
-    """The names that a module says are public, but for its version."""
-    return sorted(set(importlib.import_module(module).__all__) - {"__version__"})
+    """The names that a module says are public, without its version, and without those that the package has as well."""
+    elsewhere = set() if module == onnxserve.__name__ else set(onnxserve.__all__)
+    return sorted(set(importlib.import_module(module).__all__) - elsewhere - {"__version__"})

@@ -7,6 +7,8 @@ import tomllib
 from dataclasses import dataclass
 
 import grpc
+from pydantic import BaseModel
+from starlette.routing import Route
 
 from onnxserve_server.edge import server
 from onnxserve_server.repository.config import BatchingConfig, ModelConfig, SequencesConfig
@@ -21,7 +23,7 @@ from support.engines import make_engine
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """The program's names and times. The settings are not here: the real command line is asked for them.
+    """The program's names and times. The settings are not here: the tests ask the real command line for them.
 
     Attributes:
         version: of the project.
@@ -63,7 +65,7 @@ def program():
         labels = frozenset(name.replace(".", "_") for name in instrument.attributes)
         suffixes = ("_bucket", "_sum", "_count") if instrument.kind == "histogram" else ("",)
         metrics |= {prometheus_name(instrument) + suffix: labels for suffix in suffixes}
-    parts = {"batching": BatchingConfig, "sequences": SequencesConfig}
+    parts: dict[str, type[BaseModel]] = {"batching": BatchingConfig, "sequences": SequencesConfig}
     keys = ["--" + name.replace("_", "-") for name in Settings.model_fields] + list(ModelConfig.model_fields)
     keys += [f"{part}.{name}" for part, config in parts.items() for name in config.model_fields]
     in_a_pod = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
@@ -76,7 +78,7 @@ def program():
         keys=frozenset(keys),
         options=frozenset(re.findall(r"`providers: {cuda: {(\w+):", (ROOT / "docs/guides/serve.md").read_text())),
         metrics=metrics,
-        paths=frozenset(route.path for route in make_app(_nothing_served()).routes),
+        paths=frozenset(route.path for route in make_app(_nothing_served()).routes if isinstance(route, Route)),
         ending=server._MAX_REFUSING + server._HANDING_OVER + server._STOP_TIMEOUT + server._WATCHERS_GRACE,
         temporary=subprocess.run(in_a_pod, env={}, check=True, capture_output=True, text=True).stdout.strip(),
     )

@@ -101,9 +101,9 @@ def on_one_cpu(folder, models):
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
-        told = process.stdout.readline()
-        assert told.startswith("onnxserve is ready on "), log.read_text()
-        yield told.split()[-1], f"127.0.0.1:{port_of(log)}"
+        line = process.stdout.readline() if process.stdout else ""
+        assert line.startswith("onnxserve is ready on "), log.read_text()
+        yield line.split()[-1], f"127.0.0.1:{port_of(log)}"
     finally:
         process.kill()
         process.communicate()

@@ -1,8 +1,8 @@
-"""Writes small TensorFlow and Keras 2 models into a folder, with answers of their own.
+"""Writes small TensorFlow and Keras 2 models and their answers to a folder.
 
     python tensorflow_models.py FOLDER
 
-A process of its own: TensorFlow is not to be loaded into the one that runs the tests.
+It runs in a process of its own, so that TensorFlow is not loaded into the tests' process.
 """
 
 import os
@@ -88,7 +88,7 @@ def save(module, folder, dtype=tf.float32, **signatures):
 
 def answers(file, inputs, outputs):
     """Write arrays of inputs and outputs, by name."""
-    np.savez(file, **inputs, **{name: np.asarray(value) for name, value in outputs.items()})
+    np.savez(file, allow_pickle=False, **inputs, **{name: np.asarray(value) for name, value in outputs.items()})
 
 
 if __name__ == "__main__":

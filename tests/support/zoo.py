@@ -145,8 +145,7 @@ def mixing(axis=0):
         helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
         helper.make_node("Sub", ["x", "mean"], ["y"]),
     ]
-    shape = [2, 2]
-    shape[axis] = "batch"
+    shape = [["batch", 2], [2, "batch"]][axis]
     return model(nodes, [tensor("x", shape)], [tensor("y", shape)], [constant("axes", [axis], np.int64)])
 
 
