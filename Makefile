@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CHECKOV := build/checkov/.3.3.30
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Of these alone: collecting the converters' tests takes their frameworks.
-FAST := -m fast tests/server tests/client tests/e2e tests/test_*.py
+FAST := -m fast tests/server tests/client tests/docs tests/e2e tests/test_*.py
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: help setup demo check test-fast test test-slow test-lowest coverage format gallery k8s-check protos \
