@@ -1,20 +1,8 @@
 """What the project as a whole promises."""
 
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parent.parent
-
-
-def tracked():
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a clone")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+from support.tracked import ROOT, tracked
 
 
 def test_no_file_knows_the_machine_that_it_was_written_on():
