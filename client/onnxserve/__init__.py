@@ -38,6 +38,7 @@ from onnxserve.errors import (
 )
 
 __version__ = _version("onnxserve")
+"""The version of the installed package."""
 
 __all__ = [
     "AsyncClient",

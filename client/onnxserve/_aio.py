@@ -12,13 +12,15 @@ import grpc.aio
 from onnxserve import _counting, _tracing
 from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
+from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
-from onnxserve._coalescing import Batch, Member
-from onnxserve._joining import Key, Share
+from onnxserve._coalescing import Batch, Waiter
+from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, State, Stop
-from onnxserve._stream import DEFAULT_WINDOW, AsyncFeed, Unanswered, call_cancelled
+from onnxserve._sequence import SequenceProtocol, State, Stop
+from onnxserve._stream import DEFAULT_WINDOW, AsyncMessageSource, Unanswered, call_cancelled
+from onnxserve._wire import predict_request
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -42,27 +44,26 @@ class AsyncClient(BaseClient):
         request_id: str | None = None,
     ) -> Prediction:
         """Run a model once; as Client.predict."""
+        call = PredictCall(
+            model=model,
+            inputs=inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            timeout=timeout,
+            request_id=request_id,
+        )
         _counting.count("Predict", model)
         if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
             with span:
-                request, request_id = self._request(
-                    model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-                )
-                return Prediction(await self._call(self._methods.predict, request, timeout, request_id, span.metadata))
-        key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
-        if key is None:
-            return await self._predict(
-                model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id
-            )
-        member = self._enter(key, inputs, timeout)
-        if member is not None and (prediction := await self._wait(member)) is not None:
+                return await self._predict(call, span.metadata)
+        if (key := self._key(call)) is None:
+            return await self._predict(call)
+        waiter = self._enter(key, call)
+        if waiter is not None and (prediction := await self._wait(waiter)) is not None:
             return prediction
         try:
-            if member is not None:
-                timeout, request_id = self._time_left(member), member.request_id
-            return await self._predict(
-                model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id
-            )
+            return await self._predict(call if waiter is None else self._after_waiting(call, waiter))
         finally:
             self._coalescer.finish(key)
 
@@ -78,27 +79,22 @@ class AsyncClient(BaseClient):
         window: int = DEFAULT_WINDOW,
         return_errors: bool = False,
     ) -> AsyncIterator[Prediction | OnnxserveError]:
-        """Run a model on one request after the other without waiting for each; as Client.stream, in one task more.
+        """Send many requests without waiting for each answer; as Client.stream.
 
-        `inputs` may be an asynchronous iterable.
+        `inputs` may be an asynchronous iterable; a task of its own iterates it.
         """
         unanswered = Unanswered(window, self._retries)
-        feed = AsyncFeed(
-            inputs,
-            lambda each: self._stream_request(
-                model, each, outputs=outputs, version=version, timeout=timeout, priority=priority
-            ),
-            unanswered,
-        )
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        source = AsyncMessageSource(inputs, functools.partial(self._stream_request, call), unanswered)
         try:
             with _tracing.start_stream(model) as span:
                 while True:
                     self._check(None)
-                    call = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
+                    rpc = self._methods.stream(source.messages(), metadata=(*self._metadata, *span.metadata))
                     try:
-                        async for response in call:
+                        async for response in rpc:
                             outcome = unanswered.answer(response)
-                            feed.notify()
+                            source.notify()
                             if isinstance(outcome, OnnxserveError) and not return_errors:
                                 raise outcome
                             yield outcome
@@ -114,10 +110,10 @@ class AsyncClient(BaseClient):
                             raise closed() from None
                         raise
                     finally:
-                        call.cancel()
-                feed.check()
+                        rpc.cancel()
+                source.check()
         finally:
-            await feed.close()
+            await source.close()
 
     def sequence(
         self,
@@ -129,10 +125,9 @@ class AsyncClient(BaseClient):
         priority: int = 0,
         state: State | None = None,
     ) -> AsyncModelSequence:
-        """Return a sequence of steps through a stateful model, whose state the server keeps; as Client.sequence."""
-        return self._sequence(
-            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state)
-        )
+        """Return a sequence of steps through a stateful model; as Client.sequence."""
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        return self._sequence(self._protocol(call, state=state))
 
     async def generate(
         self,
@@ -146,31 +141,29 @@ class AsyncClient(BaseClient):
         timeout: float | None = DEFAULT_TIMEOUT,
         priority: int = 0,
     ) -> AsyncIterator[Prediction]:
-        """Run a model several times, each time on what it gave before; as Client.generate.
+        """Run a model step by step, each time on the outputs of the step before; as Client.generate.
 
-        Who breaks off the iteration calls aclose() on it to end the steps.
+        To end the steps early, call aclose() on the iterator.
         """
-        course = self._course(
-            model, outputs=outputs, version=version, timeout=timeout, priority=priority, keeps_state=False
-        )
-        async with self._sequence(course) as sequence:
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        async with self._sequence(self._protocol(call, keeps_state=False)) as sequence:
             async for prediction in sequence.generate(inputs, max_steps=max_steps, stop=stop):
                 yield prediction
 
     async def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
-        """Return every version of every model, by name, then version, oldest first."""
+        """Return every version of every model, ordered by name, then version, oldest first."""
         response = await self._call(self._methods.list_models, model_service_pb2.ListModelsRequest(), timeout)
         return [*map(model_info, response.models)]
 
     async def model(
         self, name: str, version: str | None = None, *, timeout: float | None = DEFAULT_TIMEOUT
     ) -> ModelInfo:
-        """Return one version of a model; None: the one that predict would use."""
+        """Return one version of a model; `version` None: the one that predict() would use."""
         request = model_service_pb2.GetModelRequest(model=name, version=version)
         return model_info((await self._call(self._methods.get_model, request, timeout)).model)
 
     async def ready(self, model: str | None = None, *, timeout: float | None = READY_TIMEOUT) -> bool:
-        """Return whether the server, or one of its models, takes requests now; False when it cannot be reached."""
+        """Return whether the server, or one of its models, accepts requests; False if the server is unreachable."""
         try:
             return bool((await self._call(self._methods.check, health_request(model), timeout)).value == SERVING)
         except OnnxserveError as error:
@@ -179,7 +172,7 @@ class AsyncClient(BaseClient):
             raise
 
     async def close(self) -> None:
-        """Close the connections; calls that still wait are cancelled."""
+        """Close the connections; calls in flight are cancelled."""
         self._closed = True
         await self._channel.close()
 
@@ -193,53 +186,48 @@ class AsyncClient(BaseClient):
 
     def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
         self._asking: set[asyncio.Task[ModelInfo]] = set()
-        asyncio.get_running_loop()  # raises without one: grpc would bind the channel to a loop that never runs
+        try:  # without one, grpc would bind the channel to a loop that never runs
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "no running event loop: make an AsyncClient inside an async function, such as the one given to "
+                "asyncio.run()"
+            ) from None
         if credentials is None:
             return grpc.aio.insecure_channel(target, **kwargs)
         return grpc.aio.secure_channel(target, credentials, **kwargs)
 
-    def _sequence(self, course: Course) -> AsyncModelSequence:
+    def _sequence(self, protocol: SequenceProtocol) -> AsyncModelSequence:
         def open_call(headers: _tracing.Metadata) -> Any:
             return self._methods.stream(metadata=(*self._metadata, *headers))
 
-        return AsyncModelSequence(open_call, course)
+        return AsyncModelSequence(open_call, protocol)
 
-    async def _predict(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-        *,
-        timeout: float | None,
-        request_id: str | None,
-    ) -> Prediction:
-        request, request_id = self._request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-        )
-        return Prediction(await self._call(self._methods.predict, request, timeout, request_id))
+    async def _predict(self, call: PredictCall, headers: _tracing.Metadata = ()) -> Prediction:
+        request_id = self._new_id() if call.request_id is None else call.request_id
+        request = predict_request(call, request_id)
+        return Prediction(await self._call(self._methods.predict, request, call.timeout, request_id, headers))
 
-    async def _wait(self, member: "_Waiting") -> Prediction | None:
-        """Return the answer to a call that travels with others; None: it is to be sent alone."""
+    async def _wait(self, waiter: "_TaskWaiter") -> Prediction | None:
+        """Return the answer to a call that is joined with others; None: the call is to be sent alone."""
         loop = asyncio.get_running_loop()
         timers = []
-        if member.is_first:
-            timers.append(loop.call_later(self._coalescer.patience, self._coalescer.hurry, member))
-        if member.deadline < math.inf:
-            timers.append(loop.call_later(member.time_left, member.wake))
+        if waiter.is_first:
+            timers.append(loop.call_later(self._coalescer.max_wait, self._coalescer.flush, waiter))
+        if waiter.deadline < math.inf:
+            timers.append(loop.call_later(waiter.time_left, waiter.wake))
         try:
-            await member.told
+            await waiter.woken
         except BaseException:  # the task has been cancelled
-            self._coalescer.abandon(member)
+            self._coalescer.abandon(waiter)
             raise
         finally:
             for timer in timers:
                 timer.cancel()
-        return self._take(member)
+        return self._take(waiter)
 
-    def _member(self, key: Key, share: Share, deadline: float, request_id: str) -> "_Waiting":
-        return _Waiting(key, share, deadline, request_id)
+    def _make_waiter(self, key: Key, part: JoinedPart, deadline: float, request_id: str) -> "_TaskWaiter":
+        return _TaskWaiter(key, part, deadline, request_id)
 
     def _send(self, batch: Batch) -> None:
         batch.call = call = asyncio.create_task(self._carry(batch))
@@ -257,14 +245,14 @@ class AsyncClient(BaseClient):
             self._coalescer.failed(batch, error)
 
     def _ask(self, model: str, version: str | None) -> None:
-        def told(task: "asyncio.Task[ModelInfo]") -> None:
+        def learn(task: "asyncio.Task[ModelInfo]") -> None:
             self._asking.discard(task)
             failed = task.cancelled() or task.exception() is not None
             self._coalescer.learn(model, version, None if failed else task.result())
 
         task = asyncio.create_task(self.model(model, version))
         self._asking.add(task)  # the loop itself would let it go
-        task.add_done_callback(told)
+        task.add_done_callback(learn)
 
     async def _call(
         self,
@@ -284,15 +272,15 @@ class AsyncClient(BaseClient):
             raise from_rpc_error(error, request_id) from error
 
 
-class _Waiting(Member):
-    """A call whose task waits."""
+class _TaskWaiter(Waiter):
+    """A call of a task, which waits on a future."""
 
-    __slots__ = ("told",)
+    __slots__ = ("woken",)
 
-    def __init__(self, key: Key, share: Share, deadline: float, request_id: str) -> None:
-        super().__init__(key, share, deadline, request_id)
-        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, key: Key, part: JoinedPart, deadline: float, request_id: str) -> None:
+        super().__init__(key, part, deadline, request_id)
+        self.woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(self) -> None:
-        if not self.told.done():  # the task may have been cancelled, or its time be up
-            self.told.set_result(None)
+        if not self.woken.done():  # the task may have been cancelled, or its time be up
+            self.woken.set_result(None)

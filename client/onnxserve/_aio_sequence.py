@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, Run, State, Stop, cut_short
+from onnxserve._sequence import Run, SequenceProtocol, State, Stop, cut_short
 from onnxserve._stream import call_cancelled
 from onnxserve._tracing import Metadata
 from onnxserve.errors import OnnxserveError
@@ -17,33 +17,33 @@ from onnxserve.tensor import Array
 
 
 class AsyncModelSequence:
-    """The steps of one caller through a stateful model, for asyncio; as ModelSequence. One step at a time."""
+    """Steps through a stateful model, for asyncio; as ModelSequence. Make one step at a time."""
 
-    def __init__(self, open_call: Callable[[Metadata], Any], course: Course) -> None:
+    def __init__(self, open_call: Callable[[Metadata], Any], protocol: SequenceProtocol) -> None:
         self._open_call = open_call
-        self._course = course
+        self._protocol = protocol
         self._call: Any = None
         self._breaking_off = asyncio.Lock()
 
     @property
     def state(self) -> State | None:
-        """The state after the last step that was asked for a snapshot; None: none was."""
-        return self._course.state
+        """The state after the last step with snapshot=True; None: there was none."""
+        return self._protocol.state
 
     async def step(self, inputs: Mapping[str, Array], *, snapshot: bool = False) -> Prediction:
-        """Run the model once, on the inputs and the state after the step before; as ModelSequence.step."""
-        with self._course.turn():
+        """Run the model once, on the inputs and on the state after the previous step; as ModelSequence.step."""
+        with self._protocol.turn():
             return await self._next(await self._begin(inputs, snapshot=snapshot))
 
     async def generate(
         self, inputs: Mapping[str, Array], *, max_steps: int, stop: Stop | None = None, snapshot: bool = False
     ) -> AsyncIterator[Prediction]:
-        """Run the model several times, each time on what it gave before; as ModelSequence.generate.
+        """Run the model step by step, each time on the outputs of the step before; as ModelSequence.generate.
 
-        Who breaks off the iteration calls aclose() on it, makes another step, or ends the sequence, to end the steps.
+        To end the steps early, call aclose() on the iterator, make another step, or close the sequence.
         """
-        with self._course.turn():
-            run = await self._begin(inputs, snapshot=snapshot, most=max_steps, stop=stop)
+        with self._protocol.turn():
+            run = await self._begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
             prediction = await self._next(run)
         try:
             while True:
@@ -51,15 +51,15 @@ class AsyncModelSequence:
                 yield prediction
                 if final:
                     return
-                with self._course.turn():
-                    self._course.check(run)
+                with self._protocol.turn():
+                    self._protocol.check(run)
                     prediction = await self._next(run)
         finally:
             await self._break_off(run)
 
     async def close(self) -> None:
-        """End the sequence and free its state."""
-        self._course.close()
+        """Close the sequence; the server frees its state."""
+        self._protocol.close()
         self._drop_call()
 
     async def __aenter__(self) -> Self:
@@ -71,47 +71,47 @@ class AsyncModelSequence:
         await self.close()
 
     async def _begin(
-        self, inputs: Mapping[str, Array], *, snapshot: bool, most: int | None = None, stop: Stop | None = None
+        self, inputs: Mapping[str, Array], *, snapshot: bool, max_steps: int | None = None, stop: Stop | None = None
     ) -> Run:
-        if self._course.unfinished is not None:
-            await self._break_off(self._course.unfinished)
-        return self._course.begin(inputs, snapshot=snapshot, most=most, stop=stop)
+        if self._protocol.unfinished is not None:
+            await self._break_off(self._protocol.unfinished)
+        return self._protocol.begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
 
     async def _next(self, run: Run) -> Prediction:
-        """Return the next answer; the first one from another server if need be."""
+        """Return the next answer; the first answer may come from another server."""
         try:
             while True:
                 try:
                     return await (self._ask(run) if run.call is None else self._receive(run))
                 except grpc.RpcError as error:
-                    delay = self._course.delay_after(error, run)
+                    delay = self._protocol.delay_after(error, run)
                     self._drop_call()
                     await asyncio.sleep(delay)
         except BaseException as error:  # CancelledError too
-            if self._course.give_up(run):
+            if self._protocol.give_up(run):
                 self._end_call(error)
             if call_cancelled(error):
-                raise self._course.cancelled() from None
+                raise self._protocol.cancelled() from None
             raise
 
     async def _ask(self, run: Run) -> Prediction:
         """Send a run and return its first answer."""
         call = self._call
         if call is None:
-            self._course.check_start()
-            call = self._call = self._open_call(self._course.headers())
+            self._protocol.check_start()
+            call = self._call = self._open_call(self._protocol.headers())
             await _until_made(call)
         run.call = call
-        writing = asyncio.create_task(self._write(run, self._course.message(run)))
+        writing = asyncio.create_task(self._write(run, self._protocol.message(run)))
         try:
-            # Reading begins before the task does. After a write that fails, grpc.aio would not even give the state that
-            # the server has handed over before (1.85.1).
+            # Reading starts before the task does: after a failed write, grpc.aio (1.85.1) would not even return the
+            # state that the server has handed over before.
             return await self._receive(run)
         finally:
             await asyncio.wait([writing])
 
     async def _write(self, run: Run, message: bytes) -> None:
-        # These tell that the call is over; reading tells how it ended.
+        # These errors mean that the call has ended; reading raises how.
         with contextlib.suppress(asyncio.InvalidStateError, grpc.RpcError):
             await run.call.write(message)
 
@@ -121,31 +121,31 @@ class AsyncModelSequence:
             if response is grpc.aio.EOF:
                 await self._raise_for_status(run)
                 raise cut_short(run)
-            prediction = self._course.take(run, response)
+            prediction = self._protocol.take(run, response)
             if prediction is not None:
                 return prediction
 
     async def _break_off(self, run: Run) -> None:
-        """End a generation, and pass over the answers to it that are on their way, unless that has been done."""
-        async with self._breaking_off:  # the event loop ends one that was dropped, while the next step may be asked for
-            if self._course.unfinished is not run:
+        """Cancel a generation and discard the answers to it that are on their way, unless that has happened already."""
+        async with self._breaking_off:  # the event loop closes a dropped generator, perhaps during the next step
+            if self._protocol.unfinished is not run:
                 return
             try:
                 await self._write(run, run.cancel_message())
                 while not run.final:
                     await self._receive(run)
             except (grpc.RpcError, OnnxserveError):
-                pass  # of steps that nobody wants; where the call is over, the next step says so
+                pass  # nobody wants these steps; if the call has ended, the next step raises its error
             except asyncio.CancelledError as error:
                 if not call_cancelled(error):
                     raise
             finally:
-                if self._course.give_up(run):
+                if self._protocol.give_up(run):
                     self._end_call(GeneratorExit())
 
     def _end_call(self, error: BaseException) -> None:
         self._drop_call()
-        self._course.end_span(error)
+        self._protocol.end_span(error)
 
     def _drop_call(self) -> None:
         call, self._call = self._call, None
@@ -164,7 +164,7 @@ class AsyncModelSequence:
 
 
 async def _until_made(call: Any) -> None:
-    """Wait until a call is made, or over: write() waits, too, but for ever where a call is cancelled before."""
+    """Wait until a call is connected, or has ended; write() would wait forever for a call that was cancelled before."""
     waits = [asyncio.ensure_future(each) for each in (call.wait_for_connection(), call.code())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

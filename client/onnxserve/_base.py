@@ -1,21 +1,24 @@
-"""What the blocking and the asyncio client share: everything but the waiting."""
+"""The part that the blocking and the asyncio client share: everything but the waiting."""
 
 import abc
+import functools
 import itertools
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 import grpc
 
 from onnxserve import _counting
+from onnxserve._call import PredictCall
 from onnxserve._channel import Methods, Options, channel_options, target_uri
-from onnxserve._coalescing import LEAST_TIMEOUT, Batch, Coalescer, Member
-from onnxserve._joining import Key, Share, key_of
+from onnxserve._coalescing import MIN_TIMEOUT, Batch, Coalescer, Waiter
+from onnxserve._joining import JoinedPart, Key, key_of
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, State
+from onnxserve._sequence import SequenceProtocol, State
 from onnxserve._wire import predict_request, stream_request
 from onnxserve.errors import Cancelled, DeadlineExceeded, OnnxserveError, of_request
 from onnxserve.tensor import Array
@@ -30,12 +33,12 @@ _NO_TIMEOUT = 1e9  # seconds
 
 
 def closed() -> Cancelled:
-    """Return what a call raises when the client is closed before or while it waits."""
+    """Return the error of a call whose client is closed before it is sent, or while it waits."""
     return Cancelled(grpc.StatusCode.CANCELLED, "the client has been closed")
 
 
 def timed_out(request_id: str) -> DeadlineExceeded:
-    """Return what a call raises whose timeout passes while it waits for others."""
+    """Return the error of a call whose timeout passes while it waits for others."""
     return DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", request_id=request_id)
 
 
@@ -56,27 +59,27 @@ class BaseClient(abc.ABC):
         coalesce: bool = True,
         options: Options = (),
     ) -> None:
-        """Make a client; it connects with its first call.
+        """Make a client; the first call connects it.
 
         Args:
-            target: "host:port", of which every address is used, or any gRPC name: "unix:/path", "xds:///service".
-            credentials: for TLS, such as grpc.ssl_channel_credentials(); None: no encryption.
-            metadata: sent with every call, such as [("authorization", "Bearer ...")].
-            max_message_bytes: the largest request and the largest response.
-            compression: of requests; none by default, as tensors seldom shrink.
-            keepalive: seconds between pings while a call waits for its answer; servers end connections that ping
-                more often than they permit.
-            retries: how often a call that ended with UNAVAILABLE is tried again, at most 4; 0: never. They end with
-                the call's timeout.
+            target: "host:port" (all addresses of the host are used), or any gRPC name, such as "unix:/path" or
+                "xds:///service".
+            credentials: TLS credentials, such as grpc.ssl_channel_credentials(); None: no encryption.
+            metadata: headers of every call, such as [("authorization", "Bearer ...")].
+            max_message_bytes: the size limit of a request, and of a response.
+            compression: the compression of requests; None by default, because tensors seldom shrink.
+            keepalive: seconds between pings while a call waits for its answer. Servers close connections that ping more
+                often than they permit.
+            retries: how often a call that ended with UNAVAILABLE is retried, from 0 to 4, within the call's timeout.
             load_balancing: the gRPC policy that chooses among the target's addresses.
-            coalesce: whether concurrent calls of predict() may travel together. While four for a model are out, further
-                ones with rows of the same shape wait for them, 2 ms at most, and go as one request, where the model is
-                batched; its answer is split again. Each keeps its own timeout, cancellation and error: when a joined
-                request fails, or a new version of the model answers it, each call is sent alone. So a lone caller never
-                waits, nor a call with a timeout below 0.1 s. What the server counts, traces and logs are joined
-                requests, not their calls; a call that is given a request_id, or that the program traces, goes alone.
-                False: all go alone.
-            options: further gRPC channel options; they win over those that follow from the other arguments.
+            coalesce: whether concurrent calls of predict() may be joined into one request. While four calls for a model
+                are in flight, further ones whose rows have the same shape wait for them, at most 2 ms, and are sent as
+                one request if the model is batched; the answer is split again. Each call keeps its own timeout,
+                cancellation and error: if a joined request fails, or a new version of the model answers it, each call
+                is sent alone. A lone caller never waits, nor does a call with a timeout below 0.1 s. The server counts,
+                traces and logs joined requests, not their calls. A call with a request_id, or one that the program
+                traces, is always sent alone. False: every call is sent alone.
+            options: further gRPC channel options; they override those that follow from the other arguments.
         """
         self._channel = self._open(
             target_uri(target),
@@ -112,65 +115,59 @@ class BaseClient(abc.ABC):
         """Ask for the description of a model; see Coalescer."""
 
     @abc.abstractmethod
-    def _member(self, key: Key, share: Share, deadline: float, request_id: str) -> Member:
-        """Return a Member that waits as the client does."""
+    def _make_waiter(self, key: Key, part: JoinedPart, deadline: float, request_id: str) -> Waiter:
+        """Return a Waiter that waits as the client does."""
 
-    def _key(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-    ) -> Key | None:
-        return key_of(model, inputs, outputs, version, priority) if self._coalesce else None
+    def _key(self, call: PredictCall) -> Key | None:
+        """Return the key by which a call is joined with others; None: it is sent alone."""
+        return key_of(call) if self._coalesce and call.request_id is None else None
 
-    def _enter(self, key: Key, inputs: Mapping[str, Array], timeout: float | None) -> Any:
-        """Return a call as a member, of _member()'s kind, that waits for others; None: it goes at once, counted."""
-        coalescer, share = self._coalescer, None
-        if timeout is None or timeout >= LEAST_TIMEOUT:
-            share = coalescer.offer(key, inputs)
-        if share is None:
+    def _enter(self, key: Key, call: PredictCall) -> Any:
+        """Return a waiter of _make_waiter()'s kind; None: the call is to be sent at once, and counts as in flight."""
+        coalescer, part = self._coalescer, None
+        if call.timeout is None or call.timeout >= MIN_TIMEOUT:
+            part = coalescer.offer(key, call.inputs)
+        if part is None:
             coalescer.start(key)
             return None
-        seconds = self._check(timeout)
+        seconds = self._check(call.timeout)
         deadline = math.inf if seconds is None else monotonic() + seconds
-        member = self._member(key, share, deadline, self._new_id())
-        return member if coalescer.wait(member) else None
+        waiter = self._make_waiter(key, part, deadline, self._new_id())
+        return waiter if coalescer.wait(waiter) else None
 
-    def _take(self, member: Member) -> Prediction | None:
-        """Return the answer to a call that has waited; None: it is to be sent alone.
+    def _take(self, waiter: Waiter) -> Prediction | None:
+        """Return the answer to a call that has waited; None: the call is to be sent alone.
 
         Raises:
             OnnxserveError: the call failed, or its timeout has passed.
         """
-        outcome = self._coalescer.leave(member)
+        outcome = self._coalescer.leave(waiter)
         if outcome is None:
-            raise timed_out(member.request_id)
+            raise timed_out(waiter.request_id)
         if isinstance(outcome, OnnxserveError):
-            raise of_request(outcome, member.request_id)
+            raise of_request(outcome, waiter.request_id)
         return outcome if isinstance(outcome, Prediction) else None
 
-    def _time_left(self, member: Member) -> float | None:
-        """Return the rest of a timeout.
+    def _after_waiting(self, call: PredictCall, waiter: Waiter) -> PredictCall:
+        """Return a call that has waited, to be sent alone: with the waiter's request_id and the rest of its timeout.
 
         Raises:
-            DeadlineExceeded: nothing is left of it.
+            DeadlineExceeded: nothing is left of the timeout.
         """
-        left = member.time_left
+        left = waiter.time_left
         if left <= 0:
-            raise timed_out(member.request_id)
-        return None if left == math.inf else left
+            raise timed_out(waiter.request_id)
+        return replace(call, timeout=None if left == math.inf else left, request_id=waiter.request_id)
 
     def _new_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers)}"
 
     def _check(self, timeout: float | None) -> float | None:
-        """Return the deadline to set for a timeout, before each call.
+        """Return the timeout to give to grpc, in seconds; None: no deadline.
 
         Raises:
             Cancelled: the client has been closed.
-            ValueError: the timeout is not above 0.
+            ValueError: the timeout is not above 0 seconds.
         """
         if self._closed:
             raise closed()
@@ -178,77 +175,21 @@ class BaseClient(abc.ABC):
             return None
         if timeout > 0:
             return float(timeout)  # grpc adds it to the time, which float32 knows to the minute
-        raise ValueError(f"timeout is a number of seconds above 0, or None, not {timeout}")
+        raise ValueError(f"timeout must be a number of seconds above 0, or None, not {timeout}")
 
-    def _request(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        *,
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-        request_id: str | None,
-        message_timeout: float | None = None,
-    ) -> tuple[bytes, str]:
-        """Return a serialized PredictRequest and its request_id; `message_timeout` is for calls without their own."""
-        if request_id is None:
-            request_id = self._new_id()
-        request = predict_request(
-            model,
-            inputs,
-            outputs=outputs,
-            version=version,
-            priority=priority,
-            request_id=request_id,
-            timeout=message_timeout,
-        )
-        return request, request_id
+    def _streamed(self, call: PredictCall, inputs: Mapping[str, Array]) -> tuple[bytes, str]:
+        """Return a call for some inputs as a serialized PredictRequest for a stream, and its new request_id."""
+        _counting.count("Stream", call.model)
+        request_id = self._new_id()
+        message_timeout = self._check(call.timeout)
+        return predict_request(call.with_inputs(inputs), request_id, message_timeout=message_timeout), request_id
 
-    def _stream_request(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        *,
-        outputs: Sequence[str] | None,
-        version: str | None,
-        timeout: float | None,
-        priority: int,
-    ) -> tuple[str, bytes]:
-        """Return the request_id of a new request and the serialized StreamRequest that holds it."""
-        _counting.count("Stream", model)
-        request, request_id = self._request(
-            model,
-            inputs,
-            outputs=outputs,
-            version=version,
-            priority=priority,
-            request_id=None,
-            message_timeout=self._check(timeout),
-        )
+    def _stream_request(self, call: PredictCall, inputs: Mapping[str, Array]) -> tuple[str, bytes]:
+        """Return the new request_id of a call for some inputs, and the serialized StreamRequest that holds it."""
+        request, request_id = self._streamed(call, inputs)
         return request_id, stream_request(request)
 
-    def _course(
-        self,
-        model: str,
-        *,
-        outputs: Sequence[str] | None,
-        version: str | None,
-        timeout: float | None,
-        priority: int,
-        state: State | None = None,
-        keeps_state: bool = True,
-    ) -> Course:
-        def encode(inputs: Mapping[str, Array]) -> tuple[bytes, str]:
-            _counting.count("Stream", model)
-            return self._request(
-                model,
-                inputs,
-                outputs=outputs,
-                version=version,
-                priority=priority,
-                request_id=None,
-                message_timeout=self._check(timeout),
-            )
-
-        return Course(model, encode, state, self._retries, keeps_state=keeps_state)
+    def _protocol(self, call: PredictCall, *, state: State | None = None, keeps_state: bool = True) -> SequenceProtocol:
+        """Return the protocol of a sequence of calls that differ in their inputs alone."""
+        encode = functools.partial(self._streamed, call)
+        return SequenceProtocol(call.model, encode, state, self._retries, keeps_state=keeps_state)

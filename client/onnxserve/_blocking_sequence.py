@@ -9,65 +9,65 @@ from typing import Any, Self
 import grpc
 
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, Run, State, Stop, cut_short
+from onnxserve._sequence import Run, SequenceProtocol, State, Stop, cut_short
 from onnxserve._tracing import Metadata
 from onnxserve.errors import OnnxserveError
 from onnxserve.tensor import Array
 
 
 class ModelSequence:
-    """The steps of one caller through a stateful model. One step at a time; not to be shared between threads.
+    """Steps through a stateful model. Make one step at a time, from one thread; Client.sequence() returns this class.
 
-    The server keeps the state and frees it at the end of the `with` block. When it stops, the state moves to another
-    server with the next step. When the call itself fails, or a step is interrupted, the state is lost, and all further
-    steps say so.
+    The server keeps the state, and frees it at the end of the `with` block. If the server stops, the state moves to
+    another server with the next step. If the call itself fails, or a step is interrupted, the state is lost, and all
+    further steps raise FailedPrecondition.
     """
 
-    def __init__(self, open_call: Callable[[Iterator[bytes], Metadata], Any], course: Course) -> None:
+    def __init__(self, open_call: Callable[[Iterator[bytes], Metadata], Any], protocol: SequenceProtocol) -> None:
         self._open_call = open_call
-        self._course = course
+        self._protocol = protocol
         self._call: Any = None
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     @property
     def state(self) -> State | None:
-        """The state after the last step that was asked for a snapshot; None: none was."""
-        return self._course.state
+        """The state after the last step with snapshot=True; None: there was none."""
+        return self._protocol.state
 
     def step(self, inputs: Mapping[str, Array], *, snapshot: bool = False) -> Prediction:
-        """Run the model once, on the inputs and the state after the step before.
+        """Run the model once, on the inputs and on the state after the previous step.
 
-        A generation that has not come to its end is broken off.
+        An unfinished generation of the sequence is ended first.
 
         Args:
-            inputs: as for predict(), without the state's.
-            snapshot: whether `state` is to be the state after this step.
+            inputs: the inputs, as for predict(), without those of the state.
+            snapshot: True: `state` becomes the state after this step.
 
         Raises:
-            FailedPrecondition: the server has given up the state, or it was lost with the call or the step before.
-            Cancelled: the sequence has been closed, or the client.
+            FailedPrecondition: the server has evicted the state, or it was lost with the call or the previous step.
+            Cancelled: the sequence or the client has been closed.
             OnnxserveError: the step failed; the state is as before.
-            RuntimeError: another thread waits for a step.
+            RuntimeError: another thread is waiting for a step.
         """
-        with self._course.turn():
+        with self._protocol.turn():
             return self._next(self._begin(inputs, snapshot=snapshot))
 
     def generate(
         self, inputs: Mapping[str, Array], *, max_steps: int, stop: Stop | None = None, snapshot: bool = False
     ) -> Iterator[Prediction]:
-        """Run the model several times, each time on what it gave before; give the answers as they come.
+        """Run the model step by step, each time on the outputs of the step before; yield the answers as they arrive.
 
-        Who breaks off the iteration, or makes another step, ends the steps, and the state is the one after the last
-        that was run. Errors are those of step().
+        Closing the iterator, or making another step, ends the steps; the state is then that after the last step that
+        was run. Errors are those of step().
 
         Args:
-            inputs: of the first step.
-            max_steps: most steps, from 1 to 10,000.
-            stop: what ends them before.
-            snapshot: whether `state` is to be the state after each step.
+            inputs: the inputs of the first step.
+            max_steps: the limit of steps, from 1 to 10,000.
+            stop: a condition on an output that ends the steps earlier; None: none.
+            snapshot: True: `state` becomes the state after each step.
         """
-        with self._course.turn():
-            run = self._begin(inputs, snapshot=snapshot, most=max_steps, stop=stop)
+        with self._protocol.turn():
+            run = self._begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
             prediction = self._next(run)
         try:
             while True:
@@ -75,17 +75,17 @@ class ModelSequence:
                 yield prediction
                 if final:
                     return
-                with self._course.turn():
-                    self._course.check(run)
+                with self._protocol.turn():
+                    self._protocol.check(run)
                     prediction = self._next(run)
         finally:
-            if self._course.unfinished is run:
-                with self._course.turn():
+            if self._protocol.unfinished is run:
+                with self._protocol.turn():
                     self._break_off(run)
 
     def close(self) -> None:
-        """End the sequence and free its state."""
-        self._course.close()
+        """Close the sequence; the server frees its state."""
+        self._protocol.close()
         self._drop_call()
 
     def __enter__(self) -> Self:
@@ -97,14 +97,14 @@ class ModelSequence:
         self.close()
 
     def _begin(
-        self, inputs: Mapping[str, Array], *, snapshot: bool, most: int | None = None, stop: Stop | None = None
+        self, inputs: Mapping[str, Array], *, snapshot: bool, max_steps: int | None = None, stop: Stop | None = None
     ) -> Run:
-        if self._course.unfinished is not None:
-            self._break_off(self._course.unfinished)
-        return self._course.begin(inputs, snapshot=snapshot, most=most, stop=stop)
+        if self._protocol.unfinished is not None:
+            self._break_off(self._protocol.unfinished)
+        return self._protocol.begin(inputs, snapshot=snapshot, max_steps=max_steps, stop=stop)
 
     def _next(self, run: Run) -> Prediction:
-        """Return the next answer; the first one from another server if need be."""
+        """Return the next answer; the first answer may come from another server."""
         try:
             while True:
                 try:
@@ -112,50 +112,50 @@ class ModelSequence:
                         self._send(run)
                     return self._receive(run)
                 except grpc.RpcError as error:
-                    delay = self._course.delay_after(error, run)
+                    delay = self._protocol.delay_after(error, run)
                     self._drop_call()
                     threading.Event().wait(delay)
         except BaseException as error:  # KeyboardInterrupt too
-            if self._course.give_up(run):
+            if self._protocol.give_up(run):
                 self._end_call(error)
             raise
 
     def _send(self, run: Run) -> None:
         call = self._call
         if call is None:
-            self._course.check_start()
+            self._protocol.check_start()
             self._requests = queue.SimpleQueue()
-            call = self._call = self._open_call(iter(self._requests.get, None), self._course.headers())
-            end = functools.partial(self._requests.put, None)  # or grpc's thread would wait for ever
+            call = self._call = self._open_call(iter(self._requests.get, None), self._protocol.headers())
+            end = functools.partial(self._requests.put, None)  # or grpc's thread would wait forever
             if not call.add_callback(end):
                 end()
         run.call = call
-        self._requests.put(self._course.message(run))
+        self._requests.put(self._protocol.message(run))
 
     def _receive(self, run: Run) -> Prediction:
         while True:
             response = next(run.call, None)
             if response is None:
                 raise cut_short(run)
-            prediction = self._course.take(run, response)
+            prediction = self._protocol.take(run, response)
             if prediction is not None:
                 return prediction
 
     def _break_off(self, run: Run) -> None:
-        """End a generation, and pass over the answers to it that are on their way."""
+        """Cancel a generation, and discard the answers to it that are on their way."""
         try:
             self._requests.put(run.cancel_message())
             while not run.final:
                 self._receive(run)
         except (grpc.RpcError, OnnxserveError):
-            pass  # of steps that nobody wants; where the call is over, the next step says so
+            pass  # nobody wants these steps; if the call has ended, the next step raises its error
         finally:
-            if self._course.give_up(run):
+            if self._protocol.give_up(run):
                 self._end_call(GeneratorExit())
 
     def _end_call(self, error: BaseException) -> None:
         self._drop_call()
-        self._course.end_span(error)
+        self._protocol.end_span(error)
 
     def _drop_call(self) -> None:
         call, self._call = self._call, None

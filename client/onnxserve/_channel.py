@@ -1,4 +1,4 @@
-"""What both clients ask of grpc: the channel, its options and its methods."""
+"""The gRPC channel of both clients: its options and its methods."""
 
 import json
 import re
@@ -12,28 +12,29 @@ from onnxserve.v1 import inference_service_pb2, model_service_pb2
 Options = Sequence[tuple[str, Any]]
 
 INFERENCE = "onnxserve.v1.InferenceService"
-"""The service that answers requests."""
+"""The name of the service that runs models."""
 
 SERVING = 1
-"""grpc.health.v1's ServingStatus of what takes requests."""
+"""The ServingStatus of grpc.health.v1 for a service that accepts requests."""
 
 _SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p):|[^/]+://")
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _MAX_ATTEMPTS = 5  # grpc allows no more
-# A name is looked up again when a connection ends, but by default at most every 30 s: within that time all replicas may
-# have been replaced. It is to be less than a call waits for its last retry.
+# A name is looked up again when a connection ends, but by default at most every 30 s, in which all replicas may have
+# been replaced. The interval must be shorter than the time until a call's last retry.
 _LOOKUP_INTERVAL_MS = 200
 
 
 def target_uri(target: str) -> str:
-    """Return "host:port" as a DNS name, of which every address is used; what has a scheme stays as it is.
+    """Return "host:port" as a DNS name, all of whose addresses are used; a target with a scheme is returned unchanged.
 
     Raises:
-        ValueError: it is empty, or the address of a web page.
+        ValueError: the target is empty, or an HTTP URL.
     """
     if not target or target.startswith(("http:", "https:")):
         raise ValueError(
-            f"{target!r} is no target: give HOST:PORT, such as localhost:8500, or a name with gRPC's scheme"
+            f"not a valid target: {target!r}; expected HOST:PORT, such as localhost:8500, or a gRPC name, such as "
+            f"dns:///models:8500"
         )
     return target if _SCHEME.match(target) else f"dns:///{target}"
 
@@ -41,7 +42,7 @@ def target_uri(target: str) -> str:
 def service_config(*, retries: int, load_balancing: str) -> str:
     """Return the gRPC service config as JSON.
 
-    Health checks are not retried: their answer is wanted as it is now.
+    Health checks are not retried: they report the present state.
     """
     calls: dict[str, Any] = {"name": [{"service": INFERENCE}, {"service": "onnxserve.v1.ModelService"}]}
     if retries > 0:
@@ -50,16 +51,16 @@ def service_config(*, retries: int, load_balancing: str) -> str:
             "initialBackoff": "0.1s",
             "maxBackoff": "2s",
             "backoffMultiplier": 2,
-            # A server that stops ends what has reached it and was not begun with CANCELLED: grpc's core does.
+            # grpc's core ends with CANCELLED the calls that reached a stopping server and were not started.
             "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
     return json.dumps(
         {
             "loadBalancingConfig": [{load_balancing: {}}],
             "methodConfig": [calls],
-            # Each failure takes a token, each success gives one back; no retries while half are gone, so that servers
-            # in trouble are not asked several times by everyone. One of two replicas that stops does not use them up.
-            # A ratio without a decimal point grpc's core (1.85.1) takes for 0.
+            # Each failure takes a token, each success gives one back, and calls are not retried while half of the
+            # tokens are gone, so that clients do not multiply the load of servers in trouble. One replica of two that
+            # stops does not use up the tokens. grpc's core (1.85.1) reads a ratio without a decimal point as 0.
             "retryThrottling": {"maxTokens": 100, "tokenRatio": 1.0},
         }
     )
@@ -68,7 +69,7 @@ def service_config(*, retries: int, load_balancing: str) -> str:
 def channel_options(
     *, max_message_bytes: int, keepalive: float, retries: int, load_balancing: str, options: Options
 ) -> list[tuple[str, Any]]:
-    """Return the channel's options; the caller's own come last and win."""
+    """Return the channel's options; the caller's own `options` come last and take precedence."""
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -77,22 +78,22 @@ def channel_options(
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.dns_min_time_between_resolutions_ms", _LOOKUP_INTERVAL_MS),
         ("grpc.service_config", service_config(retries=retries, load_balancing=load_balancing)),
-        # A call whose request does not fit in here is never retried, and the default is 256 KiB.
+        # A call whose request is larger than this is never retried, and the default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         *options,
     ]
 
 
 class Methods:
-    """The callables of a channel of either kind, made once.
+    """The methods of a channel, blocking or asyncio, made once.
 
     Attributes:
-        predict: takes a serialized PredictRequest, gives a PredictResponse.
-        stream: takes an iterator of serialized StreamRequests, gives an iterator of StreamResponses.
-        list_models: takes a ListModelsRequest, gives a ListModelsResponse.
-        get_model: takes a GetModelRequest, gives a GetModelResponse.
-        check: takes the name of a service as StringValue, gives grpc.health.v1's ServingStatus as Int32Value. These
-            two have the fields of HealthCheckRequest and HealthCheckResponse, and spare the client a package.
+        predict: takes a serialized PredictRequest, returns a PredictResponse.
+        stream: takes an iterator of serialized StreamRequests, returns an iterator of StreamResponses.
+        list_models: takes a ListModelsRequest, returns a ListModelsResponse.
+        get_model: takes a GetModelRequest, returns a GetModelResponse.
+        check: takes the name of a service as StringValue, returns grpc.health.v1's ServingStatus as Int32Value. The two
+            have the fields of HealthCheckRequest and HealthCheckResponse, and spare the client a package.
     """
 
     def __init__(self, channel: Any) -> None:

@@ -11,20 +11,22 @@ import grpc
 from onnxserve import _counting, _tracing
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
 from onnxserve._blocking_sequence import ModelSequence
+from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
-from onnxserve._coalescing import Batch, Member
-from onnxserve._joining import Key, Share
+from onnxserve._coalescing import Batch, Waiter
+from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Course, State, Stop
-from onnxserve._stream import DEFAULT_WINDOW, Feed, Unanswered
+from onnxserve._sequence import SequenceProtocol, State, Stop
+from onnxserve._stream import DEFAULT_WINDOW, MessageSource, Unanswered
+from onnxserve._wire import predict_request
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
 
 
 class Client(BaseClient):
-    """Calls a server and waits for the answers. Safe to share between threads; make one and keep it.
+    """Calls a server and waits for the answers. Safe to share between threads: make one client and keep it.
 
     Every call raises a subclass of OnnxserveError when it fails. Use the client in a `with` statement, or close it.
     """
@@ -43,37 +45,41 @@ class Client(BaseClient):
         """Run a model once.
 
         Args:
-            model: its name.
-            inputs: an array for each input of the model, of the model's own dtype: values are sent as they are.
+            model: the model's name.
+            inputs: an array for each input of the model, by name. Each must have the model's dtype: values are sent
+                unchanged.
             outputs: the names of the outputs wanted; None: all.
-            version: the version to run; None: the one that the server prefers, its newest.
-            timeout: seconds for everything, retries included; the server does not begin what it cannot finish by
-                then. None: no limit.
-            priority: from -10 to 10; of requests that wait, the higher go first.
-            request_id: the request's name in errors and in the server's log; None: a new one, and the call may travel
-                with others (see `coalesce`).
+            version: the version to run; None: the server's default, its newest.
+            timeout: seconds for the whole call, retries included; the server does not start a request that it cannot
+                finish in time. None: no limit.
+            priority: from -10 to 10; waiting requests of a higher priority go first.
+            request_id: the request's name in errors and in the server's log; None: the client makes one up, and may
+                join the call with others (see `coalesce`).
 
         Raises:
-            TypeError: an input that is not a numpy array, or of a type that has no counterpart on the wire.
+            TypeError: an input is not a numpy array, or has a dtype that the protocol lacks.
             OnnxserveError: the call failed.
         """
+        call = PredictCall(
+            model=model,
+            inputs=inputs,
+            outputs=outputs,
+            version=version,
+            priority=priority,
+            timeout=timeout,
+            request_id=request_id,
+        )
         _counting.count("Predict", model)
         if (span := _tracing.start("Predict", model)) is not None:  # a traced call goes alone, and the header with it
             with span:
-                request, request_id = self._request(
-                    model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-                )
-                return Prediction(self._call(self._methods.predict, request, timeout, request_id, span.metadata))
-        key = self._key(model, inputs, outputs, version, priority) if request_id is None else None
-        if key is None:
-            return self._predict(model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id)
-        member = self._enter(key, inputs, timeout)
-        if member is not None and (prediction := self._wait(member)) is not None:
+                return self._predict(call, span.metadata)
+        if (key := self._key(call)) is None:
+            return self._predict(call)
+        waiter = self._enter(key, call)
+        if waiter is not None and (prediction := self._wait(waiter)) is not None:
             return prediction
         try:
-            if member is not None:
-                timeout, request_id = self._time_left(member), member.request_id
-            return self._predict(model, inputs, outputs, version, priority, timeout=timeout, request_id=request_id)
+            return self._predict(call if waiter is None else self._after_waiting(call, waiter))
         finally:
             self._coalescer.finish(key)
 
@@ -89,60 +95,59 @@ class Client(BaseClient):
         window: int = DEFAULT_WINDOW,
         return_errors: bool = False,
     ) -> Iterator[Prediction | OnnxserveError]:
-        """Run a model on one request after the other without waiting for each; give the answers in the same order.
+        """Send many requests without waiting for each answer; yield the answers in the order of the requests.
 
-        All travel on one call. When it breaks, or its server stops, the requests that were not answered are sent
-        again on another one.
+        All requests travel on one gRPC call. If it breaks, or its server stops, the unanswered requests are sent again
+        on another call.
 
         Args:
-            model: its name.
-            inputs: the inputs of each request, as for predict(). They are taken, on another thread, as there is room.
+            model: the model's name.
+            inputs: the inputs of each request, as for predict(). They are iterated on another thread, as `window`
+                allows.
             outputs: the names of the outputs wanted; None: all.
-            version: the version to run; None: the one that the server prefers, its newest.
-            timeout: seconds for each request, from its arrival at the server. None: no limit.
-            priority: from -10 to 10; of requests that wait, the higher go first.
-            window: most requests that may wait for their answers at a time.
-            return_errors: whether the error of a request stands in the place of its answer. Else it is raised, and ends
-                the stream.
+            version: the version to run; None: the server's default, its newest.
+            timeout: seconds for each request, counted from its arrival at the server. None: no limit.
+            priority: from -10 to 10; waiting requests of a higher priority go first.
+            window: the number of requests that may wait for their answers at a time.
+            return_errors: True: the error of a request is yielded in place of its answer, and the stream goes on.
+                False: it is raised, and ends the stream.
 
         Raises:
-            OnnxserveError: a request failed, or the call did and could not be replaced.
-            Exception: whatever `inputs` raises; the answers to what it gave before come first.
+            OnnxserveError: a request failed, or the call failed and could not be replaced.
+            Exception: whatever iterating `inputs` raises, after the answers to the requests before.
         """
         unanswered = Unanswered(window, self._retries)
-        requests = (
-            self._stream_request(model, each, outputs=outputs, version=version, timeout=timeout, priority=priority)
-            for each in inputs
-        )
-        return self._stream(model, Feed(requests, unanswered), unanswered, return_errors)
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        requests = (self._stream_request(call, each) for each in inputs)
+        return self._stream(model, MessageSource(requests, unanswered), unanswered, return_errors)
 
     def _stream(
-        self, model: str, feed: Feed, unanswered: Unanswered, return_errors: bool
+        self, model: str, source: MessageSource, unanswered: Unanswered, return_errors: bool
     ) -> Iterator[Prediction | OnnxserveError]:
-        with contextlib.closing(feed), _tracing.start_stream(model) as span:
+        with contextlib.closing(source), _tracing.start_stream(model) as span:
             while True:
                 self._check(None)
-                call = self._methods.stream(feed.messages(), metadata=(*self._metadata, *span.metadata))
+                rpc = self._methods.stream(source.messages(), metadata=(*self._metadata, *span.metadata))
                 try:
-                    for response in call:
-                        with feed.changed:
+                    for response in rpc:
+                        with source.changed:
                             outcome = unanswered.answer(response)
-                            feed.changed.notify_all()
+                            source.changed.notify_all()
                         if isinstance(outcome, OnnxserveError) and not return_errors:
                             raise outcome
                         yield outcome
                     unanswered.check_empty()
                     break
                 except grpc.RpcError as error:
-                    with feed.changed:
+                    with source.changed:
                         delay = unanswered.delay_after(error)
                     if delay is None:
                         raise from_rpc_error(error) from error
                     threading.Event().wait(delay)
                 finally:
-                    call.cancel()
-            if feed.failure is not None:
-                raise feed.failure
+                    rpc.cancel()
+            if source.failure is not None:
+                raise source.failure
 
     def sequence(
         self,
@@ -154,20 +159,19 @@ class Client(BaseClient):
         priority: int = 0,
         state: State | None = None,
     ) -> ModelSequence:
-        """Return a sequence of steps through a stateful model, whose state the server keeps.
+        """Return a sequence of steps through a stateful model; the server keeps the state between steps.
 
         Args:
-            model: its name; its model.yaml says what its state is.
+            model: the model's name; its model.yaml declares the state.
             outputs: the names of the outputs wanted of each step; None: all but the state.
-            version: the version to run; None: the one that the server prefers, its newest.
-            timeout: seconds for each step, or for all steps of a generate(), from its arrival at the server. None: no
-                limit.
-            priority: from -10 to 10; of requests that wait, the higher go first.
-            state: what to start with; None: the model's initial state.
+            version: the version to run; None: the server's default, its newest.
+            timeout: seconds for each step, or for all steps of one generate(), counted from the request's arrival at
+                the server. None: no limit.
+            priority: from -10 to 10; waiting requests of a higher priority go first.
+            state: the state to start from, such as another sequence's `state`; None: the model's initial state.
         """
-        return self._sequence(
-            self._course(model, outputs=outputs, version=version, timeout=timeout, priority=priority, state=state)
-        )
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        return self._sequence(self._protocol(call, state=state))
 
     def generate(
         self,
@@ -181,42 +185,40 @@ class Client(BaseClient):
         timeout: float | None = DEFAULT_TIMEOUT,
         priority: int = 0,
     ) -> Iterator[Prediction]:
-        """Run a model several times, each time on what it gave before; give the answers as they come.
+        """Run a model step by step, each time on the outputs of the step before; yield the answers as they arrive.
 
-        No state is kept afterwards, so the model need not have any; to go on from where it ended see sequence(). Who
-        breaks off the iteration ends the steps.
+        No state is kept afterwards, so the model need not have one; to continue from the last step use sequence().
+        Closing the iterator ends the steps.
 
         Args:
-            model: its name; its model.yaml says what is fed back.
-            inputs: of the first step, as for predict(), without the state's.
-            max_steps: most steps, from 1 to 10,000.
-            stop: what ends them before.
+            model: the model's name; its model.yaml declares which outputs are fed back.
+            inputs: the inputs of the first step, as for predict(), without those of the state.
+            max_steps: the limit of steps, from 1 to 10,000.
+            stop: a condition on an output that ends the steps earlier; None: none.
             outputs: the names of the outputs wanted of each step; None: all but the state.
-            version: the version to run; None: the one that the server prefers, its newest.
-            timeout: seconds for all steps, from the request's arrival at the server. None: no limit.
-            priority: from -10 to 10; of requests that wait, the higher go first.
+            version: the version to run; None: the server's default, its newest.
+            timeout: seconds for all steps, counted from the request's arrival at the server. None: no limit.
+            priority: from -10 to 10; waiting requests of a higher priority go first.
 
         Raises:
-            OnnxserveError: a step failed, or the call did after the first answer.
+            OnnxserveError: a step failed, or the call failed after the first answer.
         """
-        course = self._course(
-            model, outputs=outputs, version=version, timeout=timeout, priority=priority, keeps_state=False
-        )
-        with self._sequence(course) as sequence:
+        call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
+        with self._sequence(self._protocol(call, keeps_state=False)) as sequence:
             yield from sequence.generate(inputs, max_steps=max_steps, stop=stop)
 
     def models(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[ModelInfo]:
-        """Return every version of every model, by name, then version, oldest first."""
+        """Return every version of every model, ordered by name, then version, oldest first."""
         response = self._call(self._methods.list_models, model_service_pb2.ListModelsRequest(), timeout)
         return [*map(model_info, response.models)]
 
     def model(self, name: str, version: str | None = None, *, timeout: float | None = DEFAULT_TIMEOUT) -> ModelInfo:
-        """Return one version of a model; None: the one that predict would use."""
+        """Return one version of a model; `version` None: the one that predict() would use."""
         request = model_service_pb2.GetModelRequest(model=name, version=version)
         return model_info(self._call(self._methods.get_model, request, timeout).model)
 
     def ready(self, model: str | None = None, *, timeout: float | None = READY_TIMEOUT) -> bool:
-        """Return whether the server, or one of its models, takes requests now; False when it cannot be reached."""
+        """Return whether the server, or one of its models, accepts requests; False if the server is unreachable."""
         try:
             return bool(self._call(self._methods.check, health_request(model), timeout).value == SERVING)
         except OnnxserveError as error:
@@ -225,7 +227,7 @@ class Client(BaseClient):
             raise
 
     def close(self) -> None:
-        """Close the connections; calls that still wait are cancelled."""
+        """Close the connections; calls in flight are cancelled."""
         self._closed = True
         self._channel.close()
 
@@ -242,41 +244,30 @@ class Client(BaseClient):
             return grpc.insecure_channel(target, **kwargs)
         return grpc.secure_channel(target, credentials, **kwargs)
 
-    def _sequence(self, course: Course) -> ModelSequence:
+    def _sequence(self, protocol: SequenceProtocol) -> ModelSequence:
         def open_call(messages: Iterator[bytes], headers: _tracing.Metadata) -> Any:
             return self._methods.stream(messages, metadata=(*self._metadata, *headers))
 
-        return ModelSequence(open_call, course)
+        return ModelSequence(open_call, protocol)
 
-    def _predict(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        version: str | None,
-        priority: int,
-        *,
-        timeout: float | None,
-        request_id: str | None,
-    ) -> Prediction:
-        request, request_id = self._request(
-            model, inputs, outputs=outputs, version=version, priority=priority, request_id=request_id
-        )
-        return Prediction(self._call(self._methods.predict, request, timeout, request_id))
+    def _predict(self, call: PredictCall, headers: _tracing.Metadata = ()) -> Prediction:
+        request_id = self._new_id() if call.request_id is None else call.request_id
+        request = predict_request(call, request_id)
+        return Prediction(self._call(self._methods.predict, request, call.timeout, request_id, headers))
 
-    def _wait(self, member: "_Waiting") -> Prediction | None:
-        """Return the answer to a call that travels with others; None: it is to be sent alone."""
+    def _wait(self, waiter: "_ThreadWaiter") -> Prediction | None:
+        """Return the answer to a call that is joined with others; None: the call is to be sent alone."""
         try:
-            if member.is_first and not member.wait(min(self._coalescer.patience, member.time_left)):
-                self._coalescer.hurry(member)
-            member.wait(member.time_left)
+            if waiter.is_first and not waiter.wait(min(self._coalescer.max_wait, waiter.time_left)):
+                self._coalescer.flush(waiter)
+            waiter.wait(waiter.time_left)
         except BaseException:  # KeyboardInterrupt
-            self._coalescer.abandon(member)
+            self._coalescer.abandon(waiter)
             raise
-        return self._take(member)
+        return self._take(waiter)
 
-    def _member(self, key: Key, share: Share, deadline: float, request_id: str) -> "_Waiting":
-        return _Waiting(key, share, deadline, request_id)
+    def _make_waiter(self, key: Key, part: JoinedPart, deadline: float, request_id: str) -> "_ThreadWaiter":
+        return _ThreadWaiter(key, part, deadline, request_id)
 
     def _send(self, batch: Batch) -> None:
         request_id = self._new_id()
@@ -301,7 +292,7 @@ class Client(BaseClient):
             self._coalescer.failed(batch, error)
 
     def _ask(self, model: str, version: str | None) -> None:
-        def told(call: Any) -> None:
+        def learn(call: Any) -> None:
             info = model_info(call.result().model) if call.code() is grpc.StatusCode.OK else None
             self._coalescer.learn(model, version, info)
 
@@ -311,7 +302,7 @@ class Client(BaseClient):
         except Exception:  # the client has been closed
             self._coalescer.learn(model, version, None)
         else:
-            call.add_done_callback(told)
+            call.add_done_callback(learn)
 
     def _call(
         self,
@@ -327,19 +318,19 @@ class Client(BaseClient):
             raise from_rpc_error(error, request_id) from error
 
 
-class _Waiting(Member):
-    """A call whose thread waits."""
+class _ThreadWaiter(Waiter):
+    """A call of a thread, which waits on a lock."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_woken",)
 
-    def __init__(self, key: Key, share: Share, deadline: float, request_id: str) -> None:
-        super().__init__(key, share, deadline, request_id)
-        self._told = threading.Lock()
-        self._told.acquire()
+    def __init__(self, key: Key, part: JoinedPart, deadline: float, request_id: str) -> None:
+        super().__init__(key, part, deadline, request_id)
+        self._woken = threading.Lock()
+        self._woken.acquire()
 
     def wake(self) -> None:
-        self._told.release()
+        self._woken.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for an outcome, so long at most; return whether there is one."""
-        return self.outcome is not None or self._told.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        """Wait for an outcome, at most `seconds`; return whether there is one."""
+        return self.outcome is not None or self._woken.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))

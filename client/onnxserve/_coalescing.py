@@ -1,12 +1,12 @@
-"""Concurrent predict() calls of one client that travel as one request: who waits, how long, and who goes together.
+"""Concurrent predict() calls of one client that are joined into one request: which calls wait, how long, and together.
 
-While four calls of a kind are out, further ones of that kind wait. When fewer are, or all travel in one request, or
-PATIENCE is over, those that wait are sent, joined as far as the model allows, and the answer is split again. So a few
-callers never wait, and many have about two requests out between them.
+While four calls of one key are in flight, further calls of that key wait. When fewer than four are in flight, or all of
+them travel in one request, or MAX_WAIT is over, the waiting calls are sent, joined as far as the model allows, and the
+answer is split again. So a few callers never wait, and many callers have about two requests in flight between them.
 
-A joined request that fails, other than by what would have failed each of its calls, or that another version of the
-model answers, is followed by each call alone, so that each gets its own answer or error: at worst half as many
-requests more than without joining, for two calls.
+When a joined request fails with an error that need not have failed each of its calls, or when another version of the
+model answers it, each call is sent alone and gets its own answer or error. At worst, with two calls, that makes half as
+many requests more than without joining.
 
 Nothing here sends or sleeps: each client does that in its own way.
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Protocol
 
-from onnxserve._joining import Key, Share, Spec, join, split
+from onnxserve._joining import JoinedPart, Key, Spec, join, split
 from onnxserve._models import ModelInfo
 from onnxserve._prediction import Prediction
 from onnxserve.errors import (
@@ -36,59 +36,59 @@ from onnxserve.errors import (
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2
 
-PATIENCE = 0.002
-"""The longest that a call waits for another one to return before it is sent, in seconds.
+MAX_WAIT = 0.002
+"""How long a call waits for another one to return before it is sent, at most, in seconds.
 
-A server nearby has answered a small model's request by then; beside a longer run it is little to wait; and where a
-connection hangs, what waits behind it goes on.
+A nearby server has answered a request for a small model by then; compared with a longer run it is little; and behind a
+connection that hangs, waiting calls go on.
 """
 
-LEAST_TIMEOUT = 50 * PATIENCE
-"""What a call's timeout must be for it to wait at all, in seconds: waiting is to cost no more than a fiftieth of it."""
+MIN_TIMEOUT = 50 * MAX_WAIT
+"""A call with a shorter timeout, in seconds, never waits: waiting may cost a fiftieth of the timeout."""
 
-_FEW = 4  # calls that are cheaper sent than waited for: to wake a waiting thread costs about as much as to send
-_MOST_REQUESTS = 2  # one that is being answered, and one that lies ready
-_REST = 1.0  # seconds without joining after a joined request was refused, or another version answered it
-_LONG_REST = 10.0  # the same where the model is not batched, or the server does not describe it
-_MOST_SPECS = 1000
+_FEW = 4  # fewer calls in flight are cheaper sent than joined: waking a waiting thread costs about as much as sending
+_MAX_REQUESTS = 2  # in flight, before further calls wait: one that is being answered, and one that is queued
+_PAUSE = 1.0  # seconds without joining after a joined request was refused, or another version answered it
+_LONG_PAUSE = 10.0  # the same for a model that is not batched, or that the server does not describe
+_MAX_SPECS = 1000
 
-# Errors that have nothing to do with the request itself: each member would have got the same alone.
+# Errors that do not depend on the request: each call would have got the same one alone.
 _COMMON = (NotFound, PermissionDenied, Unauthenticated, Unavailable, Unimplemented)
-# Errors that do not speak against joining.
+# Errors after which joining goes on.
 _USUAL = (Cancelled, DeadlineExceeded, ModelRunFailed)
 
 
 class Verdict(enum.Enum):
-    """What can become of a call that waits, other than an answer or an error."""
+    """How waiting can end, other than with an answer or an error."""
 
     ALONE = enum.auto()
-    """Its caller is to send it. It counts as being out."""
+    """The caller is to send its call alone. The call counts as in flight."""
     LEFT = enum.auto()
-    """Its caller has given it up."""
+    """The caller has given up its call."""
 
 
 Outcome = Prediction | OnnxserveError | Verdict
 
 
-class Member(abc.ABC):
+class Waiter(abc.ABC):
     """A call that waits to be sent with others, and then for its part of the answer.
 
     Attributes:
-        key: what it has in common with the others.
-        share: what it adds to their request.
-        deadline: when it ends, in seconds of time.monotonic(); inf for never.
-        request_id: its name in its answer and errors. The server sees only that of the joined request.
-        is_first: whether none waited before it: then it is to call hurry() when the patience is over.
-        batch: what it travels in; None while it waits to be sent.
-        outcome: what has become of it; None: nothing yet.
+        key: what the joined calls have in common.
+        part: what the call adds to their request.
+        deadline: when the call's timeout is over, in seconds of time.monotonic(); inf for never.
+        request_id: the call's name in its answer and errors. The server sees only that of the joined request.
+        is_first: whether no other call waited before; then its caller calls flush() after Coalescer.max_wait.
+        batch: the joined request that the call is part of; None while it waits to be sent.
+        outcome: how the call ended; None: not yet.
     """
 
-    __slots__ = ("batch", "deadline", "is_first", "key", "outcome", "request_id", "share")
+    __slots__ = ("batch", "deadline", "is_first", "key", "outcome", "part", "request_id")
 
-    def __init__(self, key: Key, share: Share, deadline: float, request_id: str) -> None:
-        """Make one that waits for nothing yet."""
+    def __init__(self, key: Key, part: JoinedPart, deadline: float, request_id: str) -> None:
+        """Make a waiter that does not wait yet; see Coalescer.wait()."""
         self.key = key
-        self.share = share
+        self.part = part
         self.deadline = deadline
         self.request_id = request_id
         self.is_first = False
@@ -102,268 +102,280 @@ class Member(abc.ABC):
 
     @abc.abstractmethod
     def wake(self) -> None:
-        """Have the caller look at the outcome. Called at most once, from any thread; must not block."""
+        """Make the caller look at the outcome. Called at most once, from any thread; must not block."""
 
 
 class Call(Protocol):
-    """A call of either client's that is out."""
+    """A gRPC call of either client."""
 
     def cancel(self) -> object:
-        """Give it up."""
+        """Cancel the call."""
         ...
 
 
 class Batch:
-    """Requests that travel as one.
+    """Calls that are sent as one request.
 
     Attributes:
-        key: what they have in common.
-        spec: what the model was taken to be like.
-        members: whose they are, in the order of their rows.
-        call: what carries them, once it is made.
+        key: what the calls have in common.
+        spec: the model's limits at the time.
+        waiters: the calls, in the order of their rows.
+        call: the gRPC call of the request, once it is made.
     """
 
-    def __init__(self, key: Key, first: Member) -> None:
-        """Make one of one member, with others to come as far as the model allows."""
+    def __init__(self, key: Key, first: Waiter) -> None:
+        """Make a batch of one call; add() brings others."""
         self.key = key
-        self.spec = first.share.spec
-        self.members = [first]
+        self.spec = first.part.spec
+        self.waiters = [first]
         self.call: Call | None = None
-        self._rows = first.share.rows
-        self._nbytes = first.share.nbytes
+        self._rows = first.part.rows
+        self._nbytes = first.part.nbytes
         first.batch = self
 
-    def add(self, member: Member) -> bool:
-        """Add a member and return True; or False: there is no room for it."""
-        rows, nbytes = self._rows + member.share.rows, self._nbytes + member.share.nbytes
+    def add(self, waiter: Waiter) -> bool:
+        """Add a call and return True; or return False if the batch has no room for it."""
+        rows, nbytes = self._rows + waiter.part.rows, self._nbytes + waiter.part.nbytes
         if not self.spec.has_room(rows, nbytes):
             return False
         self._rows, self._nbytes = rows, nbytes
-        self.members.append(member)
-        member.batch = self
+        self.waiters.append(waiter)
+        waiter.batch = self
         return True
 
     @property
     def abandoned(self) -> bool:
-        """Whether the callers of all members have left."""
-        return all(member.outcome is Verdict.LEFT for member in self.members)
+        """Whether all callers have given up their calls."""
+        return all(waiter.outcome is Verdict.LEFT for waiter in self.waiters)
 
     @property
     def timeout(self) -> float | None:
-        """Seconds until the last deadline, above 0; None: a member has none."""
-        left = max(member.deadline for member in self.members) - monotonic()
+        """Seconds until the last of the deadlines, above 0; None: a call has no deadline."""
+        left = max(waiter.deadline for waiter in self.waiters) - monotonic()
         return None if left == math.inf else max(0.001, left)
 
     def message(self, request_id: str) -> bytes:
         """Return the joined request, serialized."""
-        return join(self.key, [member.share for member in self.members], request_id)
+        return join(self.key, [waiter.part for waiter in self.waiters], request_id)
 
     def split(self, response: inference_service_pb2.PredictResponse) -> list[Prediction]:
-        """Return the members' parts of the answer; raises as the function of that name, and for another version's."""
-        if response.version != self.spec.version:  # which may not compute row by row
+        """Return each call's part of the answer.
+
+        Raises:
+            ValueError: another version of the model answered, which may not compute row by row; or see split().
+            ImportError: see Prediction.
+        """
+        if response.version != self.spec.version:
             raise ValueError(f"version {response.version} answered, not {self.spec.version}")
-        return split(response, [(member.share.rows, member.request_id) for member in self.members])
+        return split(response, [(waiter.part.rows, waiter.request_id) for waiter in self.waiters])
 
 
-class _Lane:
-    """The calls of one key. Something waits only while something is out."""
+class _Group:
+    """The calls of one key. Calls wait only while others are in flight.
+
+    Attributes:
+        calls: the number of calls in flight.
+        requests: the number of requests that carry them.
+        waiting: the calls that wait.
+        checked: the model's limits that the key was last checked against, and whether it passed.
+    """
 
     __slots__ = ("calls", "checked", "requests", "waiting")
 
     def __init__(self) -> None:
-        self.calls = 0  # that are out
-        self.requests = 0  # that carry them
-        self.waiting: list[Member] = []
-        self.checked: tuple[Spec, bool] | None = None  # what the key was last checked against, and what came of it
+        self.calls = 0
+        self.requests = 0
+        self.waiting: list[Waiter] = []
+        self.checked: tuple[Spec, bool] | None = None
 
     def add(self, calls: int) -> None:
-        """Count a request of so many calls as being out."""
+        """Count a request of so many calls as in flight."""
         self.calls += calls
         self.requests += 1
 
 
 class Coalescer:
-    """Decides which calls go alone and which wait, and of those that wait which go together. Thread-safe.
+    """Decides which calls are sent at once and which wait, and which of the waiting calls are joined. Thread-safe.
 
     Args:
-        send: makes the call for a batch, which ends with answered() or failed(). Must not raise.
-        ask: asks the server for a model, by name and version, which ends with learn(). Must not raise.
-        max_message_bytes: the client's limit.
+        send: makes the gRPC call for a batch, which ends with answered() or failed(). Must not raise.
+        ask: asks the server to describe a model, by name and version, which ends with learn(). Must not raise.
+        max_message_bytes: the client's size limit of a request.
 
     Attributes:
-        patience: PATIENCE, for the clients to keep to.
+        max_wait: MAX_WAIT; the clients keep to it.
     """
 
     def __init__(
         self, send: Callable[[Batch], None], ask: Callable[[str, str | None], None], max_message_bytes: int
     ) -> None:
-        """Begin with nothing out and nothing known."""
-        self.patience = PATIENCE
+        """Start with no calls in flight and no model known."""
+        self.max_wait = MAX_WAIT
         self._max_bytes = max_message_bytes // 2  # there is more in a message than tensors
         self._send = send
         self._ask = ask
-        self._lock = threading.Lock()  # guards what follows and who is told what; not held in send, ask and wake
-        self._lanes: dict[Key, _Lane] = {}
+        self._lock = threading.Lock()  # guards the fields below, groups and outcomes; not held in send, ask and wake
+        self._groups: dict[Key, _Group] = {}
         self._specs: dict[tuple[str, str | None], Spec | float] = {}  # by model and version; or when to ask again
 
-    def offer(self, key: Key, inputs: Mapping[str, Array]) -> Share | None:
-        """Return what a call adds to a joined request, a copy, if it is to wait for others; None: it is to go at once.
+    def offer(self, key: Key, inputs: Mapping[str, Array]) -> JoinedPart | None:
+        """Return a copy of what a call adds to a joined request if it is to wait; None: it is to be sent at once.
 
         Raises:
-            TypeError: see Spec.share_of().
+            TypeError: see Spec.part_of().
         """
-        lane = self._lanes.get(key)
-        if lane is None or lane.calls < _FEW:
+        group = self._groups.get(key)
+        if group is None or group.calls < _FEW:
             return None
-        spec = self._spec(key, lane)
-        return None if spec is None else spec.share_of(inputs)
+        spec = self._spec(key, group)
+        return None if spec is None else spec.part_of(inputs)
 
     def start(self, key: Key) -> None:
-        """Note that a call is out, until it calls finish()."""
+        """Count a call as in flight, until finish()."""
         with self._lock:
-            self._lane(key).add(1)
+            self._group(key).add(1)
 
-    def wait(self, member: Member) -> bool:
-        """Let a call wait and return True; or False: others have returned, it is to go at once and counts as out."""
+    def wait(self, waiter: Waiter) -> bool:
+        """Let a call wait and return True; or return False: others have ended, and it counts as in flight at once."""
         with self._lock:
-            lane = self._lane(member.key)
-            if lane.calls < _FEW:
-                lane.add(1)
+            group = self._group(waiter.key)
+            if group.calls < _FEW:
+                group.add(1)
                 return False
-            member.is_first = not lane.waiting
-            lane.waiting.append(member)
+            waiter.is_first = not group.waiting
+            group.waiting.append(waiter)
             return True
 
     def finish(self, key: Key, calls: int = 1) -> None:
-        """Note that a request of so many calls is out no more, and send what waits if there are few others."""
+        """Note that a request of so many calls has ended, and send the waiting calls if few others are in flight."""
         with self._lock:
-            lane = self._lanes[key]
-            lane.calls -= calls
-            lane.requests -= 1
+            group = self._groups[key]
+            group.calls -= calls
+            group.requests -= 1
             batches = []
-            if lane.requests < _MOST_REQUESTS or lane.calls < _FEW:
-                batches = self._batches(key, lane)
-            if not lane.requests:
-                del self._lanes[key]
+            if group.requests < _MAX_REQUESTS or group.calls < _FEW:
+                batches = self._batches(key, group)
+            if not group.requests:
+                del self._groups[key]
         self._start(batches)
 
-    def hurry(self, member: Member) -> None:
-        """Send what waits, if the member still does."""
+    def flush(self, waiter: Waiter) -> None:
+        """Send all waiting calls, if this one still waits."""
         with self._lock:
-            if member.batch is not None or member.outcome is not None:
+            if waiter.batch is not None or waiter.outcome is not None:
                 return
-            batches = self._batches(member.key, self._lanes[member.key])
+            batches = self._batches(waiter.key, self._groups[waiter.key])
         self._start(batches)
 
-    def leave(self, member: Member) -> Outcome | None:
-        """Give a call up, and return None; or what had become of it before."""
-        if member.outcome is not None:
-            return member.outcome
+    def leave(self, waiter: Waiter) -> Outcome | None:
+        """Give up a call and return None; or return how it had ended before."""
+        if waiter.outcome is not None:
+            return waiter.outcome
         with self._lock:
-            if member.outcome is not None:
-                return member.outcome
-            member.outcome = Verdict.LEFT
-            batches, batch = [], member.batch
+            if waiter.outcome is not None:
+                return waiter.outcome
+            waiter.outcome = Verdict.LEFT
+            batches, batch = [], waiter.batch
             if batch is None:
-                lane = self._lanes[member.key]
-                lane.waiting.remove(member)
-                if member.is_first:  # nobody else looks after those behind it
-                    batches = self._batches(member.key, lane)
+                group = self._groups[waiter.key]
+                group.waiting.remove(waiter)
+                if waiter.is_first:  # no other caller would flush the calls behind it
+                    batches = self._batches(waiter.key, group)
         self._start(batches)
         if batch is not None and batch.call is not None and batch.abandoned:
             batch.call.cancel()
         return None
 
-    def abandon(self, member: Member) -> None:
-        """Give a call up that is not to be sent either."""
-        if self.leave(member) is Verdict.ALONE:
-            self.finish(member.key)
+    def abandon(self, waiter: Waiter) -> None:
+        """Give up a call that is not to be sent alone either."""
+        if self.leave(waiter) is Verdict.ALONE:
+            self.finish(waiter.key)
 
     def answered(self, batch: Batch, response: inference_service_pb2.PredictResponse) -> None:
-        """Give each member its part of an answer."""
+        """Give each call its part of an answer."""
         try:
             parts = batch.split(response)
-        except Exception as error:  # whatever is wrong with it, each is to see what its own answer would have been
+        except Exception as error:  # whatever is wrong with the answer, each call gets its own one instead
             self.failed(batch, error)
             return
-        self._settle(batch, parts)
+        self._deliver(batch, parts)
 
     def failed(self, batch: Batch, error: BaseException) -> None:
-        """Tell each member of an error that concerns them all; else have each sent alone, to get its own."""
+        """Give each call an error that concerns them all; else let each be sent alone, to get its own outcome."""
         if isinstance(error, _COMMON):
-            self._settle(batch, [error.with_traceback(None)] * len(batch.members))
+            self._deliver(batch, [error.with_traceback(None)] * len(batch.waiters))
             return
         if not isinstance(error, _USUAL):
             self._forget(batch.key, batch.spec)
-        self._settle(batch, [Verdict.ALONE] * len(batch.members))
+        self._deliver(batch, [Verdict.ALONE] * len(batch.waiters))
 
     def learn(self, model: str, version: str | None, info: ModelInfo | None) -> None:
-        """Take the server's description of a model; None: there is none."""
+        """Take the server's description of a model; None: the server has not given one."""
         spec = Spec(info, self._max_bytes) if info is not None else None
         with self._lock:
-            self._specs[model, version] = spec if spec and spec.batches else monotonic() + _LONG_REST
+            self._specs[model, version] = spec if spec and spec.batches else monotonic() + _LONG_PAUSE
 
-    def _lane(self, key: Key) -> _Lane:
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane()
-        return lane
+    def _group(self, key: Key) -> _Group:
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group()
+        return group
 
-    def _spec(self, key: Key, lane: _Lane) -> Spec | None:
-        """Return what the model allows where calls of a key may be joined; the server is asked if that is not known."""
+    def _spec(self, key: Key, group: _Group) -> Spec | None:
+        """Return the model's limits if calls of a key may be joined; ask the server if they are not known."""
         known = self._specs.get(key[:2], 0.0)
         if isinstance(known, Spec):
-            if lane.checked is None or lane.checked[0] is not known:
-                lane.checked = known, known.takes(key)
-            return known if lane.checked[1] else None
+            if group.checked is None or group.checked[0] is not known:
+                group.checked = known, known.takes(key)
+            return known if group.checked[1] else None
         with self._lock:
             due = self._specs.get(key[:2], 0.0) == known <= monotonic()
             if due:
-                if len(self._specs) >= _MOST_SPECS:
+                if len(self._specs) >= _MAX_SPECS:
                     self._specs.clear()
-                self._specs[key[:2]] = math.inf  # nobody else asks
+                self._specs[key[:2]] = math.inf  # until learn(), so that no other call asks
         if due:
             self._ask(key.model, key.version)
         return None
 
     def _forget(self, key: Key, spec: Spec) -> None:
-        """Join nothing for a while, then ask again, unless that has begun."""
+        """Stop joining for a while, then ask the server again, unless that has happened already."""
         with self._lock:
             if self._specs.get(key[:2]) is spec:
-                self._specs[key[:2]] = monotonic() + _REST
+                self._specs[key[:2]] = monotonic() + _PAUSE
 
-    def _batches(self, key: Key, lane: _Lane) -> list[Batch]:
-        """Return all that waits as batches, which count as being out."""
+    def _batches(self, key: Key, group: _Group) -> list[Batch]:
+        """Return all waiting calls as batches, which count as in flight."""
         batches: list[Batch] = []
-        waiting, lane.waiting = lane.waiting, []
-        for member in waiting:
-            if not batches or not batches[-1].add(member):
-                batches.append(Batch(key, member))
+        waiting, group.waiting = group.waiting, []
+        for waiter in waiting:
+            if not batches or not batches[-1].add(waiter):
+                batches.append(Batch(key, waiter))
         for batch in batches:
-            if len(batch.members) == 1:
-                batch.members[0].batch, batch.members[0].outcome = None, Verdict.ALONE
-            lane.add(len(batch.members))
+            if len(batch.waiters) == 1:
+                batch.waiters[0].batch, batch.waiters[0].outcome = None, Verdict.ALONE
+            group.add(len(batch.waiters))
         return batches
 
     def _start(self, batches: list[Batch]) -> None:
         for batch in batches:
-            if len(batch.members) == 1:
-                batch.members[0].wake()
+            if len(batch.waiters) == 1:
+                batch.waiters[0].wake()
             else:
                 self._send(batch)
 
-    def _settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
-        """Tell those members that have not left what became of them, and send what waits: the batch is out no more."""
-        told = []
+    def _deliver(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        """End a batch: give an outcome to each call that was not given up, and send the waiting calls."""
+        ended = []
         with self._lock:
-            lane = self._lanes[batch.key]
-            for member, outcome in zip(batch.members, outcomes, strict=True):
-                member.batch = None  # else they would hold each other, and their arrays, until a collection
-                if member.outcome is None:
-                    member.outcome = outcome
-                    told.append(member)
+            group = self._groups[batch.key]
+            for waiter, outcome in zip(batch.waiters, outcomes, strict=True):
+                waiter.batch = None  # or waiters and arrays would stay in memory until a garbage collection
+                if waiter.outcome is None:
+                    waiter.outcome = outcome
+                    ended.append(waiter)
                     if outcome is Verdict.ALONE:
-                        lane.add(1)
-        for member in told:
-            member.wake()
-        self.finish(batch.key, len(batch.members))
+                        group.add(1)
+        for waiter in ended:
+            waiter.wake()
+        self.finish(batch.key, len(batch.waiters))

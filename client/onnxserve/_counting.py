@@ -18,14 +18,14 @@ try:
 except ImportError:  # then nothing is counted
     metrics = None  # type: ignore[assignment]
 
-_MOST_KINDS = 1000  # the program may pass on names that others make up
+_MAX_KINDS = 1000  # the program may pass on names that others make up
 
 _lock = threading.Lock()
 _counts: dict[tuple[str, str], int] = {}  # by method and model
 
 
 def count(method: str, model: str) -> None:
-    """Count a request of the method "Predict" or "Stream". Of more than a thousand models the last are `_OTHER`."""
+    """Count a request of the method "Predict" or "Stream". Beyond a thousand models, further ones count as `_OTHER`."""
     if metrics is None or not isinstance(model, str):  # which is refused at once
         return
     kind = method, model
@@ -34,7 +34,7 @@ def count(method: str, model: str) -> None:
             metrics.get_meter("onnxserve").create_observable_counter(
                 "onnxserve.client.requests", [_observe], "{request}", "requests that the program made, joined ones too"
             )
-        if kind not in _counts and len(_counts) >= _MOST_KINDS:
+        if kind not in _counts and len(_counts) >= _MAX_KINDS:
             kind = method, "_OTHER"
         _counts[kind] = _counts.get(kind, 0) + 1
 

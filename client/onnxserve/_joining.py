@@ -1,18 +1,19 @@
-"""Requests put together into one, and its answer taken apart: no waiting and no sending here."""
+"""Joins requests into one and splits its answer; nothing here waits or sends."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from onnxserve._call import PredictCall
 from onnxserve._models import ModelInfo, TensorSpec
 from onnxserve._prediction import Prediction
 from onnxserve._wire import elements, joined_request
 from onnxserve.tensor import NAMES, Array, DataType, data_type_of
 from onnxserve.v1 import inference_service_pb2
 
-# Joining spares what each request costs beside its bytes; copying large ones costs more than there is to spare.
-_MOST_BYTES = 1 << 20
+# Joining saves the fixed cost of a request; copying a larger one costs more than that.
+_MAX_BYTES = 1 << 20
 _PRIORITIES = range(-10, 11)
 
 
@@ -27,21 +28,20 @@ class Key(NamedTuple):
     """Name, element type and shape of a row of each input, in the request's order."""
 
 
-class Share(NamedTuple):
+class JoinedPart(NamedTuple):
     """What one request adds to a joined one."""
 
     spec: "Spec"
-    """What it was checked against."""
+    """The model's limits that the request was checked against."""
     rows: int
     nbytes: int
     data: list[bytes]
-    """What elements() gives of each input."""
+    """The elements() of each input."""
 
 
-def key_of(
-    model: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None, version: str | None, priority: int
-) -> Key | None:
-    """Return the key of a request; None for one that is never joined: it is unusual, or clearly wrong."""
+def key_of(call: PredictCall) -> Key | None:
+    """Return the key of a request; None for an unusual or clearly wrong one, which is never joined."""
+    model, outputs, version, priority = call.model, call.outputs, call.version, call.priority
     if type(model) is not str or type(priority) is not int or not (version is None or type(version) is str):
         return None  # a key of True or 1.0 would equal that of 1, but not all of them are right
     if outputs is not None:
@@ -50,49 +50,48 @@ def key_of(
         outputs = tuple(outputs)
     tensors = []
     try:
-        for name, array in inputs.items():
+        for name, array in call.inputs.items():
             row = array.shape[1:]
             if not array.ndim or not isinstance(array, np.ndarray) or array.dtype.byteorder == ">":
                 return None
             tensors.append((name, data_type_of(array), row))
-    except (AttributeError, TypeError):  # no mapping, no array, none of the wire's types
+    except (AttributeError, TypeError):  # not a mapping, not an array, or a type that the wire lacks
         return None
     return Key(model, version, outputs, priority, tuple(tensors))
 
 
-def join(key: Key, shares: Sequence[Share], request_id: str) -> bytes:
-    """Return the serialized PredictRequest that asks for the rows of all shares, one after the other."""
-    count = sum(share.rows for share in shares)
-    columns = zip(*(share.data for share in shares), strict=True)
+def join(key: Key, parts: Sequence[JoinedPart], request_id: str) -> bytes:
+    """Return the serialized PredictRequest that asks for the rows of all parts, one after the other."""
+    count = sum(part.rows for part in parts)
+    columns = zip(*(part.data for part in parts), strict=True)
+    head = inference_service_pb2.PredictRequest(
+        model=key.model, version=key.version, outputs=key.outputs, priority=key.priority, request_id=request_id
+    )
     return joined_request(
-        key.model,
+        head,
         [(name, number, (count, *row), data) for (name, number, row), data in zip(key.inputs, columns, strict=True)],
-        outputs=key.outputs,
-        version=key.version,
-        priority=key.priority,
-        request_id=request_id,
     )
 
 
-def split(response: inference_service_pb2.PredictResponse, members: Iterable[tuple[int, str]]) -> list[Prediction]:
-    """Return the answer to a joined request as one for each member, given by its number of rows and its request_id.
+def split(response: inference_service_pb2.PredictResponse, calls: Iterable[tuple[int, str]]) -> list[Prediction]:
+    """Return the answer to a joined request as one for each call, given by its number of rows and its request_id.
 
     Raises:
-        ValueError: the answer has not a row for each row of the request, or contradicts itself.
+        ValueError: the answer does not have a row for each row of the request, or contradicts itself.
         ImportError: see Prediction.
     """
     whole = Prediction(response)
     parts, last = [], 0
-    for count, request_id in members:
+    for count, request_id in calls:
         first, last = last, last + count
         parts.append(whole._part(first, last, request_id))
     if any(array.shape[:1] != (last,) for array in whole.values()):
-        raise ValueError(f"the answer to {last} rows has not as many")
+        raise ValueError(f"the answer to {last} rows has another number of rows")
     return parts
 
 
 class Spec:
-    """What a model's description says of joining requests for it.
+    """The limits of a model for joined requests.
 
     Attributes:
         batches: whether requests may be joined at all.
@@ -100,16 +99,16 @@ class Spec:
     """
 
     def __init__(self, info: ModelInfo, max_bytes: int) -> None:
-        """Read the description; at most `max_bytes` go into one request."""
+        """Read a model's description; `max_bytes` is the client's own limit of a request."""
         self.batches = info.batching.enabled and all(each.batch_axis == 0 for each in (*info.inputs, *info.outputs))
         self.version = info.version
         self._max_rows = min(info.batching.max_rows, info.batching.max_queue_rows)
-        self._max_bytes = min(info.batching.max_queue_bytes, max_bytes, _MOST_BYTES)
+        self._max_bytes = min(info.batching.max_queue_bytes, max_bytes, _MAX_BYTES)
         self._inputs = {each.name: each for each in info.inputs}
         self._outputs = {each.name for each in info.outputs}
 
     def takes(self, key: Key) -> bool:
-        """Return whether requests of a key may be joined: they are right, as far as the key tells."""
+        """Return whether requests of a key may be joined, because they fit the model as far as the key shows."""
         outputs = key.outputs or ()
         sizes: dict[str, int] = {}  # of the free axes that have names
         return (
@@ -120,10 +119,10 @@ class Spec:
             and all(_takes(self._inputs[name], number, row, sizes) for name, number, row in key.inputs)
         )
 
-    def share_of(self, inputs: Mapping[str, Array]) -> Share | None:
-        """Return a copy of what is sent of a request's inputs; None for one that is never joined.
+    def part_of(self, inputs: Mapping[str, Array]) -> JoinedPart | None:
+        """Return a copy of a request's inputs as they are sent; None for a request that is never joined.
 
-        Such is what a server would refuse, and a request that is too large for two to be joined.
+        A request is never joined if a server would refuse it, or if two of its size exceed the limits.
 
         Raises:
             TypeError: an object array with other elements than strings.
@@ -133,8 +132,8 @@ class Spec:
         data = [piece for array in arrays if (piece := elements(array)) is not None]
         if len(rows) != 1 or len(data) != len(arrays):
             return None
-        share = Share(self, rows.pop(), sum(map(len, data)), data)
-        return share if self.has_room(2 * share.rows, 2 * share.nbytes) else None
+        part = JoinedPart(self, rows.pop(), sum(map(len, data)), data)
+        return part if self.has_room(2 * part.rows, 2 * part.nbytes) else None
 
     def has_room(self, rows: int, nbytes: int) -> bool:
         """Return whether a joined request may be so large."""

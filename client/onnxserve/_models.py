@@ -1,4 +1,4 @@
-"""What a server says of its models."""
+"""The description of a model, as a server gives it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,55 +14,55 @@ class TensorSpec:
     """One input or output of a model."""
 
     name: str
-    """The name to use in predict."""
+    """The name to use in predict()."""
     dtype: str
     """The name of the numpy (or ml_dtypes) dtype, such as "float32"; "string" for strings."""
     shape: tuple[int | str | None, ...]
-    """The size of each axis, outermost first; for a free axis its name, or None when it has none. () for a scalar."""
+    """The size of each axis, outermost first; for a free axis its name, or None if it has none. () for a scalar."""
     labels: tuple[str, ...]
-    """For an output whose last axis is a score per class: the name of each class. () when unknown."""
+    """For an output whose last axis has a score for each class: the name of each class. () if unknown."""
     batch_axis: int | None = 0
-    """Where batching is enabled: the axis along which rows of several requests are put together; None for an input that
-    has none: requests share a run only where they have the same in it."""
+    """If batching is enabled: the axis along which rows of several requests are concatenated. None for an input without
+    such an axis: requests share a run only if their values of it are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How requests of different callers are put together into one run of a model."""
+    """How requests of different callers are batched into one run of a model."""
 
     enabled: bool
-    """Whether they are at all."""
+    """Whether requests are batched."""
     reason: str
-    """Why not, in a sentence. "" when enabled."""
+    """Why they are not, in a sentence. "" if enabled."""
     max_rows: int
-    """The most rows of one run."""
+    """The limit of rows in one run."""
     max_delay_us: int
-    """How long the oldest request may be held back for batch-mates, in microseconds."""
+    """How long the oldest request may wait for others to share its run, in microseconds."""
     max_queue_rows: int
-    """The most rows that may wait."""
+    """The limit of rows in the queue."""
     max_queue_bytes: int
-    """The most bytes of input that may wait."""
+    """The limit of input bytes in the queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What a model is run on."""
+    """The execution providers, instances and threads that run a model."""
 
     requested_providers: tuple[str, ...]
     """The execution providers that the configuration asks for, in order of preference."""
     providers: tuple[str, ...]
-    """The execution providers that the session really has."""
+    """The execution providers that the session has in fact."""
     instances: int
-    """Runs at a time."""
+    """The number of runs at a time."""
     threads: int
-    """Threads that one run may use."""
+    """The number of threads that one run may use."""
     options: dict[str, str]
     """Provider options in force, as "provider.option"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """One version of a model: what it takes and gives, and how it is run."""
+    """One version of a model: its inputs and outputs, and how it is run."""
 
     name: str
     """The model's name in the repository."""
@@ -71,17 +71,17 @@ class ModelInfo:
     state: str
     """"LOADING", "READY" or "STOPPED"."""
     inputs: tuple[TensorSpec, ...]
-    """What it takes. Every one must be given."""
+    """The inputs. A request must have all of them, but for those that hold the state of a sequence."""
     outputs: tuple[TensorSpec, ...]
-    """What it gives."""
+    """The outputs."""
     batching: Batching
-    """How requests are put together."""
+    """How requests are batched."""
     runtime: Runtime
-    """What it is run on."""
+    """The execution providers, instances and threads."""
     metadata: dict[str, str]
-    """What the model file says of itself (ONNX metadata_props)."""
+    """The metadata of the model file (ONNX metadata_props)."""
     description: str
-    """The model file's own description. "" when it has none."""
+    """The description in the model file. "" if it has none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, tuples, strings and numbers, ready for json."""

@@ -10,21 +10,23 @@ from onnxserve.v1 import inference_service_pb2
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where a request's time in the server went, and what it was run with.
+    """How long a request spent in each part of the server, and the batch that it was run in.
 
-    A request split over several runs reports the sum of times and the rows and requests of the largest batch.
+    A request that was split over several runs reports the sum of their times, and the rows and requests of the largest
+    batch.
     """
 
     queue_us: int
-    """From admission until an executor was free for it, in microseconds."""
+    """The time from admission until an executor was free, in microseconds."""
     batch_wait_us: int
-    """From then until its batch began to run, in microseconds: `max_delay_us` and the wait for a CPU are in it."""
+    """The time from then until the batch started to run, in microseconds; it includes `max_delay_us` and the wait for a
+    CPU."""
     compute_us: int
-    """The run in ONNX Runtime, in microseconds."""
+    """The time of the run in ONNX Runtime, in microseconds."""
     batch_rows: int
-    """Rows in the batch, this request's included. A model that is not batched counts 1."""
+    """The rows in the batch, including this request's. For a model that is not batched: 1."""
     batch_requests: int
-    """Requests in the batch, this one included. Calls that travelled together are one."""
+    """The requests in the batch, including this one. Calls that the client joined count as one."""
     provider: str
     """The first execution provider of the session, such as "CPUExecutionProvider"."""
 
@@ -32,24 +34,24 @@ class Receipt:
 class Prediction(Mapping[str, Array]):
     """The outputs of one request: a mapping of output name to array, in the order asked for.
 
-    Arrays of numbers are read-only views of the answer's bytes, which calls that travelled together share: `copy()` one
-    to write to it, or to keep it alone. Strings are object
-    arrays of str; bfloat16 and float8 are arrays of the package ml_dtypes.
+    Arrays of numbers are read-only views of the answer's bytes, which joined calls share: `copy()` an array to change
+    it, or to keep it without the rest. Strings are object arrays of str; bfloat16 and float8 are arrays of the package
+    ml_dtypes.
 
     Attributes:
         model: the model that answered.
         version: the version that answered.
         request_id: the request's name.
-        receipt: what the request's way through the server took.
+        receipt: the times and the batch of the request.
     """
 
     __slots__ = ("_arrays", "model", "receipt", "request_id", "version")
 
     def __init__(self, response: inference_service_pb2.PredictResponse) -> None:
-        """Read a whole response, so that none of its memory but the arrays' own is kept.
+        """Read a response; nothing of it is kept in memory but the arrays.
 
         Raises:
-            ValueError: the response contradicts itself.
+            ValueError: the response is inconsistent.
             ImportError: an output is bfloat16 or float8 and ml_dtypes is not installed.
         """
         self._arrays = {output.name: decode(output) for output in response.outputs}

@@ -20,12 +20,12 @@ from onnxserve.v1 import inference_service_pb2 as inference
 Encode = Callable[[Mapping[str, Array]], tuple[bytes, str]]
 
 _ID = "sequence"  # names are scoped to a stream, and each sequence has one of its own
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0  # seconds
+_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of a sequence after a step, to start another one with. Its content is the server's."""
+    """The state of a sequence after a step; another sequence can start from it. Only servers read its content."""
 
     message: bytes
     """A serialized onnxserve.v1.StateSnapshot."""
@@ -33,26 +33,28 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When generate() ends before its most steps: all elements of an output are `value`; None: are not zero."""
+    """A condition on an output that ends generate() early."""
 
     output: str
+    """The name of the output."""
     value: float | None = None
+    """The value that every element must have; None: any value but zero."""
 
 
 class Run:
-    """A request for a step, or for several, and how far its answers have come.
+    """A request for one or several steps, and the progress of its answers.
 
     Attributes:
-        request_id: its name.
-        call: what it was sent on; None: it is to be sent.
-        answered: whether an answer to it has come.
-        final: whether its last one has.
+        request_id: the request's name.
+        call: the gRPC call that it was sent on; None: it is yet to be sent.
+        answered: whether an answer has arrived.
+        final: whether the last answer has arrived.
     """
 
     __slots__ = ("_more", "_request", "answered", "call", "final", "request_id")
 
     def __init__(self, request: bytes, request_id: str, more: inference.StreamRequest) -> None:
-        """Make one of a serialized PredictRequest, and what is to go with it."""
+        """Make a run of a serialized PredictRequest and the other fields of its StreamRequest."""
         self.request_id = request_id
         self.call: Any = None
         self.answered = False
@@ -61,39 +63,39 @@ class Run:
         self._more = more
 
     def message(self, start: State | None) -> bytes:
-        """Return what is sent, with the state that the sequence starts with; None: with none."""
+        """Return the message to send, with the state that the sequence starts from; None: without one."""
         if start is not None:
             self._more.sequence.state.ParseFromString(start.message)
         return stream_request(self._request) + self._more.SerializeToString()
 
     def cancel_message(self) -> bytes:
-        """Return what is sent to give it up."""
+        """Return the message that cancels the run."""
         return inference.StreamRequest(cancel=inference.CancelRequest(request_id=self.request_id)).SerializeToString()
 
 
-class Course:
-    """What the blocking and the asyncio sequence share: the messages, and where the state is.
+class SequenceProtocol:
+    """The part that the blocking and the asyncio sequence share: the messages, and who has the state.
 
-    A call that is over takes the state along that the server had, unless the server has handed it over. So there is no
-    next call then: it would start from the initial state, and nobody would know.
+    When a call ends, the server's state is lost, unless the server has handed it over before. Then the sequence cannot
+    continue: another call would silently start from the initial state.
 
     Args:
-        model: its name.
+        model: the model's name.
         encode: returns a serialized PredictRequest and its request_id.
-        state: what to start with.
-        retries: how often in a row a stream that brings no answer is followed by another.
-        keeps_state: whether the server is to keep the state between runs; False: there is one run.
+        state: the state to start from; None: the model's initial state.
+        retries: the number of calls in a row that may end without an answer.
+        keeps_state: whether the server keeps the state between runs; False: there is only one run.
 
     Attributes:
-        state: the state after the last step that asked for it.
-        unfinished: the run that was sent, and whose last answer has not been taken; None: there is none.
-        closed: whether the caller has ended it.
+        state: the state after the last step that asked for a snapshot.
+        unfinished: the run that was sent and whose last answer has not been taken; None: there is none.
+        closed: whether the caller has closed the sequence.
     """
 
     def __init__(
         self, model: str, encode: Encode, state: State | None, retries: int, *, keeps_state: bool = True
     ) -> None:
-        """Begin with nothing on a server."""
+        """Start with no state on a server."""
         self.state: State | None = None
         self.unfinished: Run | None = None
         self.closed = False
@@ -103,32 +105,32 @@ class Course:
         self._retries = retries
         self._keeps_state = keeps_state
         self._failures = 0
-        self._on_server = False  # the server has a state that we have not
+        self._on_server = False  # the server has a newer state than this client
         self._handed_over = False
         self._busy = threading.Lock()
         self._span: CallSpan | None = None
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Keep all others out while one step is made.
+        """Let one thread or task at a time make a step.
 
         Raises:
-            RuntimeError: another one is.
+            RuntimeError: another one is making a step.
         """
         if not self._busy.acquire(blocking=False):
-            raise RuntimeError("another thread or task waits for a step of this sequence: make one step at a time")
+            raise RuntimeError("another thread or task is waiting for a step of this sequence; make one step at a time")
         try:
             yield
         finally:
             self._busy.release()
 
-    def begin(self, inputs: Mapping[str, Array], *, snapshot: bool, most: int | None, stop: Stop | None) -> Run:
+    def begin(self, inputs: Mapping[str, Array], *, snapshot: bool, max_steps: int | None, stop: Stop | None) -> Run:
         """Return a new run.
 
         Raises:
             Cancelled: the sequence has been closed.
-            TypeError: inputs that cannot be sent.
-            ValueError: `most` is no number of steps.
+            TypeError: the inputs cannot be sent; see predict_request().
+            ValueError: `max_steps` is out of range for the protocol.
         """
         if self.closed:
             raise self.cancelled()
@@ -136,8 +138,8 @@ class Course:
         more = inference.StreamRequest()
         if self._keeps_state:
             more.sequence.id, more.sequence.snapshot, more.sequence.handoff = _ID, snapshot, True
-        if most is not None:
-            more.steps.max = most
+        if max_steps is not None:
+            more.steps.max = max_steps
             if stop is not None:
                 more.steps.stop.output = stop.output
                 if stop.value is not None:
@@ -145,23 +147,23 @@ class Course:
         return Run(request, request_id, more)
 
     def close(self) -> None:
-        """Note that the caller has ended the sequence."""
+        """Note that the caller has closed the sequence."""
         run, self.unfinished = self.unfinished, None
         self.closed = True
         self.end_span(None if run is None else GeneratorExit())
 
     def check(self, run: Run) -> None:
-        """Check that further answers to a run are to come.
+        """Check that a run has further answers.
 
         Raises:
-            Cancelled: the sequence has been closed, or another step has been made meanwhile.
+            Cancelled: the sequence has been closed, or another step was made in the meantime.
         """
         if self.closed:
             raise self.cancelled()
         if run is not self.unfinished:
             raise Cancelled(
                 grpc.StatusCode.CANCELLED,
-                "these steps have ended, because another one of the sequence was asked for meanwhile",
+                "this generation was ended by another step of the sequence",
                 request_id=run.request_id,
             )
 
@@ -170,40 +172,40 @@ class Course:
 
         Raises:
             Cancelled: the sequence has been closed.
-            FailedPrecondition: the state is gone with the last call.
+            FailedPrecondition: the state was lost with the last call.
         """
         if self.closed:
             raise self.cancelled() from cause
         if self._on_server:
             raise FailedPrecondition(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                "the state of the sequence was lost with its connection, or with a step that was interrupted; "
-                "start another sequence, from a snapshot's state if there is one",
+                "the state of the sequence was lost with its connection, or with an interrupted step; "
+                "start another sequence, from a snapshot if there is one",
                 reason="SEQUENCE_LOST",
             ) from cause
 
     def headers(self) -> Metadata:
-        """Return what tells a new call of the span, which begins with the first one and goes on over the others."""
+        """Return the headers of a new call that pass on the span, which lasts over all calls of the sequence."""
         if self._span is None:
             self._span = start_stream(self._model)
         return self._span.metadata
 
     def end_span(self, error: BaseException | None) -> None:
-        """End the span, which a new call would begin anew, with what ended the call; see CallSpan.end()."""
+        """End the span with the error that ended the call, see CallSpan.end(); a further call starts another span."""
         span, self._span = self._span, None
         if span is not None:
             span.end(error)
 
     def message(self, run: Run) -> bytes:
-        """Return what is sent of a run, which is the unfinished one from now on."""
+        """Return the message of a run, which becomes the unfinished one."""
         self.unfinished = run
         return run.message(self._start)
 
     def take(self, run: Run, response: inference.StreamResponse) -> Prediction | None:
-        """Return an answer; None: it was no answer, but the state from a server that is about to stop.
+        """Return an answer; None: the message was the state, handed over by a server that is about to stop.
 
         Raises:
-            OnnxserveError: the step failed, or it is no answer to the run.
+            OnnxserveError: the step failed, or the answer belongs to another run.
         """
         if response.WhichOneof("outcome") == "handoff":
             self._start = State(response.handoff.state.SerializeToString())
@@ -217,7 +219,7 @@ class Course:
             self._on_server, self._start = True, None
         if response.HasField("state"):
             self.state = State(response.state.SerializeToString())
-        run.final = response.final  # not before what an interruption is not to come in between
+        run.final = response.final  # last, so that an interruption leaves the run unfinished
         if run.final:
             self.unfinished = None
         if failed:
@@ -225,19 +227,19 @@ class Course:
         return Prediction(response.response)
 
     def give_up(self, run: Run) -> bool:
-        """Note that a run has failed, or been broken off; return whether its call is of no more use.
+        """Note that a run has failed, or was broken off; return whether its call can no longer be used.
 
-        So it is while an answer may still come, and where there is one run alone. And where the step that brought the
+        It cannot while an answer may still arrive, nor if there is only one run, nor if the step that brought the
         state to start with failed: nobody can tell whether the server has taken the state, and it takes one only once.
         """
         self.unfinished = None
         return not run.final or not self._keeps_state or self._start is not None
 
     def delay_after(self, error: grpc.RpcError, run: Run) -> float:
-        """Return after how many seconds to send a run again whose call ended with an error, and note that it is to be.
+        """Return the seconds to wait before a run is sent again whose call ended with an error.
 
         Raises:
-            OnnxserveError: it cannot be sent again.
+            OnnxserveError: the run cannot be sent again.
         """
         if is_broken(error) or self.closed:
             self.check_start(error)
@@ -248,16 +250,16 @@ class Course:
         if self._handed_over:
             self._handed_over = False
             return 0.0
-        return random.uniform(0.5, 1.0) * float(min(_LONGEST_DELAY, _FIRST_DELAY * 2.0**self._failures))  # noqa: S311
+        return random.uniform(0.5, 1.0) * float(min(_MAX_DELAY, _FIRST_DELAY * 2.0**self._failures))  # noqa: S311
 
     def cancelled(self) -> Cancelled:
-        """Return what a step raises when the sequence, or the client, has been closed."""
+        """Return the error of a step after the sequence, or the client, has been closed."""
         what = "sequence" if self.closed else "client"
         return Cancelled(grpc.StatusCode.CANCELLED, f"the {what} has been closed")
 
 
 def cut_short(run: Run) -> OnnxserveError:
-    """Return the error of a stream that ended well, but too early."""
+    """Return the error of a stream that ended with OK, but too early."""
     return OnnxserveError(
-        grpc.StatusCode.UNKNOWN, "the stream ended before the step was answered", request_id=run.request_id
+        grpc.StatusCode.UNKNOWN, "the server ended the stream before it answered the step", request_id=run.request_id
     )

@@ -1,4 +1,4 @@
-"""What one stream() call has sent and not yet had answered, so that it can go on over another connection."""
+"""The unanswered requests of one stream(), so that it can continue over another connection."""
 
 import asyncio
 import random
@@ -17,15 +17,15 @@ Inputs = Mapping[str, Array]
 
 DEFAULT_WINDOW = 64
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0  # seconds
-_DRAINING = "DRAINING"  # the reason with which a server ends a stream that is to go on elsewhere
+_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0  # seconds
+_DRAINING = "DRAINING"  # the reason with which a server ends a stream that is to continue elsewhere
 
 
 def is_broken(error: grpc.RpcError) -> bool:
-    """Whether a call ended because its connection did, or its server."""
+    """Whether a call ended because its connection or its server ended."""
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         return True
-    # What grpc.aio makes of a write to such a call (1.85.1), in place of the call's own status.
+    # grpc.aio (1.85.1) raises this for a write to such a call, in place of the call's own status.
     return bool(error.code() == grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core")
 
 
@@ -36,33 +36,33 @@ def call_cancelled(error: BaseException) -> bool:
 
 
 def check_answer(response: inference_service_pb2.StreamResponse, due: str | None) -> None:
-    """Check that an answer is to the request that is due for one, given by its request_id; None: none is.
+    """Check that an answer belongs to the request with the request_id `due`; None: no answer is due.
 
     Raises:
-        Internal: it is another one's.
+        Internal: the answer belongs to another request.
     """
     if response.request_id != due:
         raise Internal(
             grpc.StatusCode.INTERNAL,
-            f"the stream has an answer to request {response.request_id!r} where one to {due!r} is due",
+            f"the server answered request {response.request_id!r} of the stream, but {due!r} is the next one",
             request_id=due or "",
         )
 
 
 class Unanswered:
-    """The requests of a stream that wait for their answers, in order, and how many of them the present call has sent.
+    """The requests of a stream that wait for their answers, in order, and how many of them the current call has sent.
 
     A server that stops, or a connection that breaks, leaves requests unanswered. They are sent again on the next call:
-    the server says of them that they were not run, and a model that is run again gives the same answer.
+    a stopping server has not run them, and a model that is run twice gives the same answer.
 
     Args:
-        window: most requests that may wait at a time.
-        retries: how often in a row a call that brings no answer is followed by another.
+        window: the number of requests that may wait at a time.
+        retries: the number of calls in a row that may end without an answer.
     """
 
     def __init__(self, window: int, retries: int) -> None:
         if window < 1:
-            raise ValueError(f"window is a number of requests of at least 1, not {window}")
+            raise ValueError(f"window must be at least 1 request, not {window}")
         self._window = window
         self._retries = retries
         self._requests: deque[tuple[str, bytes]] = deque()
@@ -70,7 +70,7 @@ class Unanswered:
         self._failures = 0
 
     def __len__(self) -> int:
-        """Return the number of requests that wait."""
+        """Return the number of unanswered requests."""
         return len(self._requests)
 
     @property
@@ -80,29 +80,29 @@ class Unanswered:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether a request waits that the present call has not sent."""
+        """Whether the current call has not yet sent all of the requests."""
         return self._sent < len(self._requests)
 
     def add(self, request_id: str, message: bytes) -> None:
-        """Add a request that is to be sent."""
+        """Add a request to send."""
         self._requests.append((request_id, message))
 
     def send_anew(self) -> None:
-        """Note that a call begins, which has sent none of them."""
+        """Note that a new call begins, which has sent none of the requests."""
         self._sent = 0
 
     def next_message(self) -> bytes | None:
-        """Return the next message to send on the present call; None: all have been sent."""
+        """Return the next message to send on the current call; None: all have been sent."""
         if not self.has_unsent:
             return None
         self._sent += 1
         return self._requests[self._sent - 1][1]
 
     def answer(self, response: inference_service_pb2.StreamResponse) -> Prediction | OnnxserveError:
-        """Return what the server answered to the oldest request, which waits no longer.
+        """Return the server's answer to the oldest request, and remove the request.
 
         Raises:
-            Internal: it is no answer to that request.
+            Internal: the answer belongs to another request.
         """
         check_answer(response, self._requests[0][0] if self._requests else None)
         request_id, _ = self._requests.popleft()
@@ -113,43 +113,47 @@ class Unanswered:
         return Prediction(response.response)
 
     def check_empty(self) -> None:
-        """Check, at a good end of the call, that nothing waits.
+        """Check that a call that ended well has answered all requests.
 
         Raises:
-            OnnxserveError: something does.
+            OnnxserveError: it has not.
         """
         if self._requests:
             raise OnnxserveError(
                 grpc.StatusCode.UNKNOWN,
-                f"the stream ended with {len(self)} requests unanswered",
+                f"the server ended the stream with {len(self)} unanswered requests",
                 request_id=self._requests[0][0],
             )
 
     def delay_after(self, error: grpc.RpcError) -> float | None:
-        """Return after how many seconds to call again after a call ended with an error; None: not at all."""
+        """Return the seconds to wait before another call, after a call ended with an error; None: give up."""
         if not is_broken(error) or self._failures >= self._retries:
             return None
-        # A call that had nothing to do when it was sent elsewhere has failed at nothing: inputs may be slow to come.
+        # A call without unanswered requests that was sent elsewhere has not failed: the inputs may just be slow.
         if self._sent or from_rpc_error(error).reason != _DRAINING:
             self._failures += 1
         spread: float = random.uniform(0.5, 1.0)  # noqa: S311
-        return spread * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._failures - 1))
+        return spread * min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (self._failures - 1))
 
 
-class Feed:
-    """Gives the messages of a stream to the calls that carry it, one after the other.
+class MessageSource:
+    """The messages of a stream, for the calls that carry it one after the other.
 
-    grpc takes them on a thread of its own, and while the inputs keep it waiting the call may break: then that thread
-    adds what it gets in the end, and the next call's sends it. Messages that are still taken for the broken call are
-    sent again on the next one, like all that are unanswered when it begins.
+    grpc iterates the messages on a thread of its own. While that thread waits for the caller's inputs, the call may
+    break: then it adds the request that it gets in the end, and the next call's thread sends it. Messages that the
+    broken call still takes are sent again on the next one, as are all unanswered requests.
 
     Args:
-        requests: the caller's requests, each with its request_id; taken one by one as there is room for them.
-        unanswered: where they wait; guarded by `changed`.
+        requests: the caller's requests, each with its request_id; iterated as the window allows.
+        unanswered: the requests that wait; guarded by `changed`.
+
+    Attributes:
+        changed: notified after each change.
+        failure: the exception that the caller's iterator raised; None: none.
     """
 
     def __init__(self, requests: Iterator[tuple[str, bytes]], unanswered: Unanswered) -> None:
-        self.failure: BaseException | None = None  # of the caller's own iterator
+        self.failure: BaseException | None = None
         self.changed = threading.Condition()
         self._requests = requests
         self._unanswered = unanswered
@@ -158,7 +162,7 @@ class Feed:
         self._exhausted = False
 
     def messages(self) -> Iterator[bytes]:
-        """Return the messages for a new call, the unanswered ones first; the call before gets no more."""
+        """Return the messages for a new call, the unanswered ones first; the previous call gets no more."""
         with self.changed:
             self._call += 1
             self._unanswered.send_anew()
@@ -166,7 +170,7 @@ class Feed:
             return self._of_call(self._call)
 
     def close(self) -> None:
-        """Give no more messages."""
+        """End the iteration of all calls."""
         with self.changed:
             self._call += 1
             self._exhausted = True
@@ -195,7 +199,7 @@ class Feed:
         request = None
         try:
             request = next(self._requests, None)
-        except BaseException as error:  # sys.exit() too: the thread is grpc's, and who reads the answers is to see it
+        except BaseException as error:  # sys.exit() too: this is grpc's thread, and the caller's thread raises it
             self.failure = error
         with self.changed:
             self._pulling = False
@@ -206,15 +210,15 @@ class Feed:
             self.changed.notify_all()
 
 
-class AsyncFeed:
-    """Gives the messages of a stream to the calls that carry it, one after the other, in one event loop.
+class AsyncMessageSource:
+    """The messages of a stream, for the calls that carry it one after the other, in one event loop.
 
-    A task of its own takes the inputs: grpc has one for each call to send, and does not end it with a call that breaks.
+    A task of its own iterates the inputs: grpc's own task, one for each call, does not end with a call that breaks.
 
     Args:
-        inputs: the caller's, of either kind.
-        encode: makes a request_id and a message of each.
-        unanswered: where the requests wait.
+        inputs: the caller's inputs, an iterable or an asynchronous one.
+        encode: returns a request_id and a message for each.
+        unanswered: the requests that wait.
     """
 
     def __init__(
@@ -231,11 +235,11 @@ class AsyncFeed:
         self._puller.add_done_callback(lambda _: self.notify())
 
     def notify(self) -> None:
-        """Look again: a request came, an answer came, or the inputs are exhausted."""
+        """Wake the waiting tasks: a request or an answer has arrived, or the inputs are exhausted."""
         self._changed.set()
 
     def messages(self) -> AsyncIterator[bytes]:
-        """Return the messages for a new call, the unanswered ones first; the call before gets no more."""
+        """Return the messages for a new call, the unanswered ones first; the previous call gets no more."""
         self._call += 1
         self._unanswered.send_anew()
         self.notify()
@@ -252,11 +256,11 @@ class AsyncFeed:
                 await self._wait()
 
     def check(self) -> None:
-        """Raise what the caller's inputs raised, if they did."""
+        """Raise the exception of the caller's inputs, if there was one."""
         self._puller.result()
 
     async def close(self) -> None:
-        """Take no more inputs, and give no more messages."""
+        """Stop iterating the inputs, and end the iteration of all calls."""
         self._call += 1
         self._puller.cancel()
         await asyncio.gather(self._puller, return_exceptions=True)

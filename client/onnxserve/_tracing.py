@@ -1,8 +1,8 @@
 """The caller's span of a call, where the calling program uses OpenTelemetry: `pip install 'onnxserve[otel]'`.
 
-The package is optional. A program that has it but has set up no tracer pays for one comparison a call.
+The package is optional. In a program that has the package but no tracer it costs one comparison a call.
 
-As OpenTelemetry's conventions for RPC have it, a stream has one span to its end, over however many calls it goes on.
+As in OpenTelemetry's conventions for RPC, a stream has one span until its end, even if it continues on further calls.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class CallSpan:
-    """A span of kind CLIENT; a context manager around the call that it is of, which it does not make the current span.
+    """A span of kind CLIENT; a context manager around its call. It does not become the program's current span.
 
     Attributes:
-        metadata: what tells the server of it, as the program's propagators have it (traceparent, by default).
+        metadata: the headers that pass the span on to the server, made by the program's propagators.
     """
 
     def __init__(self, span: trace.Span | None) -> None:
-        """Take a span that has been started; None: there is none, and nothing is told."""
+        """Take a span that has been started; None: the call is not traced."""
         self._span = span
         carrier: dict[str, str] = {}
         if span is not None:
@@ -46,7 +46,7 @@ class CallSpan:
         self.end(error)
 
     def end(self, error: BaseException | None = None) -> None:
-        """End it with what the call ended with; what is no Exception, such as GeneratorExit: its caller has left it."""
+        """End the span with the call's error; a BaseException such as GeneratorExit means that the caller has left."""
         span = self._span
         if span is None:
             return
@@ -69,7 +69,7 @@ _UNSEEN = CallSpan(None)
 
 
 def start(method: str, model: str) -> CallSpan | None:
-    """Begin the span of a call below the program's current one; None: nobody would see it."""
+    """Start the span of a call below the program's current one; None: the call is not traced."""
     if trace is None or type(trace.get_tracer_provider()) is trace.ProxyTracerProvider:  # no tracer is set up
         return None
     span = trace.get_tracer("onnxserve").start_span(
@@ -81,5 +81,5 @@ def start(method: str, model: str) -> CallSpan | None:
 
 
 def start_stream(model: str) -> CallSpan:
-    """Begin the span of a call of Stream, as start() does; where nobody would see it, one that does nothing."""
+    """Start the span of a call of Stream, as start() does; if the call is not traced, one that does nothing."""
     return start("Stream", model) or _UNSEEN

@@ -1,4 +1,4 @@
-"""What a call can raise: one exception a gRPC status code, with the details that the server gave."""
+"""The exceptions of failed calls: one class for each gRPC status code, with the details that the server sent."""
 
 import copy
 from collections.abc import Mapping
@@ -9,6 +9,26 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+__all__ = [
+    "Cancelled",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "FieldViolation",
+    "Internal",
+    "InvalidArgument",
+    "ModelRunFailed",
+    "NotFound",
+    "OnnxserveError",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "from_rpc_error",
+    "from_status",
+    "of_request",
+]
+
 _Detail = TypeVar("_Detail", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -16,25 +36,25 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One thing that is wrong with a request."""
+    """One fault of a request."""
 
     field: str
     """The path of the field at fault, such as "inputs[1].shape"."""
     description: str
-    """What is wrong with it."""
+    """The fault, in a sentence."""
 
 
 class OnnxserveError(Exception):
-    """A call that failed. Status codes without a class of their own (UNKNOWN, ABORTED) raise this one itself.
+    """A call that failed. Status codes without a class of their own, such as UNKNOWN, raise this class itself.
 
     Attributes:
         code: the grpc.StatusCode.
-        message: what went wrong, in a sentence.
-        reason: the machine-readable cause (google.rpc.ErrorInfo), such as "MODEL_RUN_FAILED"; "" when none was given.
+        message: a sentence for people.
+        reason: the machine-readable cause (google.rpc.ErrorInfo), such as "MODEL_RUN_FAILED"; "" if there is none.
         metadata: further facts about the cause (google.rpc.ErrorInfo).
-        violations: the fields at fault; () when the request itself was not to blame.
-        retry_delay: seconds after which a retry may succeed; None when the server did not say.
-        request_id: the request's name, by which the server's log knows it; "" when it had none.
+        violations: the fields at fault; () if the request itself is not at fault.
+        retry_delay: seconds after which a retry may succeed; None if the server did not say.
+        request_id: the request's name, which is in the server's log too; "" if it had none.
         resource: the model, or model and version, that was not found; None for other errors.
     """
 
@@ -50,7 +70,7 @@ class OnnxserveError(Exception):
         request_id: str = "",
         resource: str | None = None,
     ) -> None:
-        """Keep what is known of the failure; see the attributes."""
+        """Make an error of these attributes."""
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -62,53 +82,53 @@ class OnnxserveError(Exception):
         self.resource = resource
 
     def __str__(self) -> str:
-        """Return the message, then the violations, one a line; not again where the message is one of them."""
+        """Return the message, then one line for each violation that the message does not already say."""
         violations = (f"{each.field}: {each.description}" for each in self.violations)
         return "\n".join([self.message, *(f"  {each}" for each in violations if each != self.message)])
 
 
-class InvalidArgument(OnnxserveError):  # these classes bear the names of the status codes
-    """INVALID_ARGUMENT: a name, dtype, shape or value that the model does not take; `violations` says which."""
+class InvalidArgument(OnnxserveError):  # the classes are named after the status codes
+    """INVALID_ARGUMENT: the model does not accept a name, dtype, shape or value; `violations` names the fields."""
 
 
 class NotFound(OnnxserveError):
-    """NOT_FOUND: no such model or version; `resource` names it."""
+    """NOT_FOUND: the server has no such model or version; `resource` names it."""
 
 
 class ResourceExhausted(OnnxserveError):
-    """RESOURCE_EXHAUSTED: the model's queue is full, or a message is over its size limit. See `retry_delay`."""
+    """RESOURCE_EXHAUSTED: the model's queue is full, or a message exceeds a size limit. See `retry_delay`."""
 
 
 class FailedPrecondition(OnnxserveError):
-    """FAILED_PRECONDITION: the state of a sequence is gone; start it anew, or from a snapshot."""
+    """FAILED_PRECONDITION: the state of a sequence is lost; start a new sequence, from a snapshot if there is one."""
 
 
 class DeadlineExceeded(OnnxserveError):
-    """DEADLINE_EXCEEDED: the timeout passed, or the server saw that it could not be met."""
+    """DEADLINE_EXCEEDED: the timeout passed, or the server estimated that it could not answer in time."""
 
 
 class Unavailable(OnnxserveError):
-    """UNAVAILABLE: no server was reached, or it is loading or stopping. Retries were used up before this is raised."""
+    """UNAVAILABLE: no server was reached, or it is loading or stopping. All retries have failed."""
 
 
 class Unauthenticated(OnnxserveError):
-    """UNAUTHENTICATED: no credentials, or bad ones."""
+    """UNAUTHENTICATED: the credentials are missing or invalid."""
 
 
 class PermissionDenied(OnnxserveError):
-    """PERMISSION_DENIED: the credentials do not allow this call."""
+    """PERMISSION_DENIED: the credentials do not permit this call."""
 
 
 class Cancelled(OnnxserveError):
-    """CANCELLED: the call was cancelled by something other than the caller's own asyncio task."""
+    """CANCELLED: the call was cancelled, but not through the caller's own asyncio task."""
 
 
 class Unimplemented(OnnxserveError):
-    """UNIMPLEMENTED: the server does not know this method; is it an onnxserve server?"""
+    """UNIMPLEMENTED: the server does not have this method; it may not be an onnxserve server."""
 
 
 class Internal(OnnxserveError):
-    """INTERNAL: a fault of the server; its log has more, under `request_id`."""
+    """INTERNAL: a fault of the server; its log has the details under `request_id`."""
 
 
 class ModelRunFailed(Internal):
@@ -134,7 +154,7 @@ _CLASSES_BY_REASON: dict[str, type[OnnxserveError]] = {"MODEL_RUN_FAILED": Model
 
 
 def of_request(error: OnnxserveError, request_id: str) -> OnnxserveError:
-    """Return a copy of an error that is another request's."""
+    """Return a copy of an error, for another request."""
     copied = copy.copy(error)
     copied.request_id = request_id
     if "request_id" in error.metadata:
@@ -144,18 +164,18 @@ def of_request(error: OnnxserveError, request_id: str) -> OnnxserveError:
 
 
 def from_rpc_error(error: grpc.RpcError, request_id: str = "") -> OnnxserveError:
-    """Return the exception for what grpc or grpc.aio raised for a call.
+    """Return the exception for a call that grpc or grpc.aio raised an error for.
 
     Args:
         error: the error of a finished call.
-        request_id: the request's name as it was sent; the server's answer is believed first.
+        request_id: the request's name as it was sent; one in the server's answer takes precedence.
     """
     code = error.code()
     return _from_details(code, error.details() or code.value[1], _rich_status(error), request_id)
 
 
 def from_status(status: status_pb2.Status, request_id: str) -> OnnxserveError:
-    """Return the exception for an error that came as a message, as on a stream."""
+    """Return the exception for an error that arrived as a message of a stream."""
     return _from_details(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status, request_id)
 
 
@@ -179,7 +199,7 @@ def _from_details(code: grpc.StatusCode, message: str, status: status_pb2.Status
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
-    # Not grpc_status.from_call: it raises where a proxy has changed the message, and the details still help then.
+    # Not grpc_status.from_call: it raises if a proxy has changed the message, although the details still help then.
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             try:
@@ -190,7 +210,7 @@ def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
 
 
 def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail:
-    """Return the first detail of a kind, an empty one when there is none."""
+    """Return the first detail of a kind, or an empty one."""
     message = kind()
     for packed in status.details:
         if packed.Is(kind.DESCRIPTOR):

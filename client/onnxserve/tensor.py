@@ -1,6 +1,6 @@
-"""The Tensor codec: numpy arrays to and from the wire's Tensor message, value for value.
+"""The Tensor codec: numpy arrays to and from the protocol's Tensor message, value for value.
 
-bfloat16 and the float8 types have no numpy dtype of their own; arrays of the package ml_dtypes stand for them.
+Numpy has no bfloat16 and no float8 dtypes; the package ml_dtypes has them.
 """
 
 import functools
@@ -12,14 +12,32 @@ import numpy.typing as npt
 
 from onnxserve.v1 import tensor_pb2
 
+__all__ = [
+    "BOOL",
+    "NAMES",
+    "NUMBERS",
+    "STORAGE",
+    "STRING",
+    "Array",
+    "DataType",
+    "data_type_of",
+    "decode",
+    "encode",
+    "strings_array",
+]
+
 Array = npt.NDArray[np.generic]
+"""A numpy array of any dtype."""
 
 DataType = tensor_pb2.DataType
+"""The number of an element type, as in the protocol and in ONNX."""
 
 STRING = tensor_pb2.DATA_TYPE_STRING
+"""The DataType number of strings."""
 BOOL = tensor_pb2.DATA_TYPE_BOOL
+"""The DataType number of truth values."""
 
-# Every element type but string: the numpy dtype that holds its bits, and the name by which people know it.
+# Every element type but string: the numpy dtype that holds its bits, and its usual name.
 _TYPES: dict[DataType, tuple[str, str]] = {
     tensor_pb2.DATA_TYPE_FLOAT: ("<f4", "float32"),
     tensor_pb2.DATA_TYPE_UINT8: ("u1", "uint8"),
@@ -41,7 +59,7 @@ _TYPES: dict[DataType, tuple[str, str]] = {
 }
 
 STORAGE: dict[DataType, np.dtype[np.generic]] = {number: np.dtype(code) for number, (code, _) in _TYPES.items()}
-"""DataType number to the numpy dtype that holds its bits: its own where numpy has one, unsigned integers else."""
+"""DataType number to the numpy dtype that holds its bits: the dtype itself, or unsigned integers if numpy lacks it."""
 
 NAMES: dict[DataType, str] = {number: name for number, (_, name) in _TYPES.items()} | {STRING: "string"}
 """DataType number to the name of the matching numpy (or ml_dtypes) dtype, such as "float32"; "string" for strings."""
@@ -56,7 +74,7 @@ def data_type_of(array: Array) -> DataType:
     """Return the DataType number of an array's elements.
 
     Raises:
-        TypeError: numpy or ml_dtypes has the type, the wire has not (complex, dates, records).
+        TypeError: the protocol lacks the dtype (complex, dates, records).
     """
     return _number(array.dtype)
 
@@ -67,17 +85,17 @@ def _number(dtype: np.dtype[np.generic]) -> DataType:
         return STRING
     number = NUMBERS.get(dtype.name)
     if number is None:
-        raise TypeError(f"{dtype} has no counterpart on the wire; the types are {', '.join(NUMBERS)}")
+        raise TypeError(f"the protocol has no type for dtype {dtype}; its types are {', '.join(NUMBERS)}")
     return number
 
 
 def encode(name: str, array: Array) -> tensor_pb2.Tensor:
-    """Return `array` as the Tensor message `name`: any shape, any memory order, never a converted value.
+    """Return `array` as the Tensor message `name`. Any shape and memory order will do; values are never converted.
 
     Arrays of str, or of objects that are str or (UTF-8) bytes, become string tensors.
 
     Raises:
-        TypeError: an element type that the wire has not, or an object array with other elements than strings.
+        TypeError: the protocol lacks the element type, or an object array has elements other than strings.
     """
     number = data_type_of(array)
     if number == STRING:
@@ -91,10 +109,10 @@ def encode(name: str, array: Array) -> tensor_pb2.Tensor:
 def decode(tensor: tensor_pb2.Tensor) -> Array:
     """Return a Tensor message as an array of its shape and type.
 
-    Numbers are read-only views of the message's bytes (copy() to write); strings are an object array of str.
+    Numbers are read-only views of the message's bytes (use copy() to change them); strings are an object array of str.
 
     Raises:
-        ValueError: the message contradicts itself: unknown type, byte count against shape, invalid UTF-8.
+        ValueError: the message is inconsistent: unknown type, byte count that does not match the shape, invalid UTF-8.
         ImportError: bfloat16 or float8 without the package ml_dtypes.
     """
     shape = tuple(tensor.shape)
@@ -102,16 +120,16 @@ def decode(tensor: tensor_pb2.Tensor) -> Array:
         return strings_array([element.decode() for element in tensor.strings], shape)
     storage = STORAGE.get(tensor.data_type)
     if storage is None:
-        raise ValueError(f"tensor {tensor.name!r} has the unknown data type {tensor.data_type}")
+        raise ValueError(f"tensor {tensor.name!r} has an unknown data type: {tensor.data_type}")
     array = np.frombuffer(tensor.data, storage).reshape(shape)
     return array.view(_ml_dtype(NAMES[tensor.data_type])) if tensor.data_type in _FOREIGN else array
 
 
 def strings_array(elements: Sequence[str], shape: tuple[int, ...]) -> Array:
-    """Return str elements, row-major, as an object array of `shape`.
+    """Return str elements, in row-major order, as an object array of `shape`.
 
     Raises:
-        ValueError: their number is not the product of `shape`.
+        ValueError: the number of elements is not the product of `shape`.
     """
     if len(elements) != math.prod(shape):
         raise ValueError(f"{len(elements)} strings do not fill the shape {list(shape)}")
@@ -125,13 +143,13 @@ def _utf8(element: object) -> bytes:
         return element.encode()
     if isinstance(element, bytes):
         return element
-    raise TypeError(f"a string tensor holds str or bytes, not {type(element).__name__}")
+    raise TypeError(f"elements of a string tensor must be str or bytes, not {type(element).__name__}")
 
 
 def _ml_dtype(name: str) -> np.dtype[np.generic]:
     try:
         import ml_dtypes
     except ImportError:
-        raise ImportError(f"{name} arrays need the package ml_dtypes: pip install ml_dtypes") from None
+        raise ImportError(f"{name} arrays need the package ml_dtypes; pip install ml_dtypes") from None
     dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
     return dtype

@@ -1,4 +1,4 @@
-"""The commands of the converters: onnxserve convert, onnxserve inspect."""
+"""The commands onnxserve convert and onnxserve inspect."""
 
 import contextlib
 import json as jsonlib
@@ -16,9 +16,9 @@ from onnxserve_converters.errors import BadRequest, ConverterError, NotProved
 from onnxserve_converters.inputs import parse_ranges, parse_sizes
 from onnxserve_converters.request import TOLERANCES, Quantization, Request
 
-_INTERRUPTED = 130  # exit code, as shells have it
+_INTERRUPTED = 130  # the exit code that shells use for Ctrl-C
 
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,26 +28,29 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="The trained model: a file, or the folder of a SavedModel.")],
+    source: Annotated[Path, typer.Argument(help="The trained model: a file, or the directory of a SavedModel.")],
     *,
     to: Annotated[str, typer.Option("--to", help="REPOSITORY/NAME for the next version, or REPOSITORY/NAME/VERSION.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", help=escape("An input such as image=float32[batch,3,32,32]; free axes have a name.")),
+        typer.Option(
+            "--input", help=escape("An input such as image=float32[batch,3,32,32]; a free axis is given by name.")
+        ),
     ] = None,
     outputs: Annotated[
-        list[str] | None, typer.Option("--output", help="A name for the next output; give one for each.")
+        list[str] | None, typer.Option("--output", help="The name of the next output; give one for each output.")
     ] = None,
     class_path: Annotated[
-        str | None, typer.Option("--class", help="package.module:Class or file.py:Class of the weights or layers.")
+        str | None,
+        typer.Option("--class", help="package.module:Class or file.py:Class of the weights or custom layers."),
     ] = None,
     class_args: Annotated[str, typer.Option(help="Keyword arguments of that class, as a JSON object.")] = "{}",
-    weights: Annotated[Path | None, typer.Option(help="The file of weights that belongs to a Keras .json.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The weights file of a Keras .json.")] = None,
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Let code that stands in the file run, with your rights.")
+        bool, typer.Option("--trust-code", help="Allow code in the file to run with your permissions.")
     ] = False,
     sizes: Annotated[
-        list[str] | None, typer.Option("--size", help="Sizes to try of a free axis, such as time=16,48.")
+        list[str] | None, typer.Option("--size", help="Sizes of a free axis to run at, such as time=16,48.")
     ] = None,
     ranges: Annotated[
         list[str] | None, typer.Option("--range", help="Smallest and largest value of an input, such as ids=0:999.")
@@ -55,7 +58,7 @@ def convert(
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="An .npz file with an array for each input, to try in place of random ones, and its classes."
+            help="An .npz file with an array for each input, used in place of random ones, and optionally labels."
         ),
     ] = None,
     tolerances: Annotated[
@@ -69,23 +72,24 @@ def convert(
         list[str] | None,
         typer.Option(help="File of class names, one a line or JSON, for the first output; for another: output=file."),
     ] = None,
-    doc: Annotated[str | None, typer.Option(help="What the model is, in a sentence.")] = None,
+    doc: Annotated[str | None, typer.Option(help="A description of the model, in a sentence.")] = None,
     optimize: Annotated[bool, typer.Option("--optimize", help="Fuse and fold nodes of the graph.")] = False,
     quantize: Annotated[
         str | None,
         typer.Option(help="Compute with 8-bit integers: dynamic, or static, which needs --calibration or --samples."),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="An .npz file with inputs as the model meets them, for --quantize static.")
+        Path | None, typer.Option(help="An .npz file of realistic inputs, for --quantize static.")
     ] = None,
     float16: Annotated[bool, typer.Option("--float16", help="Compute with 16-bit floats.")] = False,
     max_error: Annotated[
         float, typer.Option(min=0, help="Largest error after these steps, as a share of the largest output.")
     ] = Request.max_error,
     external_data_above: Annotated[
-        int, typer.Option(min=0, metavar="MIB", help="MiB of weights from which on they get a file of their own.")
+        int,
+        typer.Option(min=0, metavar="MIB", help="MiB of weights above which they are stored in a file of their own."),
     ] = Request.external_data_above >> 20,
-    replace: Annotated[bool, typer.Option("--replace", help="Exchange the version if it exists.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the version if it exists.")] = False,
     timeout: Annotated[
         float, typer.Option(min=0.001, metavar="SECONDS", help="Seconds that the conversion may take.")
     ] = Limits.seconds,
@@ -94,8 +98,8 @@ def convert(
     ] = None,
     json: _Json = False,
 ) -> None:
-    """Convert a trained model to ONNX, prove that it gives the same, and publish it into a model repository."""
-    with _told(json), printing.Stages(quiet=json) as stages:
+    """Convert a trained model to ONNX, compare the two, and publish the ONNX model to a model repository."""
+    with _reported_errors(json), printing.Stages(quiet=json) as stages:
         conversion = run(
             source,
             to,
@@ -113,7 +117,7 @@ def convert(
             labels=_labels(labels or ()),
             doc=doc,
             optimize=optimize,
-            quantize=cast("Quantization | None", quantize),  # it is checked there
+            quantize=cast("Quantization | None", quantize),  # run() checks it
             calibration=calibration,
             float16=float16,
             max_error=max_error,
@@ -130,14 +134,16 @@ def convert(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A model.onnx, the folder of a version, or the folder of a model.")],
+    path: Annotated[
+        Path, typer.Argument(help="An .onnx file, the directory of a version, or the directory of a model.")
+    ],
     *,
     json: _Json = False,
 ) -> None:
-    """Tell what an ONNX file takes, gives and is made of, and what its report says."""
+    """Show an ONNX file's inputs, outputs, operators, parameters and metadata, and its conversion report."""
     from onnxserve_converters.inspection import inspect as look
 
-    with _told(json):
+    with _reported_errors(json):
         found = look(path)
     if json:
         typer.echo(jsonlib.dumps(found, indent=2))
@@ -146,8 +152,8 @@ def inspect(
 
 
 @contextlib.contextmanager
-def _told(json: bool) -> Iterator[None]:
-    """Tell what fails, in one line on stderr, and exit with its code."""
+def _reported_errors(json: bool) -> Iterator[None]:
+    """Print an error of the conversion in one line on stderr, and exit with its code."""
     try:
         yield
     except ConverterError as error:
@@ -158,7 +164,7 @@ def _told(json: bool) -> Iterator[None]:
             printing.failure(report)
         _end(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _end("interrupted; nothing is left of it", _INTERRUPTED)
+        _end("interrupted; nothing was published", _INTERRUPTED)
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -168,49 +174,49 @@ def _end(message: str, code: int) -> NoReturn:
 
 def _class_arguments(text: str) -> dict[str, Any]:
     try:
-        told = jsonlib.loads(text)
+        arguments = jsonlib.loads(text)
     except ValueError as error:
-        raise BadRequest(f"--class-args: it is no JSON: {error}") from error
-    if not isinstance(told, dict):
-        raise BadRequest('--class-args: write a JSON object of keyword arguments, such as {"hidden": 64}')
-    return told
+        raise BadRequest(f"--class-args: not valid JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise BadRequest('--class-args: expected a JSON object of keyword arguments, such as {"hidden": 64}')
+    return arguments
 
 
 def _tolerances(texts: Sequence[str]) -> dict[str, float]:
-    told = {}
+    tolerances = {}
     for text in texts:
         dtype, _, share = text.partition("=")
         try:
-            told[dtype.strip()] = float(share)
+            tolerances[dtype.strip()] = float(share)
         except ValueError:
             raise BadRequest(
-                f"--tolerance {text}: write dtype=share, such as float32=1e-3, for one of {', '.join(TOLERANCES)}"
+                f"--tolerance {text}: expected dtype=share, such as float32=1e-3, for one of {', '.join(TOLERANCES)}"
             ) from None
-    return told
+    return tolerances
 
 
 def _labels(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Read files of class names; those of "" are the first output's."""
+    """Read files of class names, by output; the key "" stands for the first output."""
     labels: dict[str, list[str]] = {}
     for text in texts:
         output, equals, file = text.partition("=")
         if not equals or Path(text).exists():
             output, file = "", text
-        told = _read_labels(Path(file))
-        labels |= told if isinstance(told, dict) else {output: told}
+        names = _read_labels(Path(file))
+        labels |= names if isinstance(names, dict) else {output: names}
     return labels
 
 
 def _read_labels(path: Path) -> list[str] | dict[str, list[str]]:
-    told: list[str] | dict[str, list[str]]
+    labels: list[str] | dict[str, list[str]]
     try:
         text = path.read_text()
-        told = jsonlib.loads(text) if path.suffix == ".json" else text.splitlines()
+        labels = jsonlib.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
-        raise BadRequest(f"--labels {path}: it cannot be read: {error}") from error
-    for names in told.values() if isinstance(told, dict) else [told]:
+        raise BadRequest(f"--labels {path}: cannot be read: {error}") from error
+    for names in labels.values() if isinstance(labels, dict) else [labels]:
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise BadRequest(
-                f"--labels {path}: write one name a line, or JSON: a list of names or an object of such lists by output"
+                f"--labels {path}: expected one name a line, or JSON: a list of names, or an object of lists by output"
             )
-    return told
+    return labels

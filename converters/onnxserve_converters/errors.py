@@ -1,16 +1,16 @@
-"""What can go wrong with a conversion. Each error ends the command with its own exit code."""
+"""The errors of a conversion. Each ends the command with its own exit code."""
 
 from typing import Any
 
 
 class ConverterError(Exception):
-    """A conversion that published nothing; its text is one sentence that names the place and the cure."""
+    """The conversion failed and published nothing. The text is one sentence that names the place and the cure."""
 
     exit_code = 1
 
 
 class BadRequest(ConverterError):
-    """What was asked for cannot be done: a file, an option or an installed package is at fault. Exit code 2."""
+    """The request cannot be fulfilled: a file, an option or an installed package is at fault. Exit code 2."""
 
     exit_code = 2
 
@@ -20,10 +20,10 @@ class ExportFailed(ConverterError):
 
 
 class NotProved(ConverterError):
-    """The ONNX file does not do what the model does. Exit code 1.
+    """The ONNX file does not match the model. Exit code 1.
 
     Attributes:
-        report: what was found, as it would stand in report.json.
+        report: the results so far, as they would appear in report.json.
     """
 
     def __init__(self, message: str, report: dict[str, Any] | None = None) -> None:
@@ -32,6 +32,6 @@ class NotProved(ConverterError):
 
 
 def one_line(error: BaseException, lines: int | None = None) -> str:
-    """Return the telling part of an exception's text: its first `lines` lines, and no more than 400 characters."""
-    told = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(told[:lines])[:400]}" if told else type(error).__name__
+    """Return an exception's class and the first `lines` lines of its text (None: all) on one line of 400 characters."""
+    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(text[:lines])[:400]}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""The ONNX file itself: names, declared axes, what exporters leave behind, checks, external data, metadata."""
+"""ONNX files: reading, writing, checks, metadata, and cleaning up what exporters and optimizers leave."""
 
 import json
 from collections import Counter
@@ -12,29 +12,27 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_infer
 from onnxserve_converters.errors import ExportFailed, NotProved
 from onnxserve_converters.inputs import InputSpec
 
-_WEIGHTS_ARE_NO_INPUTS = 4  # the first IR version whose graphs need not list their weights as inputs too
-
 Axes = Mapping[str, tuple[int | str, ...]]
-"""By input or output, the size of each axis, or the name of one that is free."""
+"""By input or output, the size of each axis, or the name of a free axis."""
 
 STANDARD = ("", "ai.onnx")
-"""The names of the domain of the standard's own operators."""
+"""The two names of the domain of the standard's operators."""
 
 
 def read(path: Path, *, external_data: bool = True) -> ModelProto:
-    """Return a model, with all its weights or with those alone that stand in the file itself.
+    """Return a model, with or without the weights in its external data.
 
     Raises:
-        ExportFailed: it cannot be read.
+        ExportFailed: the file cannot be read.
     """
     try:
         return onnx.load(path, load_external_data=external_data)
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
-        raise ExportFailed(f"{path}: it cannot be read as ONNX: {error}") from error
+        raise ExportFailed(f"{path}: cannot be read as ONNX: {error}") from error
 
 
 def write(model: ModelProto, path: Path, external_data_above: int) -> None:
-    """Write a model; when its weights have more bytes than that, they go to a file beside it."""
+    """Write a model; weights of more bytes than `external_data_above` go to a file beside it."""
     size = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     if size <= external_data_above:
         onnx.save(model, path)
@@ -50,7 +48,7 @@ def write(model: ModelProto, path: Path, external_data_above: int) -> None:
 
 
 def move(old: Path, new: Path) -> None:
-    """Put a file, with its external data, in the place of another of its name in another folder."""
+    """Replace a file of the same name in another directory, external data included."""
     _data_file(new).unlink(missing_ok=True)
     for file in (old, _data_file(old)):
         if file.exists():
@@ -62,58 +60,15 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, _data_file(path)) if file.exists())
 
 
-def stand_in(i: int) -> str:
-    """Return a name for input `i` that no inner value and no weight has, for exporters that would mix the two up."""
-    return f"input__{i}__"
-
-
-def tidy(
-    model: ModelProto, inputs: Sequence[InputSpec], outputs: Sequence[str], axes: Axes, adopted: bool = False
-) -> None:
-    """Give inputs and outputs their names and true axes, and remove what exporters note of their own work.
-
-    Inputs have their names already, or those of stand_in(). Of an adopted file the model's own description and metadata
-    stay: whoever made it wrote them.
-
-    Raises:
-        ExportFailed: the graph has other inputs, or another number of outputs.
-    """
-    graph = model.graph
-    initialised = {tensor.name for tensor in graph.initializer}
-    kept = [value for value in graph.input if value.name not in initialised]
-    del graph.input[:]
-    graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, _WEIGHTS_ARE_NO_INPUTS)
-    _name_inputs(graph, inputs)
-    _check_inputs(graph, inputs)
-    if len(graph.output) != len(outputs):
-        raise ExportFailed(f"the exporter wrote {len(graph.output)} outputs, and the model has {len(outputs)}")
-    _name_outputs(graph, outputs)
-    for value in (*graph.input, *graph.output):
-        shape = value.type.tensor_type.shape
-        del shape.dim[:]
-        for axis in axes[value.name]:
-            dimension = shape.dim.add()
-            if isinstance(axis, int):
-                dimension.dim_value = axis
-            else:
-                dimension.dim_param = axis
-    told = declarations(model) if adopted else ModelProto()
-    strip(model)
-    _clean_domains(model)
-    model.metadata_props.extend(told.metadata_props)
-    model.doc_string = told.doc_string
-
-
 def strip(model: ModelProto) -> None:
-    """Remove inner shapes, which exporters get wrong, and notes: they hold file paths and source lines."""
+    """Remove inner shapes, which exporters get wrong, and notes, which contain file paths and source lines."""
     del model.metadata_props[:]
     model.doc_string = ""
     for graph in graphs(model.graph):
         del graph.value_info[:]
         graph.doc_string = ""
         del graph.metadata_props[:]
-        for part in (*graph.node, *_declared(graph)):
+        for part in (*graph.node, *declared_values(graph)):
             del part.metadata_props[:]
             part.doc_string = ""
     for function in model.functions:
@@ -125,17 +80,17 @@ def strip(model: ModelProto) -> None:
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Give a graph and those inside its nodes: the branches of an If, the body of a Loop."""
+    """Yield a graph and those inside its nodes: the branches of an If, the body of a Loop."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                if inner.output:  # an attribute that is no graph has an empty one in this place
+                if inner.output:  # attributes of other kinds have an empty graph here
                     yield from graphs(inner)
 
 
 def nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """Give every node, those of inner graphs and of functions too."""
+    """Yield every node, inner graphs and functions included."""
     for graph in graphs(model.graph):
         yield from graph.node
     for function in model.functions:
@@ -149,7 +104,7 @@ def operators(model: ModelProto) -> Counter[str]:
     )
 
 
-def is_half(model: ModelProto) -> bool:
+def has_16_bit_floats(model: ModelProto) -> bool:
     """Whether weights or inputs are 16-bit floats."""
     dtypes = {value.type.tensor_type.elem_type for value in model.graph.input}
     dtypes |= {tensor.data_type for graph in graphs(model.graph) for tensor in graph.initializer}
@@ -162,35 +117,35 @@ def opsets(model: ModelProto) -> dict[str, int]:
 
 
 def declarations(model: ModelProto) -> ModelProto:
-    """Return what a model says of itself alone: inputs, outputs, metadata, doc and who made it."""
-    told = ModelProto(
+    """Return a model without its nodes and weights: inputs, outputs, metadata, description and producer."""
+    declared = ModelProto(
         doc_string=model.doc_string,
         metadata_props=model.metadata_props,
         producer_name=model.producer_name,
         producer_version=model.producer_version,
     )
-    told.graph.input.extend(model.graph.input)
-    told.graph.output.extend(model.graph.output)
-    return told
+    declared.graph.input.extend(model.graph.input)
+    declared.graph.output.extend(model.graph.output)
+    return declared
 
 
-def settle(made: ModelProto, declared: ModelProto) -> None:
-    """Give a rewritten model its declarations again, and remove what the tool that rewrote it left behind.
+def restore_declarations(made: ModelProto, declared: ModelProto) -> None:
+    """Restore the declarations of a rewritten model, and remove the notes of the tool that rewrote it.
 
-    Its nodes are put in order; domains that none of them has are dropped.
+    Its nodes are sorted, and unused operator domains removed.
     """
     strip(made)
     del made.graph.input[:], made.graph.output[:]
     made.MergeFrom(declared)
     _sort(made.graph)
-    _clean_domains(made)
+    clean_domains(made)
 
 
 def check(path: Path) -> None:
-    """Check a file against the standard: onnx.checker, and shape inference that contradicts nothing.
+    """Check a file against the ONNX standard with onnx.checker and strict shape inference.
 
     Raises:
-        NotProved: it breaks a rule.
+        NotProved: the file violates the standard.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -199,20 +154,20 @@ def check(path: Path) -> None:
         with_shapes.unlink()
     except Exception as error:  # ValidationError, InferenceError and RuntimeError, by version
         lines = [line for line in str(error).splitlines() if line.strip()]
-        raise NotProved(f"the ONNX file breaks a rule of the standard: {' '.join(lines)[:500]}") from error
+        raise NotProved(f"the ONNX file violates the ONNX standard: {' '.join(lines)[:500]}") from error
 
 
 def annotate(model: ModelProto, inputs: Sequence[InputSpec], outputs: Axes, labels: Mapping[str, list[str]],
              doc: str | None) -> None:  # fmt: skip
-    """Write the metadata: signature, labels, and what the model is."""
-    told = {"signature": json.dumps({
+    """Write the metadata: signature, labels and description."""
+    metadata = {"signature": json.dumps({
         "inputs": {spec.name: [spec.dtype, list(spec.shape)] for spec in inputs},
         "outputs": {name: list(axes) for name, axes in outputs.items()},
     })}  # fmt: skip
     if labels:
-        told["labels"] = json.dumps(labels, ensure_ascii=False)
+        metadata["labels"] = json.dumps(labels, ensure_ascii=False)
     kept = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, kept | told)
+    onnx.helper.set_model_props(model, kept | metadata)
     if doc is not None:
         model.doc_string = doc
 
@@ -221,8 +176,8 @@ def _data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _clean_domains(model: ModelProto) -> None:
-    """Leave one entry of each domain in use: skl2onnx 1.20 writes the standard's twice, ONNX Runtime all it has."""
+def clean_domains(model: ModelProto) -> None:
+    """Keep one entry for each domain in use: skl2onnx 1.20 writes the standard's twice, ONNX Runtime all its own."""
     used = {node.domain for node in nodes(model)} | {function.domain for function in model.functions} | {*STANDARD}
     kept = {entry.domain: entry.version for entry in model.opset_import if entry.domain in used}
     del model.opset_import[:]
@@ -230,7 +185,7 @@ def _clean_domains(model: ModelProto) -> None:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Put each node after those that make what it reads."""
+    """Sort the nodes: each after those whose outputs it reads."""
     makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     needs = {i: {makers[name] for name in _reads(node) if name in makers} for i, node in enumerate(graph.node)}
     ordered = [graph.node[i] for i in TopologicalSorter(needs).static_order()]
@@ -239,7 +194,7 @@ def _sort(graph: onnx.GraphProto) -> None:
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
-    """Give the names of the values that a node takes, also from within its inner graphs."""
+    """Yield the names of the values that a node or its inner graphs read."""
     yield from node.input
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
@@ -248,72 +203,6 @@ def _reads(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
-def _check_inputs(graph: onnx.GraphProto, inputs: Sequence[InputSpec]) -> None:
-    written, wanted = [value.name for value in graph.input], [spec.name for spec in inputs]
-    if unused := [name for name in wanted if name not in written]:
-        raise ExportFailed(f"input {unused[0]}: the model makes no use of it; leave it out of the inputs")
-    if more := [name for name in written if name not in wanted]:
-        raise ExportFailed(f"the exporter wrote an input {more[0]!r} that is none of the model's")
-
-
-def _name_inputs(graph: onnx.GraphProto, inputs: Sequence[InputSpec]) -> None:
-    """Rename stand-ins; an inner value or a weight that has the name of an input makes way for it."""
-    taken = _value_names(graph)
-    written = {value.name for value in graph.input}
-    for i, spec in enumerate(inputs):
-        if stand_in(i) in written:
-            if spec.name in taken:
-                _rename(graph, spec.name, _free_name(spec.name, taken))
-            _rename(graph, stand_in(i), spec.name)
-            taken.add(spec.name)
-
-
-def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
-    """Rename the outputs; an inner value that has one of the names makes way for it."""
-    if [value.name for value in graph.output] == list(names):
-        return
-    inputs, taken = {value.name for value in graph.input}, _value_names(graph) | set(names)
-    passing = [_free_name(f"output_{i}", taken) for i in range(len(names))]  # so that two may swap their names
-    for value, new in zip(graph.output, passing, strict=True):
-        if value.name in inputs or value.name in passing:  # an input passed on, or one value given out twice
-            graph.node.append(onnx.helper.make_node("Identity", [value.name], [new]))
-            value.name = new
-        else:
-            _rename(graph, value.name, new)
-    for old, name in zip(passing, names, strict=True):
-        if name in inputs:
-            raise ExportFailed(f"output {name}: an input has that name; name the outputs with --output")
-        _rename(graph, name, _free_name(name, taken))
-        _rename(graph, old, name)
-
-
-def _value_names(graph: onnx.GraphProto) -> set[str]:
-    names: set[str] = set()
-    for inner in graphs(graph):
-        names.update(value.name for value in _declared(inner))
-        names.update(name for node in inner.node for name in node.output)
-    return names
-
-
-def _declared(graph: onnx.GraphProto) -> list[ValueInfoProto | TensorProto]:
-    """Return what has a name in a graph and is not made by a node."""
+def declared_values(graph: onnx.GraphProto) -> list[ValueInfoProto | TensorProto]:
+    """Return the named values of a graph that no node computes."""
     return [*graph.input, *graph.output, *graph.initializer]
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for inner in graphs(graph):
-        for value in _declared(inner):
-            if value.name == old:
-                value.name = new
-        for node in inner.node:
-            for names in (node.input, node.output):
-                for i, name in enumerate(names):
-                    if name == old:
-                        names[i] = new

@@ -1,21 +1,11 @@
-"""What a model takes: described by the caller or told by the model, and the arrays that it is tried with."""
+"""A model's inputs, and the texts that describe them, their sizes and ranges."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from onnxserve.tensor import NUMBERS, Array
+from onnxserve.tensor import NUMBERS
 from onnxserve_converters.errors import BadRequest
-
-BATCH_SIZES = (1, 2, 7, 32)
-_EXAMPLE_BATCH = 3
-_TIMED_ROWS = (1, 16)
-_MOST_WORDS = 8  # of a random text
 
 _INPUT = re.compile(r"\s*(?P<name>[^=]*[^=\s])\s*=\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]\s*")
 _AXIS = re.compile(r"[A-Za-z_]\w*")
@@ -25,7 +15,7 @@ _AXIS = re.compile(r"[A-Za-z_]\w*")
 class InputSpec:
     """One input: its dtype by numpy's name (or "string"), and its shape, where a free axis has a name for a size.
 
-    Axes of one name have one size. Where a model reads texts, `words` are what random ones are made of.
+    Axes of one name have one size. Random texts for a model that reads texts are made of `words`.
     """
 
     name: str
@@ -37,29 +27,18 @@ class InputSpec:
         return f"{self.name}={self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Sizes for every free axis, by name, and arrays that have them."""
-
-    sizes: Mapping[str, int]
-    feeds: Mapping[str, Array]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{axis}={size}" for axis, size in self.sizes.items()) or "its fixed sizes"
-
-
 def parse_input(text: str) -> InputSpec:
     """Read a description such as "image=float32[batch,3,32,32]"; a scalar is "rate=int64[]".
 
     Raises:
-        BadRequest: it is not of that form, or names no dtype of ONNX.
+        BadRequest: it has another form, or an unknown dtype.
     """
     match = _INPUT.fullmatch(text)
     if match is None:
-        raise BadRequest(f"input {text!r}: write name=dtype[axis,axis,...], such as image=float32[batch,3,32,32]")
+        raise BadRequest(f"input {text!r}: expected name=dtype[axis,axis,...], such as image=float32[batch,3,32,32]")
     dtype = match["dtype"]
     if dtype not in NUMBERS:
-        raise BadRequest(f"input {match['name']}: there is no dtype {dtype!r}; there are {', '.join(NUMBERS)}")
+        raise BadRequest(f"input {match['name']}: unknown dtype {dtype!r}; expected one of {', '.join(NUMBERS)}")
     axes = match["shape"].split(",") if match["shape"].strip() else []
     return InputSpec(match["name"], dtype, tuple(_axis(match["name"], axis.strip()) for axis in axes))
 
@@ -70,7 +49,7 @@ def free_axes(inputs: Sequence[InputSpec]) -> list[str]:
 
 
 def batch_axis(inputs: Sequence[InputSpec]) -> str | None:
-    """Return the name of the axis that rows are counted by, the first of the first input; None where it is fixed."""
+    """Return the name of the batch axis, which is the first axis of the first input; None where that is fixed."""
     first = inputs[0].shape[0] if inputs and inputs[0].shape else None
     return first if isinstance(first, str) else None
 
@@ -79,14 +58,14 @@ def parse_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Read sizes to try, such as "time=16,48", by axis.
 
     Raises:
-        BadRequest: it is not of that form.
+        BadRequest: a text has another form.
     """
     sizes = {}
     for text in texts:
-        axis, _, told = text.replace(" ", "").rpartition("=")
-        if not (axis and re.fullmatch(r"[0-9]+(,[0-9]+)*", told)):
-            raise BadRequest(f"size {text!r}: write axis=size,size,..., such as time=16,48")
-        sizes[axis] = tuple(map(int, told.split(",")))
+        axis, _, numbers = text.replace(" ", "").rpartition("=")
+        if not (axis and re.fullmatch(r"[0-9]+(,[0-9]+)*", numbers)):
+            raise BadRequest(f"size {text!r}: expected axis=size,size,..., such as time=16,48")
+        sizes[axis] = tuple(map(int, numbers.split(",")))
     return sizes
 
 
@@ -94,229 +73,22 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Read ranges of random values, such as "ids=0:999" (both ends included), by input.
 
     Raises:
-        BadRequest: it is not of that form.
+        BadRequest: a text has another form.
     """
     ranges = {}
     for text in texts:
-        name, _, told = text.rpartition("=")
-        low, _, high = told.partition(":")
+        name, _, bounds = text.rpartition("=")
+        low, _, high = bounds.partition(":")
         try:
             ranges[name.strip()] = (float(low), float(high))
         except ValueError:
-            raise BadRequest(f"range {text!r}: write input=low:high, such as ids=0:999") from None
+            raise BadRequest(f"range {text!r}: expected input=low:high, such as ids=0:999") from None
     return ranges
-
-
-class Cases:
-    """The arrays that a model is tried with: random ones, or rows of the caller's samples.
-
-    Args:
-        inputs: complete descriptions.
-        sizes: sizes to try, two or more, by free axis; by default 1, 2, 7 and 32 for the batch axis and two for each
-            other.
-        ranges: smallest and largest random value, by input; by default floats are normal and integers 0 or 1.
-        samples: arrays by input, all of as many rows; they stand in for random ones.
-
-    Raises:
-        BadRequest: a size, a range or a sample is of an axis or input that there is not, or does not fit it.
-    """
-
-    def __init__(
-        self,
-        inputs: Sequence[InputSpec],
-        sizes: Mapping[str, tuple[int, ...]],
-        ranges: Mapping[str, tuple[float, float]],
-        samples: Mapping[str, Array] | None,
-    ) -> None:
-        self._inputs = inputs
-        self._ranges = ranges
-        self._samples = samples
-        self._told_sizes = sizes
-        self._rng = np.random.default_rng(0)
-        axes = free_axes(inputs)
-        _check_sizes(sizes, axes)
-        _check_ranges(ranges, inputs)
-        if samples is not None:
-            _check_samples(inputs, samples)
-        self._batch = batch_axis(inputs)
-        self._sizes = {axis: sizes.get(axis) or self._default_sizes(axis, i) for i, axis in enumerate(axes)}
-        self._example_sizes: dict[str, int] = {}
-        for i, axis in enumerate(axes):
-            self._example_sizes[axis] = self._example_size(sizes.get(axis, ()), axis, i)
-
-    def __iter__(self) -> Iterator[Case]:
-        """Give each case to prove: every size of every axis comes up, and of two axes with two each all four pairs."""
-        enough = 1 << len(self._sizes).bit_length()
-        for turn in range(max([enough, *map(len, self._sizes.values())]) if self._sizes else 1):
-            chosen = {}
-            for i, (axis, options) in enumerate(self._sizes.items()):
-                step = (turn & (i + 1)).bit_count() if len(options) == 2 else turn + i
-                chosen[axis] = options[step % len(options)]
-            yield Case(chosen, self._feeds(chosen))
-
-    def example(self) -> Case:
-        """Return the case to export with: no free axis has the size 1, which exporters freeze, and no two the same."""
-        return Case(self._example_sizes, self._feeds(self._example_sizes))
-
-    def rows(self, count: int) -> Case:
-        """Return a case of so many rows, for timing; the other free axes have their largest size."""
-        sizes = {axis: count if axis == self._batch else max(options) for axis, options in self._sizes.items()}
-        return Case(sizes, self._feeds(sizes))
-
-    def row_counts(self) -> tuple[int, ...]:
-        """Return the numbers of rows to time: 1 and 16, where the caller names sizes the least and the most of these.
-
-        A model with a fixed number of rows has that alone.
-        """
-        if self._batch is None:
-            shape = self._inputs[0].shape if self._inputs else ()
-            return (int(shape[0]) if shape else 1,)
-        told = self._told_sizes.get(self._batch, _TIMED_ROWS)
-        return tuple(dict.fromkeys((min(told), max(told))))
-
-    def sampled(self) -> Iterator[dict[str, Array]]:
-        """Give all samples, as many rows at a time as are tried at most; none where there are none."""
-        samples = self._samples
-        if samples is None:
-            return
-        if self._batch is None:
-            yield {spec.name: samples[spec.name] for spec in self._inputs}
-            return
-        rows, step = len(samples[self._inputs[0].name]), max(self._sizes[self._batch])
-        for start in range(0, rows, step):
-            some = np.arange(start, min(start + step, rows))
-            yield {
-                spec.name: samples[spec.name].take(some, spec.shape.index(self._batch))
-                if self._batch in spec.shape
-                else samples[spec.name]
-                for spec in self._inputs
-            }
-
-    def _default_sizes(self, axis: str, i: int) -> tuple[int, ...]:
-        if axis == self._batch:
-            return BATCH_SIZES
-        if (length := self._sampled(axis)) is not None:
-            return (length + 1) // 2, length
-        return 5 + 4 * i, 9 + 5 * i
-
-    def _example_size(self, told: Sequence[int], axis: str, i: int) -> int:
-        """Return the first of the caller's sizes that is fit for an export, where there is one."""
-        taken = self._example_sizes.values()
-        if told:
-            return next((size for size in told if size > 1 and size not in taken), max(told))
-        size = _EXAMPLE_BATCH if axis == self._batch else self._sampled(axis) or 6 + 11 * i
-        while size in taken:
-            size += 1
-        return size
-
-    def _sampled(self, axis: str) -> int | None:
-        """Return the size, above 1, that an axis has in the samples."""
-        for spec in self._inputs:
-            if self._samples is not None and axis in spec.shape and axis != self._batch:
-                length = self._samples[spec.name].shape[spec.shape.index(axis)]
-                return length if length > 1 else None
-        return None
-
-    def _feeds(self, sizes: Mapping[str, int]) -> dict[str, Array]:
-        return {spec.name: self._array(spec, sizes) for spec in self._inputs}
-
-    def _array(self, spec: InputSpec, sizes: Mapping[str, int]) -> Array:
-        shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
-        if self._samples is not None:
-            array = self._samples[spec.name]
-            for axis, size in enumerate(shape):
-                array = array.take(np.arange(size) % array.shape[axis], axis)
-            return array
-        if spec.dtype == "string":
-            return self._texts(spec.words, shape)
-        dtype = _dtype(spec)
-        low, high = self._ranges.get(spec.name, (0, 1))
-        if dtype.kind == "f":
-            values = self._rng.uniform(low, high, shape) if spec.name in self._ranges else self._rng.normal(size=shape)
-            return np.asarray(values, dtype)
-        drawn = dtype if dtype.kind in "iub" else np.dtype(np.int64)
-        return np.asarray(self._rng.integers(int(low), int(high), shape, drawn, endpoint=True), dtype)
-
-    def _texts(self, words: Sequence[str], shape: tuple[int, ...]) -> Array:
-        if not words:
-            return self._rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
-        lengths = self._rng.integers(_MOST_WORDS, size=math.prod(shape), endpoint=True)
-        return np.array([" ".join(self._rng.choice(words, n)) for n in lengths], dtype=object).reshape(shape)
-
-
-def read_samples(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
-    """Return the arrays of an .npz file that are named like inputs.
-
-    Raises:
-        BadRequest: it cannot be read, or one is missing.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # the file system's, numpy's, zipfile's and zlib's; a TypeError where it is no archive
-        raise BadRequest(f"{path}: it cannot be read as an .npz file: {error}") from error
-    arrays = {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
-    missing = [spec.name for spec in inputs if spec.name not in arrays]
-    if missing:
-        raise BadRequest(f"{path}: it has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
-    return arrays
 
 
 def _axis(name: str, text: str) -> int | str:
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    if _AXIS.fullmatch(text) and text != "None":  # two of that name would be taken as one axis
+    if _AXIS.fullmatch(text) and text != "None":  # two axes of that name would be taken for one
         return text
-    raise BadRequest(f"input {name}: an axis is a size of at least 1, or the name of a free axis, not {text!r}")
-
-
-def _dtype(spec: InputSpec) -> np.dtype[np.generic]:
-    try:
-        return np.dtype(spec.dtype)
-    except TypeError:  # bfloat16, float8: numpy knows them once ml_dtypes, which comes with onnx, is imported
-        import ml_dtypes
-
-        dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, spec.dtype))
-        return dtype
-
-
-def _check_sizes(sizes: Mapping[str, Sequence[int]], axes: Sequence[str]) -> None:
-    for axis, told in sizes.items():
-        _check_known("size", axis, "free axis", axes)
-        if len(set(told)) < 2 or min(told) < 1:
-            raise BadRequest(
-                f"size {axis}: an axis is free if it runs at two sizes or more, each at least 1, not at "
-                f"{', '.join(map(str, told)) or 'none'}; write a fixed size into the input's description"
-            )
-
-
-def _check_ranges(ranges: Mapping[str, tuple[float, float]], inputs: Sequence[InputSpec]) -> None:
-    specs = {spec.name: spec for spec in inputs}
-    for name, (low, high) in ranges.items():
-        _check_known("range", name, "input", list(specs))
-        dtype = _dtype(specs[name]) if specs[name].dtype != "string" else None
-        bounds = {"f": np.finfo, "i": np.iinfo, "u": np.iinfo}
-        limits: Any = bounds[dtype.kind](dtype) if dtype is not None and dtype.kind in bounds else None
-        if limits is None:
-            raise BadRequest(f"range {name}: the input is {specs[name]}, whose values have no range")
-        if not limits.min <= low <= high <= limits.max:
-            raise BadRequest(
-                f"range {name}: from {low:g} to {high:g} is no range of {specs[name].dtype}; write low:high"
-            )
-
-
-def _check_known(what: str, name: str, kind: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise BadRequest(f"{what} {name}: the model has no such {kind}; it has {', '.join(known) or 'none'}")
-
-
-def _check_samples(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) -> None:
-    sizes: dict[str, int] = {}
-    for spec in inputs:
-        array = samples[spec.name]
-        fits = array.ndim == len(spec.shape) and all(
-            axis == size if isinstance(axis, int) else sizes.setdefault(axis, size) == size
-            for axis, size in zip(spec.shape, array.shape, strict=False)
-        )
-        if not fits or array.dtype != (object if spec.dtype == "string" else _dtype(spec)) or not array.size:
-            raise BadRequest(f"sample {spec.name}: it is {array.dtype}{list(array.shape)}, and the input is {spec}")
+    raise BadRequest(f"input {name}: invalid axis {text!r}; expected a size of at least 1 or the name of a free axis")

@@ -1,4 +1,4 @@
-"""Look into an ONNX file: what it takes, gives and is made of. Neither its weights nor ONNX Runtime are loaded."""
+"""Describes an ONNX file without loading its external weights or ONNX Runtime."""
 
 import json
 import math
@@ -18,43 +18,43 @@ from onnxserve_converters.errors import BadRequest
 _FILE, _CONFIG, _REPORT = "model.onnx", "model.yaml", "report.json"
 
 _PACKED_BITS = {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
-"""Of the element types of which a byte holds several."""
+"""By element type smaller than a byte: its bits."""
 
 
 def inspect(path: str | PathLike[str]) -> dict[str, Any]:
-    """Tell what is in an ONNX file.
+    """Describe an ONNX file.
 
     Args:
-        path: an .onnx file, a version's folder, or a model's folder, which stands for its newest version.
+        path: an .onnx file, a version's directory, or a model's directory, for its newest version.
 
     Returns:
         file: the path of the file.
         bytes: of the file and its external data.
-        external_data: [{"file", "bytes"}], the files beside it that hold weights; bytes is None where there is none.
+        external_data: [{"file", "bytes"}], the files of weights beside it; bytes is None where a file is missing.
         ir_version: of the format.
         opset: version by domain; the standard's is "ai.onnx".
-        producer: name and version of what wrote the file; "" unknown.
-        doc: what the file says of itself; "" nothing.
-        inputs, outputs: by name {"dtype", "shape"}. The dtype has numpy's name; "string" or, for what is no tensor,
-            "sequence", "map" or "optional". The shape is a list of sizes, names of free axes, and "?" for free axes
-            without a name; None where it is not told.
+        producer: name and version of the tool that wrote the file; "" where unknown.
+        doc: the file's description; "" for none.
+        inputs, outputs: {"dtype", "shape"} by name. The dtype is numpy's name, "string", or, for values other than
+            tensors, "sequence", "map" or "optional". The shape is a list of sizes, names of free axes, and "?" for free
+            axes without a name; None where it is not declared.
         free_axes: their names, in the order of the inputs.
-        parameters: {"count", "bytes", "by_dtype": {dtype: {"count", "bytes"}}} of the weights and other constants that
-            stand beside the nodes.
+        parameters: {"count", "bytes", "by_dtype": {dtype: {"count", "bytes"}}} of the initializers: weights and
+            other constants.
         operators: number of nodes by operator, the most frequent first; "Conv" is the standard's, others are named with
-            their domain; those of inner graphs and functions count.
+            their domain; inner graphs and functions are included.
         metadata: by key; text that is JSON is parsed.
-        config: the text of the model.yaml that the model's folder has; None without.
-        report: what the report.json beside the file says; None without.
+        config: the text of model.yaml in the model's directory; None without.
+        report: the content of report.json beside the file; None without.
 
     Raises:
-        BadRequest: there is no such file, or it is no ONNX file, or the report beside it cannot be read.
+        BadRequest: the file does not exist or is not a valid ONNX file, or its report cannot be read.
     """
     file = _find(Path(path))
     model = _read(file)
     parameters = list(_parameters(model))
     external = _external_data(file, model, parameters)
-    inputs = _values(_given(model))
+    inputs = _values(_inputs(model))
     return {
         "file": str(file),
         "bytes": file.stat().st_size + sum(entry["bytes"] or 0 for entry in external),
@@ -78,16 +78,16 @@ def _find(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise BadRequest(f"{path}: there is no such file or folder")
+        raise BadRequest(f"{path}: no such file or directory")
     try:
         versions = sorted((each for each in path.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
     except OSError as error:
-        raise BadRequest(f"{path}: it cannot be read: {error.strerror}") from error
+        raise BadRequest(f"{path}: cannot be read: {error.strerror}") from error
     for folder in (path, *reversed(versions)):
         if (folder / _FILE).is_file():
             return folder / _FILE
     raise BadRequest(
-        f"{path}: it holds neither {_FILE} nor a version; name an .onnx file, REPOSITORY/NAME or "
+        f"{path}: contains neither {_FILE} nor a version; expected an .onnx file, REPOSITORY/NAME or "
         "REPOSITORY/NAME/VERSION"
     )
 
@@ -96,16 +96,16 @@ def _read(file: Path) -> ModelProto:
     try:
         model = onnx.load(file, "protobuf", load_external_data=False)
     except OSError as error:
-        raise BadRequest(f"{file}: it cannot be read: {error.strerror}") from error
+        raise BadRequest(f"{file}: cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf's own
-        raise BadRequest(f"{file}: it is no ONNX file: {error}") from error
+        raise BadRequest(f"{file}: not a valid ONNX file: {error}") from error
     if not (model.ir_version and model.HasField("graph")):
-        raise BadRequest(f"{file}: it is no ONNX file: there is no graph in it")
+        raise BadRequest(f"{file}: not a valid ONNX file: it has no graph")
     return model
 
 
-def _given(model: ModelProto) -> list[ValueInfoProto]:
-    """Return the inputs that callers give; files of IR 3 list the weights too."""
+def _inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """Return the inputs without the weights, which files of IR version 3 list too."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
 
@@ -153,7 +153,7 @@ def _count(parameters: Iterable[TensorProto]) -> dict[str, Any]:
 
 
 def _size(tensor: TensorProto, dtype: str) -> int:
-    """Return the bytes of a tensor's values, by its shape: they may stand in another file."""
+    """Return the bytes of a tensor's values, computed from its shape: the values may be in another file."""
     if dtype in ("string", "unknown"):
         return sum(map(len, tensor.string_data))
     bits = _PACKED_BITS.get(dtype) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -189,7 +189,7 @@ def _parsed(text: str) -> Any:
 
 
 def _config(file: Path) -> str | None:
-    """Return the text of the model.yaml beside a version's folder."""
+    """Return the text of the model.yaml beside a version's directory; None without."""
     config = file.absolute().parent.with_name(_CONFIG)
     in_version = file.absolute().parent.name.isdecimal()
     return config.read_text(errors="replace") if in_version and config.is_file() else None
@@ -202,4 +202,4 @@ def _report(file: Path) -> Any:
     try:
         return json.loads(report.read_text())
     except (OSError, ValueError) as error:
-        raise BadRequest(f"{report}: it cannot be read: {error}") from error
+        raise BadRequest(f"{report}: cannot be read as JSON: {error}") from error

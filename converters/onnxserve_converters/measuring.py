@@ -1,4 +1,4 @@
-"""What a change of the graph brought in size, speed and error, and whether that pays."""
+"""Measures how a step changed a graph's size, speed and error, and judges whether it pays."""
 
 import statistics
 import time
@@ -6,27 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxserve.tensor import Array
+from onnxserve_converters.evaluation import Candidate
 from onnxserve_converters.runtime import Runtime
-from onnxserve_converters.trial import Candidate
 
 MIN_SPEEDUP = 1.2
-"""Ratios of times below are no difference: those of two sessions of one file were up to 1.02 on a busy machine."""
+"""A smaller ratio of times is no difference: two sessions of one file differed by up to 1.02 on a busy machine."""
 
 MIN_SAVING = 0.1
-"""The share of its bytes that a file must lose to count as smaller."""
+"""The smallest share of its bytes that a file must lose to count as smaller."""
 
-_SECONDS = 0.3  # that one number of rows is measured for
+_SECONDS = 0.3  # of measuring, for each number of rows
 _WARM_UP_RUNS = 2
 _MIN_RUNS = 3
 
 
-def compare(name: str, before: Candidate, after: Candidate, feeds: Mapping[int, Mapping[str, Array]]) -> dict[str, Any]:
-    """Return what a report says of one step.
+def measure_step(
+    name: str, before: Candidate, after: Candidate, feeds: Mapping[int, Mapping[str, Array]]
+) -> dict[str, Any]:
+    """Return the report's entry of one step.
 
     Args:
         name: of the step.
-        before: what it was given.
-        after: what it made of that.
+        before: the graph that the step was given.
+        after: the graph that it made.
         feeds: arrays to time with, by number of rows.
 
     Returns:
@@ -35,9 +37,9 @@ def compare(name: str, before: Candidate, after: Candidate, feeds: Mapping[int, 
         microseconds: {"before", "after"} of a run on one thread, by number of rows.
         error: {"absolute", "relative"}, the largest against the framework.
         accuracy: {"before", "after"}, shares of right classes; None without labelled samples.
-        batchable: {"before", "after"}, whether the server lets requests share runs.
-        pays: whether it is worth it.
-        why: that in words.
+        batchable: {"before", "after"}, whether the server batches requests.
+        pays: whether the step is worth it.
+        why: the reason, in words.
     """
     size = {"before": before.size, "after": after.size}
     times = {str(rows): _times(before.runtime, after.runtime, arrays) for rows, arrays in feeds.items()}
@@ -60,17 +62,17 @@ def compare(name: str, before: Candidate, after: Candidate, feeds: Mapping[int, 
 
 
 def judge(size: Mapping[str, int], times: Mapping[str, Mapping[str, float]], alone: str) -> tuple[bool, str]:
-    """Say whether a step pays, and why: smaller, or faster at some number of rows, and no loss of speed at any.
+    """Return whether a step pays, and why: it must be smaller or faster at some number of rows, and slower at none.
 
     Args:
         size: bytes "before" and "after".
         times: of a run "before" and "after", by number of rows.
-        alone: why requests can share runs no longer; "" where they can, or never could.
+        alone: why requests can no longer be batched; "" where they can, or never could.
     """
     saved = 1 - size["after"] / size["before"]
     speedups = {rows: run["before"] / run["after"] for rows, run in times.items()}
-    told = [f"{abs(saved):.0%} {'smaller' if saved > 0 else 'larger'}" if round(saved, 2) else "no smaller"]
-    told += [
+    reasons = [f"{abs(saved):.0%} {'smaller' if saved > 0 else 'larger'}" if round(saved, 2) else "no smaller"]
+    reasons += [
         f"{speedup:.1f} times faster at batch {rows}"
         if speedup > 1
         else f"{1 / speedup:.1f} times slower at batch {rows}"
@@ -78,14 +80,14 @@ def judge(size: Mapping[str, int], times: Mapping[str, Mapping[str, float]], alo
         if not 1 / MIN_SPEEDUP <= speedup <= MIN_SPEEDUP
     ] or ["no faster"]
     if alone:
-        told.append(f"and requests will share no runs: {alone}")
+        reasons.append(f"and requests can no longer be batched: {alone}")
     gains = saved > MIN_SAVING or max(speedups.values()) > MIN_SPEEDUP
     loses = bool(alone) or min(speedups.values()) < 1 / MIN_SPEEDUP
-    return gains and not loses, ", ".join(told)
+    return gains and not loses, ", ".join(reasons)
 
 
 def _times(before: Runtime, after: Runtime, feeds: Mapping[str, Array]) -> dict[str, float]:
-    """Return the median time of a run in µs. The two take turns, so that what else the machine does hits both alike."""
+    """Return the median time of a run in µs. The two take turns, so that other load affects both alike."""
     for _ in range(_WARM_UP_RUNS):
         before.run(feeds)
         after.run(feeds)

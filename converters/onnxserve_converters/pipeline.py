@@ -1,4 +1,4 @@
-"""The stages of a conversion, as the child process runs them: load, reference, export, check, prove, shrink, write."""
+"""The stages of a conversion in the worker process: load, reference, export, check, prove, optimize, write."""
 
 import hashlib
 import json
@@ -12,78 +12,78 @@ from typing import Any
 import onnxruntime
 
 from onnxserve.tensor import Array
-from onnxserve_converters import graph
+from onnxserve_converters import graph, interface
+from onnxserve_converters.cases import Cases, read_samples
 from onnxserve_converters.errors import BadRequest, NotProved
-from onnxserve_converters.inputs import Cases, read_samples
-from onnxserve_converters.proof import Reference, observed_axes, run_reference
+from onnxserve_converters.evaluation import Candidate, Evaluator
+from onnxserve_converters.optimization import check_steps, optimize
+from onnxserve_converters.parity import Reference, observed_axes, run_reference
 from onnxserve_converters.request import Request, beyond_defaults
-from onnxserve_converters.shrinking import check, shrink
 from onnxserve_converters.sources.base import Model
-from onnxserve_converters.sources.recognition import open_source
-from onnxserve_converters.trial import Candidate, Trial
+from onnxserve_converters.sources.detection import load_source
 
 _LABEL = "label"
-"""The array of a samples file that holds the right class of each row."""
+"""The name of the array of right classes in a samples file."""
 
 
-def run(request: Request, work: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Convert, prove, and write the version's folder to `work`/version.
+def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Convert, compare, and write the version's directory to `work`/version.
 
     Args:
-        request: what to do.
-        work: an empty folder.
-        tell: called with the name of each stage as it begins.
+        request: the options.
+        work: an empty directory.
+        progress: called with the name of each stage as it starts.
 
     Returns:
-        {"report": what report.json says, "config": what model.yaml must say}.
+        {"report": the content of report.json, "config": the text that model.yaml needs}.
 
     Raises:
-        ConverterError: nothing is to be published.
+        ConverterError: nothing may be published.
     """
     began = time.monotonic()
-    check(request)
-    tell("load")
-    kind, model = open_source(request)
+    check_steps(request)
+    progress("load")
+    kind, model = load_source(request)
     samples, right = _samples(request, model)
     cases = Cases(model.inputs, request.sizes, request.ranges, samples)
     calibration = _calibration(request, model, cases)
 
-    tell("reference")
+    progress("reference")
     references = run_reference(model, cases, request.outputs)
     axes = observed_axes(references)
     labels = _labels(request, model, references)
 
-    tell("export")
+    progress("export")
     version = work / "version"
     version.mkdir()
     exported, final = work / "exported.onnx", version / "model.onnx"
     model.export(exported, cases.example(), request.opset)
 
-    tell("check")
+    progress("check")
     proto = graph.read(exported)
     inputs_axes = {spec.name: spec.shape for spec in model.inputs}
-    graph.tidy(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
+    interface.set_interface(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
     graph.annotate(proto, model.inputs, axes, labels, request.doc)
     graph.write(proto, final, request.external_data_above)
     graph.check(final)
 
-    tell("prove")
-    trial = Trial(references=references, tolerances=request.tolerances, cases=cases, right=right)
+    progress("prove")
+    evaluator = Evaluator(references=references, tolerances=request.tolerances, cases=cases, right=right)
     try:
-        proved = trial.run(final)
-    except NotProved as error:  # what was done to the model on the way may be why
+        proved = evaluator.evaluate(final)
+    except NotProved as error:  # the changes to the model that its notes name may be the cause
         why = "".join(f"; {note}" for note in model.notes)
         raise NotProved(f"{error}{why}", error.report | {"notes": model.notes}) from error
-    shrunk = shrink(request, final, proved, trial=trial, calibration=calibration, tell=tell)
-    last = shrunk.last
+    optimized = optimize(request, final, proved, evaluator=evaluator, calibration=calibration, progress=progress)
+    last = optimized.last
     report = {
         "source": _describe_source(request, kind),
         "asked": beyond_defaults(request),
         "model": _describe_model(model, axes, labels, final),
-        "proof": _describe_proof(model, last, len(references)),
-        "shrinking": shrunk.steps,
+        "proof": _describe_parity(model, last, len(references)),
+        "shrinking": optimized.steps,
         "accuracy": _describe_accuracy(last, references, right),
-        "notes": [*model.notes, *shrunk.notes, *last.runtime.notes],
+        "notes": [*model.notes, *optimized.notes, *last.runtime.notes],
         "versions": _versions(model, request),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -92,7 +92,7 @@ def run(request: Request, work: Path, tell: Callable[[str], None]) -> dict[str, 
 
 
 def _samples(request: Request, model: Model) -> tuple[dict[str, Array] | None, Array | None]:
-    """Return the caller's samples, or what calibrates where there are none, and the right classes the file may have."""
+    """Return the arrays of the samples, or else of the calibration file, and its right classes; None without."""
     path = request.samples or request.calibration
     if path is None:
         return None, None
@@ -105,45 +105,45 @@ def _samples(request: Request, model: Model) -> tuple[dict[str, Array] | None, A
     rows = len(samples[model.inputs[0].name])
     if right.dtype.kind not in "iubO" or right.shape[:1] != (rows,):
         raise BadRequest(
-            f"{path}: its array {_LABEL!r} is {right.dtype}{list(right.shape)}; it must have the right class, a "
-            f"number or a string, for each of the {rows} rows"
+            f"{path}: array {_LABEL!r} is {right.dtype}{list(right.shape)}; expected the right class, a number or a "
+            f"string, for each of the {rows} rows"
         )
     return samples, right
 
 
 def _calibration(request: Request, model: Model, cases: Cases) -> Cases:
-    """Return the cases whose samples static quantization observes."""
+    """Return the cases whose samples calibrate static quantization."""
     if request.calibration is None:
         return cases
     return Cases(model.inputs, request.sizes, {}, read_samples(request.calibration, model.inputs))
 
 
 def _labels(request: Request, model: Model, references: list[Reference]) -> dict[str, list[str]]:
-    """Return the class names by output, the caller's before the source's own, and check their number."""
+    """Return the class names by output, the caller's in place of the source's own; their number is checked."""
     outputs = references[0].outputs
     with_classes = [name for name, array in outputs.items() if array.ndim > 1]
-    asked = {name or next(iter(with_classes or outputs)): told for name, told in request.labels.items()}
-    labels = {**{name: told for name, told in model.labels.items() if name in outputs}, **asked}
-    for name, told in labels.items():
+    given = {name or next(iter(with_classes or outputs)): names for name, names in request.labels.items()}
+    labels = {**{name: names for name, names in model.labels.items() if name in outputs}, **given}
+    for name, names in labels.items():
         if name not in outputs:
-            raise BadRequest(f"--labels {name}: the model has no such output; it has {', '.join(outputs)}")
+            raise BadRequest(f"--labels {name}: unknown output; the model's outputs are {', '.join(outputs)}")
         if name not in with_classes:
             raise BadRequest(
-                f"--labels {name}: the output has no axis of classes; {', '.join(with_classes) or 'none'} has"
+                f"--labels {name}: the output has no class axis; outputs with one: {', '.join(with_classes) or 'none'}"
             )
         classes = outputs[name].shape[-1]
-        if classes != len(told):
-            raise BadRequest(f"--labels {name}: {len(told)} names for {classes} classes")
+        if classes != len(names):
+            raise BadRequest(f"--labels {name}: {len(names)} names for {classes} classes; give one name for each class")
     return labels
 
 
 def _describe_source(request: Request, kind: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"kind": kind}
-    if not request.live:
-        told |= {"file": request.source.name, "sha256": _sha256(request.source)}
+    description: dict[str, Any] = {"kind": kind}
+    if not request.in_memory:
+        description |= {"file": request.source.name, "sha256": _sha256(request.source)}
     if request.weights is not None:
-        told |= {"weights": request.weights.name, "weights_sha256": _sha256(request.weights)}
-    return told
+        description |= {"weights": request.weights.name, "weights_sha256": _sha256(request.weights)}
+    return description
 
 
 def _describe_model(model: Model, axes: graph.Axes, labels: Mapping[str, list[str]], file: Path) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _describe_model(model: Model, axes: graph.Axes, labels: Mapping[str, list[st
     }
 
 
-def _describe_proof(model: Model, proved: Candidate, cases: int) -> dict[str, Any]:
+def _describe_parity(model: Model, proved: Candidate, cases: int) -> dict[str, Any]:
     return {
         "reference": model.reference,
         "cases": cases,
@@ -180,7 +180,7 @@ def _versions(model: Model, request: Request) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    """Return the digest of a file, or of a folder's files in the order of their paths."""
+    """Return the digest of a file, or of a directory's files in the order of their paths."""
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
         with file.open("rb") as content:

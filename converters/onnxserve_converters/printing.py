@@ -1,4 +1,4 @@
-"""What the commands of the converters print: stages as they come, and tables of what was found."""
+"""The output of the converters' commands: stages as they run, and tables of results."""
 
 import json as jsonlib
 import math
@@ -17,20 +17,20 @@ _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
 class Stages:
-    """Tells on stderr how long each stage took and, at a terminal, which one is on.
+    """Prints to stderr how long each stage took and, at a terminal, which one is running.
 
     Args:
-        quiet: to tell it at a terminal only.
+        quiet: print at a terminal only.
     """
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._told = self._console.is_terminal or not quiet
+        self._prints = self._console.is_terminal or not quiet
         self._status = self._console.status("")
         self._stage, self._began = "", 0.0
 
     def __call__(self, stage: str) -> None:
-        """Note that a stage begins."""
+        """Start a stage."""
         self._end()
         self._stage, self._began = stage, time.monotonic()
         self._status.update(stage)
@@ -45,17 +45,17 @@ class Stages:
         self._status.stop()
 
     def _end(self, how: str = "") -> None:
-        if self._stage and self._told:
+        if self._stage and self._prints:
             self._console.print(f"{self._stage:<10}{time.monotonic() - self._began:6.1f} s{how}")
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, without what could steer a terminal: some of it comes from files."""
+    """Return a text without control characters, which would steer a terminal: some text comes from files."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def conversion(done: Conversion) -> None:
-    """Print what was proved, what the steps brought, and what was published."""
+    """Print the comparison, the effect of each step, and the published version."""
     console = _console()
     for part in _report(done.report):
         console.print(part)
@@ -64,7 +64,7 @@ def conversion(done: Conversion) -> None:
 
 
 def inspection(found: Mapping[str, Any]) -> None:
-    """Print what inspection.inspect() found."""
+    """Print the result of inspection.inspect()."""
     console = _console()
     external = "".join(f", weights in {each['file']}" for each in found["external_data"])
     console.print(f"{found['file']}  {size(found['bytes'])}{external}", style="bold")
@@ -74,17 +74,17 @@ def inspection(found: Mapping[str, Any]) -> None:
             _row(facts, (kind, f"{name}  {value['dtype']}{_shape(value['shape'])}"))
     parameters = found["parameters"]
     by_dtype = ", ".join(f"{dtype} {part['count']:,}" for dtype, part in parameters["by_dtype"].items())
-    told = {
+    rows = {
         "free axes": ", ".join(found["free_axes"]) or "none",
         "opset": ", ".join(f"{domain} {version}" for domain, version in found["opset"].items()),
         "parameters": f"{parameters['count']:,} in {size(parameters['bytes'])}: {by_dtype}",
         "operators": ", ".join(f"{operator} {count}" for operator, count in found["operators"].items()),
-        "made by": found["producer"],
+        "producer": found["producer"],
         "doc": found["doc"],
         **{f"metadata {key}": jsonlib.dumps(value, ensure_ascii=False) for key, value in found["metadata"].items()},
         "model.yaml": found["config"],
     }
-    for name, text in told.items():
+    for name, text in rows.items():
         if text:
             _row(facts, (name, text))
     console.print(facts)
@@ -92,14 +92,14 @@ def inspection(found: Mapping[str, Any]) -> None:
         return
     try:
         parts = list(_report(found["report"]))
-    except (LookupError, TypeError, ValueError):  # a report.json that we did not write
+    except (LookupError, TypeError, ValueError):  # a report.json of another program
         parts = [printable(jsonlib.dumps(found["report"]))]
     for part in parts:
         console.print(part)
 
 
 def failure(report: Mapping[str, Any]) -> None:
-    """Print what is known of a conversion that proved nothing."""
+    """Print the report of a failed conversion."""
     console = _console()
     if report.get("parity"):
         console.print(_parity(report["parity"]))
@@ -108,19 +108,18 @@ def failure(report: Mapping[str, Any]) -> None:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Return a number of bytes in the largest unit that gives at least 1."""
     power = min(int(math.log(count, 1024)), len(_UNITS) - 1) if count else 0
     return f"{count / 1024**power:.{min(power, 1)}f} {_UNITS[power]}"
 
 
 def _report(report: Mapping[str, Any]) -> Iterator[Table | str]:
-    proof = report["proof"]
-    yield _parity(proof["parity"])
-    yield f"proved against {proof['reference']}"
-    alone = f"each request runs alone: {proof['reason']}"
-    yield f"in a server {'requests share runs' if proof['batchable'] else alone}"
+    parity = report["proof"]
+    yield _parity(parity["parity"])
+    yield f"compared with {parity['reference']}"
+    yield "the server batches requests" if parity["batchable"] else f"the server does not batch: {parity['reason']}"
     if report["shrinking"]:
-        yield _shrinking(report["shrinking"])
+        yield _steps(report["shrinking"])
     if report["accuracy"]:
         yield f"accuracy {report['accuracy']['share']:.2%} on {report['accuracy']['rows']} rows"
     for note in report["notes"]:
@@ -160,7 +159,7 @@ def _parity(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _shrinking(steps: Sequence[Mapping[str, Any]]) -> Table:
+def _steps(steps: Sequence[Mapping[str, Any]]) -> Table:
     batches = list(steps[0]["microseconds"])
     table = _table("step", "KiB", *(f"µs at batch {rows}" for rows in batches), "error", "accuracy", "pays")
     for step in steps:

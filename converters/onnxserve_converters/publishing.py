@@ -1,4 +1,4 @@
-"""Put a finished version into a repository: whole or not at all, whatever is killed on the way."""
+"""Publishes a finished version into a repository: whole or not at all, even if a process is killed meanwhile."""
 
 import contextlib
 import ctypes
@@ -20,13 +20,13 @@ _AT_FDCWD = -100  # Linux, fcntl.h
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # Linux, stdio.h
 _CONFIG = "model.yaml"
 
-# Waits for the end of whoever holds the other end of its stdin. A process that is being killed may still write.
+# Waits until its stdin is closed, which the end of this process does. A process that is being killed may still write.
 _JANITOR = 'read -r _; for _ in 1 2 3 4 5; do rm -rf -- "$1" && break; sleep 1; done'
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a version goes: REPOSITORY/NAME/VERSION; version None is the next number."""
+    """The destination of a version: REPOSITORY/NAME/VERSION; version None is the next number."""
 
     repository: Path
     name: str
@@ -34,11 +34,11 @@ class Target:
 
     @property
     def folder(self) -> Path:
-        """The model's folder."""
+        """The model's directory."""
         return self.repository / self.name
 
-    def place(self) -> Path:
-        """Return the version's folder; the number that comes next is looked up."""
+    def path(self) -> Path:
+        """Return the version's directory; without a version, that of the next number."""
         return self.folder / str(_next_version(self.folder) if self.version is None else self.version)
 
 
@@ -46,53 +46,57 @@ def parse_target(text: str | Path) -> Target:
     """Read REPOSITORY/NAME or REPOSITORY/NAME/VERSION.
 
     Raises:
-        BadRequest: there is no name in it, or none that a model can have.
+        BadRequest: the text has no name or an invalid one.
     """
     path = Path(text)
     version = None
     if path.name.isdecimal() and path.parent.name:
         if not _VERSION.fullmatch(path.name):
-            raise BadRequest(f"--to {text}: a version is a number of at most 18 digits, without zeros before it")
+            raise BadRequest(
+                f"--to {text}: invalid version; expected a number of at most 18 digits without leading zeros"
+            )
         version, path = int(path.name), path.parent
     if not _NAME.fullmatch(path.name):
         raise BadRequest(
-            f"--to {text}: write REPOSITORY/NAME or REPOSITORY/NAME/VERSION; a name is made of letters, digits, "
-            "'.', '_' and '-', and a version is a number"
+            f"--to {text}: expected REPOSITORY/NAME or REPOSITORY/NAME/VERSION; a name consists of letters, digits, "
+            "'.', '_' and '-' and begins with a letter or digit, and a version is a number"
         )
     return Target(path.parent, path.name, version)
 
 
 def check_target(target: Target, replace: bool) -> None:
-    """Check what can be known before the work begins.
+    """Check a target before the conversion starts.
 
     Raises:
-        BadRequest: the version exists and may not be replaced, or the place is none for a model.
+        BadRequest: the version exists and may not be replaced, or the path cannot hold a model.
     """
-    with _told_as_bad_request(target.folder):
+    with _os_errors_as_bad_requests(target.folder):
         for path in (target.repository, target.folder):
             if os.path.lexists(path) and not path.is_dir():
-                raise BadRequest(f"{path}: it is no folder, so no model can be published in it")
+                raise BadRequest(f"{path}: not a directory; choose another --to")
         if any(target.folder.glob("[!.]*/[0-9]*/model.onnx")):
-            raise BadRequest(f"--to {target.folder}: this is a repository; name the model too: {target.folder}/NAME")
-        if target.version is not None and not replace and os.path.lexists(target.place()):
-            raise _exists(target.place())
+            raise BadRequest(
+                f"--to {target.folder}: this is a model repository; add a model name: {target.folder}/NAME"
+            )
+        if target.version is not None and not replace and os.path.lexists(target.path()):
+            raise _exists(target.path())
 
 
 @contextlib.contextmanager
-def vanishing_folder(place: Path) -> Iterator[Path]:
-    """Give an empty hidden folder in `place`; it is removed at the end, even if that is SIGKILL.
+def vanishing_folder(parent: Path) -> Iterator[Path]:
+    """Provide an empty hidden directory in `parent`; it is removed at the end, even after SIGKILL.
 
     Raises:
-        BadRequest: the place cannot be written to.
+        BadRequest: `parent` cannot be written to.
     """
-    folder = place.absolute() / f".onnxserve-{secrets.token_hex(8)}"
-    janitor = subprocess.Popen(  # noqa: S603 - started first, so that there is no moment when nobody would clean up
+    folder = parent.absolute() / f".onnxserve-{secrets.token_hex(8)}"
+    janitor = subprocess.Popen(  # noqa: S603 - started first, so that the directory never exists without it
         ["/bin/sh", "-c", _JANITOR, "sh", str(folder)],
         stdin=subprocess.PIPE,
-        start_new_session=True,  # what ends this process group must not end the janitor
+        start_new_session=True,  # signals to this process group must not reach the janitor
     )
     try:
-        with _told_as_bad_request(place):
+        with _os_errors_as_bad_requests(parent):
             folder.mkdir(mode=0o700)
         yield folder
     finally:
@@ -100,53 +104,53 @@ def vanishing_folder(place: Path) -> Iterator[Path]:
 
 
 def staging(target: Target) -> contextlib.AbstractContextManager[Path]:
-    """Give a vanishing folder from which a version can be moved to its place in one step.
+    """Provide a vanishing directory on the target's file system, from which a version can be moved in one step.
 
     Raises:
-        BadRequest: the place cannot be written to.
+        BadRequest: the target cannot be written to.
     """
     folder = target.folder.resolve()
     return vanishing_folder(next(path for path in (folder, *folder.parents) if os.path.lexists(path)))
 
 
 def publish(staged: Path, target: Target, config: str, replace: bool) -> Path:
-    """Move a staged folder to its place in one step, and return that place.
+    """Move a staged directory to the target in one step, and return its new path.
 
     Args:
-        staged: the folder that becomes the version; it lies in a staging() folder.
-        target: where to.
-        config: what model.yaml must say; "" for nothing. A model.yaml that is there already stays.
+        staged: the version's directory, inside a staging() directory.
+        target: the destination.
+        config: the text that model.yaml needs; "" for none. An existing model.yaml is kept.
         replace: whether an existing version may be replaced.
 
     Raises:
-        BadRequest: the version exists, the place cannot be written to, or a model.yaml is there that lacks `config`.
+        BadRequest: the version exists, the target cannot be written to, or an existing model.yaml lacks `config`.
     """
-    with _told_as_bad_request(target.folder):
+    with _os_errors_as_bad_requests(target.folder):
         _sync(staged)
         while True:
-            place = target.place()
+            path = target.path()
             try:
                 if target.folder.is_dir():
                     _publish_config(staged.parent, target.folder / _CONFIG, config)
-                    exchange = replace and target.version is not None and place.exists()
-                    _rename(staged, place, _RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE)
+                    exchange = replace and target.version is not None and path.exists()
+                    _rename(staged, path, _RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE)
                 else:
-                    _publish_with_folders(staged, place, config)
-            except FileExistsError:  # another conversion was quicker: with this version, or only with the folders
-                if target.version is not None and os.path.lexists(place):
-                    raise _exists(place) from None
+                    _publish_with_folders(staged, path, config)
+            except FileExistsError:  # another conversion has made this version, or only its parent directories
+                if target.version is not None and os.path.lexists(path):
+                    raise _exists(path) from None
             else:
-                return place
+                return path
 
 
-def _publish_with_folders(staged: Path, place: Path, config: str) -> None:
-    """Publish a version together with the folders above it that there are not: the model's, the repository's."""
-    place = place.resolve()
-    missing = [path for path in reversed(place.parents) if not os.path.lexists(path)]
+def _publish_with_folders(staged: Path, path: Path, config: str) -> None:
+    """Publish a version together with its missing parent directories: the model's, the repository's."""
+    path = path.resolve()
+    missing = [parent for parent in reversed(path.parents) if not os.path.lexists(parent)]
     if not missing:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place.parent))
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path.parent))
     top, tree = missing[0], staged.parent / "tree"
-    version = tree / place.relative_to(top)
+    version = tree / path.relative_to(top)
     version.parent.mkdir(parents=True)
     if config:
         (version.parent / _CONFIG).write_text(config)
@@ -160,7 +164,7 @@ def _publish_with_folders(staged: Path, place: Path, config: str) -> None:
 
 
 def _publish_config(work: Path, file: Path, config: str) -> None:
-    """Publish what model.yaml must say: before the version, which must not be there without it."""
+    """Publish model.yaml; this comes before the version, which cannot be served without it."""
     if not config:
         return
     if not os.path.lexists(file):
@@ -176,7 +180,7 @@ def _publish_config(work: Path, file: Path, config: str) -> None:
     except ConfigurationError as error:
         raise BadRequest(str(error)) from error
     if missing:
-        raise BadRequest(f"{file}: this model can be served only with a line more in it: {config.strip()}")
+        raise BadRequest(f"{file}: add this line, without which the model cannot be served: {config.strip()}")
 
 
 def _next_version(folder: Path) -> int:
@@ -185,22 +189,22 @@ def _next_version(folder: Path) -> int:
     return 1 + max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)
 
 
-def _exists(place: Path) -> BadRequest:
+def _exists(path: Path) -> BadRequest:
     return BadRequest(
-        f"{place}: this version exists; --replace overwrites it, and without a version the next number is taken"
+        f"{path}: this version exists; replace it with --replace, or leave the version out for the next number"
     )
 
 
 @contextlib.contextmanager
-def _told_as_bad_request(path: Path) -> Iterator[None]:
+def _os_errors_as_bad_requests(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadRequest(f"{path}: it cannot be written to: {error.strerror}") from error
+        raise BadRequest(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _sync(folder: Path) -> None:
-    """Wait until a folder is on the disk: else, after a loss of power, its name could be there without its content."""
+    """Flush a directory to disk: otherwise a power failure could leave its name without its content."""
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -219,7 +223,7 @@ def _rename(old: Path, new: Path, flags: int) -> None:
     number = ctypes.get_errno()
     if number not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number), str(new))
-    # NFS and some others have no such flags: there another process can come in between.
+    # NFS and some others lack these flags: there another process can interfere between the steps.
     if flags == _RENAME_EXCHANGE:
         new.rename(old.with_name("replaced"))
     elif os.path.lexists(new):

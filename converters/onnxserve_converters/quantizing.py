@@ -1,4 +1,4 @@
-"""Compute with 8-bit integers: activations scaled as they come (dynamic), or by what samples showed (static)."""
+"""Quantizes graphs to 8-bit integers: activations scaled at each run (dynamic), or by samples (static)."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -10,20 +10,20 @@ from onnxruntime.quantization import QuantFormat, QuantType
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph
-from onnxserve_converters.inputs import Cases
-from onnxserve_converters.optimizing import INLINE_BYTES, rewrite
+from onnxserve_converters.cases import Cases
+from onnxserve_converters.simplification import INLINE_BYTES, optimize_by_runtime
 
 # Convolutions stay as they are: onnxruntime 1.31.1 runs dynamically quantized ones up to seven times slower.
 _DYNAMIC_OPS = ["Gemm", "LSTM", "MatMul"]
 
-# What computes, and what can pass its 8-bit values on. Softmax and Sigmoid are not among them: they most often end a
-# graph, and 8 bits leave a probability with steps of 1/256.
+# Operators that compute, and those that pass 8-bit values on. Softmax and Sigmoid are left out: they usually end a
+# graph, and 8 bits would give probabilities steps of 1/256.
 _STATIC_OPS = [
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Relu", "LeakyRelu", "Clip", "Gather"),
     *("AveragePool", "GlobalAveragePool", "MaxPool", "Concat", "Flatten", "Pad", "Reshape", "Resize", "Slice", "Split"),
     *("Squeeze", "Transpose", "Unsqueeze"),
 ]
-_PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis from here on
+_PER_CHANNEL_OPSET = 13  # from this on DequantizeLinear has an axis
 
 _QUANTIZED = {"DequantizeLinear", "DynamicQuantizeLinear", "com.microsoft.DynamicQuantizeLSTM"}
 
@@ -32,11 +32,11 @@ def quantize_dynamic(model: ModelProto, scratch: Path) -> ModelProto:
     """Return a graph whose dense and LSTM layers have int8 weights and scale their activations to uint8 at each run.
 
     Args:
-        model: with its weights, and without inner shapes: quantization turns some weights round, and theirs would be
-            wrong then.
-        scratch: a folder for files on the way.
+        model: with its weights, and without inner shapes: quantization transposes some weights, whose shapes would
+            then be wrong.
+        scratch: a directory for temporary files.
     """
-    folded = rewrite(model, scratch, fuse=False)  # the weights of an LSTM become one constant
+    folded = optimize_by_runtime(model, scratch, fuse=False)  # the weights of an LSTM become one constant
     given, made = scratch / "float.onnx", scratch / "dynamic.onnx"
     graph.write(folded, given, INLINE_BYTES)
     quantization.quantize_dynamic(
@@ -50,14 +50,14 @@ def quantize_dynamic(model: ModelProto, scratch: Path) -> ModelProto:
 
 
 def quantize_static(model: ModelProto, scratch: Path, calibration: Cases) -> ModelProto:
-    """Return a graph with int8 weights, by channel, and uint8 activations of ranges that were observed.
+    """Return a graph with int8 weights, scaled by channel, and uint8 activations in the ranges of the samples.
 
     Args:
         model: with its weights.
-        scratch: a folder for files on the way.
-        calibration: its samples are what the graph is run on to observe, whole and cut to each size that is tried.
+        scratch: a directory for temporary files.
+        calibration: the graph is run on its samples, whole and cut to the size of each case.
     """
-    folded = rewrite(model, scratch, fuse=False)  # a BatchNormalization goes into its Conv
+    folded = optimize_by_runtime(model, scratch, fuse=False)  # folds a BatchNormalization into its Conv
     _flatten_biases(folded)
     for i, node in enumerate(folded.graph.node):
         node.name = f"{node.op_type}_{i}"
@@ -84,7 +84,7 @@ def is_quantized(model: ModelProto) -> bool:
 
 
 class _Reader:
-    """What ONNX Runtime calls a CalibrationDataReader."""
+    """Implements ONNX Runtime's CalibrationDataReader."""
 
     def __init__(self, batches: Iterator[Mapping[str, Array]]) -> None:
         self._batches = batches
@@ -103,9 +103,9 @@ def _flatten_biases(model: ModelProto) -> None:
 
 
 def _mask_additions(model: ModelProto) -> list[str]:
-    """Return the names of the nodes whose sums a Softmax takes: they add masks, of -inf or nearly so, to its scores.
+    """Return the names of the additions before a Softmax: they add masks, of -inf or nearly so, to its scores.
 
-    A range of values that reaches so far has no steps left for the scores.
+    8 bits over so wide a range would leave no steps for the scores.
     """
     taken = {node.input[0] for node in model.graph.node if node.op_type == "Softmax"}
     return [node.name for node in model.graph.node if node.op_type == "Add" and node.output[0] in taken]

@@ -1,4 +1,4 @@
-"""What is asked of a conversion, in one value that travels to the child process."""
+"""The options of a conversion, in one value that is sent to the worker process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,12 +15,12 @@ Quantization = Literal["dynamic", "static"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A conversion: from what, as what, and proved how.
+    """A conversion: its source, its options, and how it is compared.
 
     Attributes:
         source: the model's file or folder.
-        live: the source is an object of the calling process that was written to `source` for the child.
-        inputs: descriptions; empty where the model tells its own.
+        in_memory: whether the source is an object of the calling process that was written to `source` for the worker.
+        inputs: descriptions; empty where the model declares its own.
         outputs: names for the outputs, in their order; empty: the model's own.
         class_path: "package.module:Class", whose weights the source holds, or which the source's layers need.
         class_arguments: keyword arguments of the class.
@@ -28,18 +28,18 @@ class Request:
         trust_code: whether code inside the source may run.
         sizes: sizes to try, by free axis.
         ranges: smallest and largest random value, by input.
-        samples: .npz file of arrays, by input, to prove with; with an array "label" they give accuracy too.
+        samples: .npz file of arrays, by input, to compare on; with an array "label" they give accuracy too.
         tolerances: as TOLERANCES.
         opset: the ONNX operator set; None: the exporter's own choice.
         labels: class names, by output; "" is the first output.
         doc: what the model is, in a sentence.
-        optimize, quantize, calibration, float16: what to make of the graph once it is proved.
+        optimize, quantize, calibration, float16: the optimization steps after the first comparison.
         max_error: the largest error of such a graph, as a share of the output's largest magnitude.
-        external_data_above: bytes of weights from which on they stand in a file of their own.
+        external_data_above: bytes of weights above which they are stored in a file of their own.
     """
 
     source: Path
-    live: bool = False
+    in_memory: bool = False
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
     class_path: str | None = None
@@ -62,8 +62,8 @@ class Request:
 
 
 def beyond_defaults(request: Request) -> dict[str, Any]:
-    """Return what a request says that need not be said, as JSON can carry it; of files the names alone."""
-    default = Request(source=request.source, live=request.live)
+    """Return the options that differ from their defaults, as JSON values; files by their names alone."""
+    default = Request(source=request.source, in_memory=request.in_memory)
     values = {each.name: getattr(request, each.name) for each in fields(request)}
     return {name: _plain(value) for name, value in values.items() if value != getattr(default, name)}
 

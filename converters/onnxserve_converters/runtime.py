@@ -1,4 +1,4 @@
-"""The ONNX file in ONNX Runtime, as the server will load it."""
+"""Runs an ONNX file in ONNX Runtime, as the server will load it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,26 +8,27 @@ import onnxruntime
 from onnxserve.tensor import Array
 from onnxserve_converters.errors import NotProved
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.probe import Prober, Verdict
+from onnxserve_server.runtime.probe import Verdict
+from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.session import Session, SessionOptions
 
 _LEVELS = ("all", "layout", "extended")
-"""Levels of optimization to try, should ONNX Runtime die of a graph: 1.31.1 does of float16 LSTMs, at up to two."""
+"""Levels of graph optimization, in the order tried: at some, ONNX Runtime 1.31.1 crashes on float16 LSTMs."""
 
 
 class Runtime:
-    """A loaded file. It is first tried in a process of its own, by the server's probe.
+    """A loaded file; the server's probe has loaded it in a process of its own before.
 
     Args:
         path: the file.
 
     Attributes:
-        verdict: whether the server will batch requests, and why not.
-        config: what model.yaml must say for the server to load it; "" for nothing.
-        notes: why it must say that, in a sentence; none for nothing.
+        verdict: whether the server will batch requests, or why not.
+        config: the text that model.yaml needs for the server to load the file; "" for none.
+        notes: the reason, in a sentence; empty without config.
 
     Raises:
-        NotProved: it does not load, or takes the process down with it at every level of optimization.
+        NotProved: the file does not load, or crashes the process at every level of graph optimization.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +37,7 @@ class Runtime:
         if options != SessionOptions():
             self.config = f"graph_optimization: {options.graph_optimization}\n"
             self.notes.append(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load it with all optimization: model.yaml asks for less"
+                f"ONNX Runtime {onnxruntime.__version__} cannot load it fully optimized; model.yaml lowers the level"
             )
         self._session = Session(path, options)
         self._outputs = [spec.name for spec in self._session.outputs]
@@ -47,7 +48,7 @@ class Runtime:
 
 
 def _probe(path: Path) -> tuple[SessionOptions, Verdict]:
-    """Return the first options that a file loads with, and what the probe says of it."""
+    """Return the first options that a file loads with, and the probe's verdict."""
     with Prober() as prober:
         for level in _LEVELS:
             options = SessionOptions(graph_optimization=level)
@@ -55,4 +56,4 @@ def _probe(path: Path) -> tuple[SessionOptions, Verdict]:
                 return options, prober.probe(path, options)
             except ConfigurationError as error:
                 refused = error
-    raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load it: {refused}") from refused
+    raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX file: {refused}") from refused

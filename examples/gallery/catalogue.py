@@ -20,7 +20,7 @@ class Row:
         suffix: of the file that the script writes; "" for a folder, None where the script converts the model itself.
         takes: the inputs that the converted model must have, as InputSpec reads.
         gives: the axes that its outputs must have, by name.
-        described: whether the command must say what it takes and gives; the other sources tell that themselves.
+        described: whether the command must describe inputs and outputs, which the other sources declare themselves.
         options: of the command, beside these.
         package: that must be installed beside the project's extras.
     """
@@ -51,7 +51,7 @@ class Row:
         source, target = folder / f"{self.name}{self.suffix}", repository / self.name / "1"
         options = [option.replace("{folder}", str(folder)).replace("{gallery}", _gallery()) for option in self.options]
         if self.described:
-            options += [part for told in self.takes for part in ("--input", told)]
+            options += [part for text in self.takes for part in ("--input", text)]
             options += [part for name in self.gives for part in ("--output", name)]
         return ["convert", str(source), *options, "--to", str(target)]
 

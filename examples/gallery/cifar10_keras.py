@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 import numpy as np
-from training import told_folder, write_answers
+from training import parse_folder, write_answers
 
 PACKAGE = "cifar_10_model"
 
@@ -39,4 +39,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -1,4 +1,4 @@
-"""Dense layers of 64, 32 and 1 units in Keras that tell benign from malignant tumours: a whole-model .h5.
+"""Dense layers of 64, 32 and 1 units in Keras that classify tumours as benign or malignant: a whole-model .h5.
 
 From the repository's root:
 
@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from data import tumours
 from keras import layers
-from training import must_reach, told_folder, write_answers
+from training import must_reach, parse_folder, write_answers
 
 
 def train(x, y) -> keras.Model:
@@ -40,11 +40,11 @@ def main(folder: Path) -> None:
     def run(feeds):
         return {"benign": model.predict(feeds["measurements"], verbose=0)}
 
-    told = run({"measurements": data.held_out_x})["benign"] > 0.5
-    must_reach("classifier in Keras, held-out tumours told", float((told == data.held_out_y).mean()), 0.9)
+    benign = run({"measurements": data.held_out_x})["benign"] > 0.5
+    must_reach("classifier in Keras, accuracy on held-out tumours", float((benign == data.held_out_y).mean()), 0.9)
     model.save(folder / "classifier-keras.h5")
     write_answers(folder / "classifier-keras.npz", run, [{"measurements": data.held_out_x[:rows]} for rows in (5, 17)])
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

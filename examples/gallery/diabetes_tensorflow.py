@@ -1,4 +1,4 @@
-"""A tf.Module of TensorFlow that foretells the course of an illness: a SavedModel folder.
+"""A tf.Module of TensorFlow that predicts the progression of an illness: a SavedModel folder.
 
 From the repository's root:
 
@@ -13,11 +13,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 from data import diabetes
-from training import must_reach, told_folder, write_answers
+from training import must_reach, parse_folder, write_answers
 
 
-class Course(tf.Module):
-    """patient float32 [batch, 10] to progression [batch, 1]; it keeps the mean and the scale of what it learnt from."""
+class Progression(tf.Module):
+    """patient float32 [batch, 10] to progression [batch, 1]; it stores the mean and scale of its training data."""
 
     def __init__(self, mean: float, scale: float) -> None:
         super().__init__()
@@ -28,44 +28,46 @@ class Course(tf.Module):
         self.mean, self.scale = tf.constant(mean), tf.constant(scale)
 
     @tf.function(input_signature=[tf.TensorSpec([None, 10], tf.float32, name="patient")])
-    def foretell(self, patient: tf.Tensor) -> dict[str, tf.Tensor]:
+    def predict(self, patient: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return the progression within a year."""
         hidden = tf.tanh(patient @ self.hidden + self.hidden_bias)
         return {"progression": hidden @ self.head * self.scale + self.mean}
 
 
-def train(x: np.ndarray, y: np.ndarray) -> Course:
+def train(x: np.ndarray, y: np.ndarray) -> Progression:
     """Return a module fitted by gradient descent."""
-    course = Course(float(y.mean()), float(y.std()))
-    velocity = [tf.Variable(tf.zeros_like(weight)) for weight in course.trainable_variables]
+    module = Progression(float(y.mean()), float(y.std()))
+    velocity = [tf.Variable(tf.zeros_like(weight)) for weight in module.trainable_variables]
 
     @tf.function
     def step() -> None:
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square((course.foretell(x)["progression"] - y) / course.scale))
-        gradients = tape.gradient(loss, course.trainable_variables)
-        for weight, speed, gradient in zip(course.trainable_variables, velocity, gradients, strict=True):
+            loss = tf.reduce_mean(tf.square((module.predict(x)["progression"] - y) / module.scale))
+        gradients = tape.gradient(loss, module.trainable_variables)
+        for weight, speed, gradient in zip(module.trainable_variables, velocity, gradients, strict=True):
             speed.assign(0.9 * speed + gradient)
             weight.assign_sub(0.03 * speed)
 
     for _ in range(60):
         step()
-    return course
+    return module
 
 
 def main(folder: Path) -> None:
     """Write the folder diabetes-tensorflow."""
     data = diabetes()
-    course = train(data.x, data.y)
+    module = train(data.x, data.y)
 
     def run(feeds):
-        return {"progression": course.foretell(feeds["patient"])["progression"].numpy()}
+        return {"progression": module.predict(feeds["patient"])["progression"].numpy()}
 
     off = run({"patient": data.held_out_x})["progression"] - data.held_out_y
-    must_reach("module of TensorFlow, share of the variance told", 1 - float(off.var() / data.held_out_y.var()), 0.3)
-    tf.saved_model.save(course, str(folder / "diabetes-tensorflow"), signatures=course.foretell)
+    must_reach(
+        "module of TensorFlow, share of the variance explained", 1 - float(off.var() / data.held_out_y.var()), 0.3
+    )
+    tf.saved_model.save(module, str(folder / "diabetes-tensorflow"), signatures=module.predict)
     write_answers(folder / "diabetes-tensorflow.npz", run, [{"patient": data.held_out_x[:rows]} for rows in (5, 17)])
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

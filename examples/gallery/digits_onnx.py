@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data import digits
 from onnx.reference import ReferenceEvaluator
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 SHIPPED = Path(__file__).parent.parent / "models/digits/1/model.onnx"
 
@@ -25,10 +25,10 @@ def main(folder: Path) -> None:
         return dict(zip(reference.output_names, reference.run(None, dict(feeds)), strict=True))
 
     read = run({"image": data.held_out_x[:50]})["probabilities"]
-    must_reach("adopted model, digits read", accuracy(read, data.held_out_y[:50]), 0.95)
+    must_reach("adopted model, accuracy on digits", accuracy(read, data.held_out_y[:50]), 0.95)
     shutil.copyfile(SHIPPED, folder / "digits-onnx.onnx")
     write_answers(folder / "digits-onnx.npz", run, [{"image": data.held_out_x[:rows]} for rows in (5, 17)])
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

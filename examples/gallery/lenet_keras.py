@@ -16,7 +16,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from data import digits
 from keras import layers
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 def train(images, labels) -> keras.Model:
@@ -46,11 +46,11 @@ def main(folder: Path) -> None:
         return {"probabilities": model.predict(feeds["image"], verbose=0)}
 
     read = run({"image": held_out})["probabilities"]
-    must_reach("LeNet in Keras, held-out digits read", accuracy(read, data.held_out_y), 0.9)
+    must_reach("LeNet in Keras, accuracy on held-out digits", accuracy(read, data.held_out_y), 0.9)
     (folder / "lenet-keras.json").write_text(model.to_json())
     model.save_weights(folder / "lenet-keras.weights.h5")
     write_answers(folder / "lenet-keras.npz", run, [{"image": held_out[:rows]} for rows in (5, 17)])
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from data import Split, digits
 from torch import nn
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 class LeNet(nn.Module):
@@ -59,10 +59,10 @@ def main(folder: Path) -> None:
         return {"probabilities": network(torch.from_numpy(feeds["image"])).numpy()}
 
     read = run({"image": data.held_out_x})["probabilities"]
-    must_reach("LeNet in PyTorch, held-out digits read", accuracy(read, data.held_out_y), 0.9)
+    must_reach("LeNet in PyTorch, accuracy on held-out digits", accuracy(read, data.held_out_y), 0.9)
     torch.save(network.state_dict(), folder / "lenet-torch.pt")
     write_answers(folder / "lenet-torch.npz", run, [{"image": data.held_out_x[:rows]} for rows in (5, 17)])
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -1,4 +1,4 @@
-"""Made-up names and words, for the models that read letters."""
+"""Made-up names and words, for the models of letters."""
 
 import numpy as np
 
@@ -32,11 +32,11 @@ def spelled(text: str) -> list[int]:
 
 
 def words(count: int, length: int, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Return words of 1 to `length` letters, and the letter that stands in each most often.
+    """Return words of 1 to `length` letters, and the most frequent letter of each.
 
     Returns:
         letters int64 [count, length], from 0 to LETTERS - 1, at random behind a word's end; mask bool
-        [count, length], True where a word has a letter; and the answer, int64 [count].
+        [count, length], True where a word has a letter; and the most frequent letters, int64 [count].
     """
     rng = np.random.default_rng(seed)
     ids = rng.integers(LETTERS, size=(count, length))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data import largest
 from softmax_keras import answers, train
-from training import told_folder
+from training import parse_folder
 
 from onnxserve_converters import convert
 
@@ -24,4 +24,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -7,7 +7,7 @@ From the repository's root:
 
 from pathlib import Path
 
-from training import told_folder
+from training import parse_folder
 from xor_torch import answers, train
 
 from onnxserve_converters import convert
@@ -22,4 +22,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

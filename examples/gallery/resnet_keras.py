@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from data import digits
 from keras import layers
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 def network(width: int) -> keras.Model:
@@ -56,10 +56,10 @@ def main(folder: Path) -> None:
         return {"logits": model.predict(feeds["image"], verbose=0)}
 
     read = run({"image": held_out})["logits"]
-    must_reach("residual network in Keras, held-out digits read", accuracy(read, data.held_out_y), 0.9)
+    must_reach("residual network in Keras, accuracy on held-out digits", accuracy(read, data.held_out_y), 0.9)
     model.save(folder / "resnet-keras.keras")
     write_answers(folder / "resnet-keras.npz", run, [{"image": held_out[:rows]} for rows in (5, 17)])
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -14,7 +14,7 @@ import torch
 from data import Split, digits
 from safetensors.torch import save_file
 from torch import nn
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 WIDTH = 16
 
@@ -75,10 +75,10 @@ def main(folder: Path) -> None:
         return {"logits": network(torch.from_numpy(feeds["image"])).numpy()}
 
     read = run({"image": data.held_out_x})["logits"]
-    must_reach("residual network in PyTorch, held-out digits read", accuracy(read, data.held_out_y), 0.95)
+    must_reach("residual network in PyTorch, accuracy on held-out digits", accuracy(read, data.held_out_y), 0.95)
     save_file(network.state_dict(), folder / "resnet-torch.safetensors")
     write_answers(folder / "resnet-torch.npz", run, [{"image": data.held_out_x[:rows]} for rows in (5, 17)])
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -1,4 +1,4 @@
-"""An LSTM and a GRU in Keras that tell the language of a made-up name of any length.
+"""An LSTM and a GRU in Keras that classify the language of a made-up name of any length.
 
 From the repository's root:
 
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import layers
 from letters import ALPHABET, LANGUAGES, names, spelled
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 def network(recurrent: layers.Layer) -> keras.Model:
@@ -47,7 +47,7 @@ def batches(count: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def train(model: keras.Model) -> float:
-    """Teach a network, and return the share of new names whose language it tells."""
+    """Train a network, and return its accuracy on new names."""
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
     for ids, languages in batches(2000):
         model.train_on_batch(ids, languages)
@@ -56,7 +56,7 @@ def train(model: keras.Model) -> float:
 
 
 def answers(model: keras.Model, path: Path) -> None:
-    """Write what a network answers to 5 names of 23 letters, 17 of 3 and 2 of a single one."""
+    """Write the answers of a network for 5 names of 23 letters, 17 of 3 and 2 of a single one."""
     text = spelled("".join(name for name, _ in names(200, seed=2)))
     asked = [np.array(text[: rows * time], np.int32).reshape(rows, time) for rows, time in ((5, 23), (17, 3), (2, 1))]
     write_answers(
@@ -75,13 +75,13 @@ def main(folder: Path) -> None:
     """Write lstm-keras.keras and gru-keras.h5."""
     keras.utils.set_random_seed(0)
     lstm, gru = network(layers.LSTM(24)), network(layers.GRU(24))
-    must_reach("LSTM in Keras, new names told", train(lstm), 0.9)
+    must_reach("LSTM in Keras, accuracy on new names", train(lstm), 0.9)
     lstm.save(folder / "lstm-keras.keras")
     answers(lstm, folder / "lstm-keras.npz")
-    must_reach("GRU in Keras, new names told", train(gru), 0.9)
+    must_reach("GRU in Keras, accuracy on new names", train(gru), 0.9)
     gru.save(folder / "gru-keras.h5")
     answers(gru, folder / "gru-keras.npz")
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from letters import ALPHABET, names, spelled
 from torch import nn
-from training import must_reach, told_folder, write_answers
+from training import must_reach, parse_folder, write_answers
 
 LAYERS, UNITS = 2, 32
 STREAMS = 16
@@ -109,4 +109,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

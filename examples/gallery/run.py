@@ -5,7 +5,7 @@
 
 Each model is trained and converted in processes of its own, as a person would do it from a shell. Then one server
 serves them all, and each is called at batch sizes and lengths that it was not exported with. Exits with 1 when
-anything is off.
+any model fails.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from rich.table import Table
 from training import Arrays, read_answers
 
 from onnxserve import Client, OnnxserveError
-from onnxserve_converters.proof import compare
+from onnxserve_converters.parity import compare
 from onnxserve_converters.request import TOLERANCES
 
 Report = dict[str, Any]
@@ -41,13 +41,13 @@ CALL_S = 30.0
 TABLE_COLUMNS = 110
 
 
-class Off(Exception):
-    """Something is not as it must be; the text says what."""
+class GalleryError(Exception):
+    """A model failed; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What calls of a model brought: the largest error, as a share, and the rows of the largest batch."""
+    """The result of calling a model: the largest error, as a share, and the rows of the largest batch."""
 
     error: float
     batch_rows: int
@@ -58,45 +58,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [row.name for row in ROWS]
     parser.add_argument("names", nargs="*", metavar="MODEL", help=f"one of {', '.join(names)} (default: all)")
-    parser.add_argument("--to", type=Path, default=Path("build/gallery"), help="folder (default: %(default)s)")
-    told = parser.parse_args()
-    if unknown := [name for name in told.names if name not in names]:
-        parser.error(f"there is no {unknown[0]} in the gallery; there are {', '.join(names)}")
-    wanted = [row for row in ROWS if row.name in (told.names or names)]
+    parser.add_argument(
+        "--to", type=Path, default=Path("build/gallery"), help="directory to write to (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in names]:
+        parser.error(f"unknown model {unknown[0]}; the gallery has {', '.join(names)}")
+    wanted = [row for row in ROWS if row.name in (options.names or names)]
 
     console = Console()
     console.width = max(console.width, TABLE_COLUMNS)  # where there is no terminal it would be 80
     skipped = {row.name: why for row in wanted if (why := missing(row))}
     rows = [row for row in wanted if row.name not in skipped]
-    reports, faults = prepare(rows, told.to, console)
-    served = ask_all([row for row in rows if row.name in reports], told.to, faults) if reports else {}
+    reports, faults = prepare(rows, options.to, console)
+    served = ask_all([row for row in rows if row.name in reports], options.to, faults) if reports else {}
     console.print(table(rows, reports, served))
     for name, why in skipped.items():
-        console.print(f"{name} was skipped: {why}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name} skipped: {why}", markup=False, highlight=False, soft_wrap=True)
     for name, fault in faults.items():
-        console.print(f"{name} is off: {fault}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name} failed: {fault}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(bool(faults))
 
 
 def missing(row: Row) -> str | None:
-    """Return why a model cannot be tried here, None where it can."""
+    """Return why a model cannot be run here; None where it can."""
     if row.package is None or importlib.util.find_spec(row.package):
         return None
-    return f"it needs a package: pip install --no-deps {row.package.replace('_', '-')}"
+    return f"needs a package: pip install --no-deps {row.package.replace('_', '-')}"
 
 
 def prepare(rows: Sequence[Row], folder: Path, console: Console) -> tuple[dict[str, Report], dict[str, str]]:
-    """Train and convert as many at a time as there are CPUs; return the reports, and what went wrong, by name."""
+    """Train and convert as many at a time as there are CPUs; return the reports and the failures by name."""
     reports, faults = {}, {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for made in [threads.submit(make, group, folder) for group in by_script(rows)]:
-            for name, told in made.result().items():
-                if isinstance(told, Off):
-                    faults[name] = str(told)
-                    console.print(f"{name}: off", highlight=False)
+            for name, result in made.result().items():
+                if isinstance(result, GalleryError):
+                    faults[name] = str(result)
+                    console.print(f"{name}: failed", highlight=False)
                 else:
-                    reports[name] = told
-                    console.print(f"{name}: converted in {told['seconds']:.0f} s", highlight=False)
+                    reports[name] = result
+                    console.print(f"{name}: converted in {result['seconds']:.0f} s", highlight=False)
     return reports, faults
 
 
@@ -108,18 +110,18 @@ def by_script(rows: Sequence[Row]) -> list[list[Row]]:
     return [*groups.values()]
 
 
-def make(group: Sequence[Row], folder: Path) -> dict[str, Report | Off]:
-    """Train the models of one file and convert them; return the report of each, or what went wrong."""
+def make(group: Sequence[Row], folder: Path) -> dict[str, Report | GalleryError]:
+    """Train the models of one file and convert them; return the report or the error of each."""
     try:
         train(group[0].script, folder)
-    except Off as off:
-        return {row.name: off for row in group}
-    made: dict[str, Report | Off] = {}
+    except GalleryError as error:
+        return {row.name: error for row in group}
+    made: dict[str, Report | GalleryError] = {}
     for row in group:
         try:
             made[row.name] = convert(row, folder)
-        except Off as off:
-            made[row.name] = off
+        except GalleryError as error:
+            made[row.name] = error
     return made
 
 
@@ -127,7 +129,7 @@ def train(script: str, folder: Path) -> None:
     """Run a training file of this folder.
 
     Raises:
-        Off: it failed, or what it trained has learnt too little.
+        GalleryError: it failed, or the model's score is too low.
     """
     _run([sys.executable, str(HERE / script), "--to", str(folder)])
 
@@ -136,7 +138,7 @@ def convert(row: Row, folder: Path) -> Report:
     """Convert a trained model with the command, into the repository `folder`/models, and read its report.
 
     Raises:
-        Off: the conversion failed, or the model has other inputs or outputs than it must have, or cannot be batched.
+        GalleryError: the conversion failed, the model has other inputs or outputs than expected, or cannot be batched.
     """
     repository = folder / "models"
     if row.suffix is not None:  # else its script has converted it
@@ -146,20 +148,20 @@ def convert(row: Row, folder: Path) -> Report:
     gives = {name: {"shape": list(axes)} for name, axes in row.gives.items()}
     for what, wanted in (("inputs", takes), ("outputs", gives)):
         if report["model"][what] != wanted:
-            raise Off(f"its {what} should be {wanted}, and are {report['model'][what]}")
+            raise GalleryError(f"{what}: expected {wanted}, got {report['model'][what]}")
     if not report["proof"]["batchable"]:
-        raise Off(f"the server cannot batch it: {report['proof']['reason']}")
+        raise GalleryError(f"the server cannot batch it: {report['proof']['reason']}")
     return report
 
 
 def ask_all(rows: Sequence[Row], folder: Path, faults: dict[str, str]) -> dict[str, Served]:
-    """Serve the repository and call each model; what goes wrong is added to `faults`."""
+    """Serve the repository and call each model; failures are added to `faults`."""
     served = {}
     with serving(folder / "models") as address, Client(address) as client:
         for row in rows:
             try:
                 served[row.name] = ask(client, row, folder)
-            except (Off, OnnxserveError) as error:
+            except (GalleryError, OnnxserveError) as error:
                 faults[row.name] = str(error)
     return served
 
@@ -169,7 +171,7 @@ def serving(repository: Path) -> Iterator[str]:
     """Run `onnxserve serve` on a free port, and give its address.
 
     Raises:
-        Off: it does not start.
+        GalleryError: the server does not start.
     """
     command = [
         sys.executable,
@@ -190,7 +192,7 @@ def serving(repository: Path) -> Iterator[str]:
             assert server.stdout is not None
             ready = re.match(r"onnxserve is ready on (\S+)", server.stdout.readline())
             if ready is None:
-                raise Off(f"the server does not start: {_last_line(log.read_text())}")
+                raise GalleryError(f"the server did not start: {_last_line(log.read_text())}")
             yield ready[1]
         finally:
             server.terminate()
@@ -201,7 +203,7 @@ def ask(client: Client, row: Row, folder: Path) -> Served:
     """Call a model with each case of its answers, then with each row of the largest one by itself, all at once.
 
     Raises:
-        Off: an output has another shape or dtype than in the framework, or is too far off.
+        GalleryError: an output has another shape or dtype than in the framework, or too large an error.
         OnnxserveError: a call failed.
     """
     cases = read_answers(folder / f"{row.name}.npz")
@@ -222,18 +224,18 @@ def difference(got: Arrays, wanted: Arrays) -> float:
     """Return the largest error over all outputs, as a share of the output's largest magnitude.
 
     Raises:
-        Off: an output has another shape or dtype, or is off by more than a conversion may be.
+        GalleryError: an output has another shape or dtype, or a larger error than a conversion may have.
     """
     error = 0.0
     for name, expected in wanted.items():
         if (got[name].shape, got[name].dtype) != (expected.shape, expected.dtype):
-            raise Off(
-                f"{name} comes back as {got[name].dtype}{list(got[name].shape)}, "
-                f"and the framework gives {expected.dtype}{list(expected.shape)}"
+            raise GalleryError(
+                f"output {name}: got {got[name].dtype}{list(got[name].shape)}, "
+                f"expected {expected.dtype}{list(expected.shape)}"
             )
         parity = compare(name, {}, got[name], expected, tolerances=TOLERANCES)
         if not parity.passes:
-            raise Off(f"{name} comes back off by {parity.error:.2g}, and {parity.allowed:.2g} is allowed")
+            raise GalleryError(f"output {name}: error {parity.error:.2g}, allowed {parity.allowed:.2g}")
         error = max(error, parity.relative)
     return error
 
@@ -255,16 +257,16 @@ def table(rows: Sequence[Row], reports: dict[str, Report], served: dict[str, Ser
         if row.name in reports:
             report, calls = reports[row.name], served.get(row.name)
             cells += [str(report["proof"]["cases"]), f"{proved_error(report):.0e}"]
-            cells += [f"{calls.error:.0e}", str(calls.batch_rows)] if calls else ["off", ""]
+            cells += [f"{calls.error:.0e}", str(calls.batch_rows)] if calls else ["failed", ""]
             cells += [f"{report['model']['bytes'] / 1e3:,.0f}", f"{report['seconds']:.1f}"]
         else:
-            cells += ["off"]
+            cells += ["failed"]
         made.add_row(*cells)
     return made
 
 
 def proved_error(report: Report) -> float:
-    """Return the largest error of a proof, as a share of the output's largest magnitude."""
+    """Return the largest error of a conversion, as a share of the output's largest magnitude."""
     return max(case["relative"] for case in report["proof"]["parity"])
 
 
@@ -272,11 +274,11 @@ def _run(command: Sequence[str]) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the models are small, and others run beside
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if ended.returncode:
-        raise Off(f"{' '.join(command[1:])} ended with {ended.returncode}: {_last_line(ended.stderr)}")
+        raise GalleryError(f"{' '.join(command[1:])} exited with {ended.returncode}: {_last_line(ended.stderr)}")
 
 
 def _last_line(log: str) -> str:
-    return log.strip().rpartition("\n")[2] or "it said nothing"
+    return log.strip().rpartition("\n")[2] or "no output"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from data import Split, largest
 from keras import layers
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 
 @keras.saving.register_keras_serializable("gallery")
@@ -32,18 +32,18 @@ class Softmax(keras.Model):
 
 
 def train(data: Split) -> Softmax:
-    """Return a network that tells which coordinate is the largest."""
+    """Return a network that predicts which coordinate is the largest."""
     keras.utils.set_random_seed(0)
     model = Softmax()
     model.compile(keras.optimizers.Adam(3e-2), "sparse_categorical_crossentropy")
     model.fit(data.x, data.y, batch_size=128, epochs=12, verbose=0)
-    told = model.predict(data.held_out_x, verbose=0)
-    must_reach("subclassed network in Keras, held-out points told", accuracy(told, data.held_out_y), 0.75)
+    scores = model.predict(data.held_out_x, verbose=0)
+    must_reach("subclassed network in Keras, accuracy on held-out points", accuracy(scores, data.held_out_y), 0.75)
     return model
 
 
 def answers(model: Softmax, data: Split, path: Path) -> None:
-    """Write what the network answers to 5 and 17 held-out points."""
+    """Write the answers of the network for 5 and 17 held-out points."""
     write_answers(
         path,
         lambda feeds: {"probabilities": model.predict(feeds["x"], verbose=0)},
@@ -60,4 +60,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -1,4 +1,4 @@
-"""What the gallery's training files share: where they write, how well a model must do, what it answers."""
+"""Shared by the gallery's training files: where they write, how well a model must score, files of its answers."""
 
 import argparse
 import sys
@@ -10,24 +10,26 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 
 
-def told_folder(about: str | None) -> Path:
+def parse_folder(about: str | None) -> Path:
     """Read the command line, and return the folder to write to; it exists.
 
     Args:
-        about: what the training file says of itself.
+        about: the docstring of the training file.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=Path, default=Path("build/gallery"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--to", type=Path, default=Path("build/gallery"), help="directory to write to (default: %(default)s)"
+    )
     folder: Path = parser.parse_args().to
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def must_reach(what: str, score: float, least: float) -> None:
-    """Print a model's score, and end the program where it is too low: nothing was learnt then."""
+def must_reach(what: str, score: float, minimum: float) -> None:
+    """Print a model's score, and end the program where it is too low."""
     print(f"{what}: {score:.3f}")
-    if not score >= least:
-        sys.exit(f"{what}: {score:.3f}, and at least {least} was expected")
+    if not score >= minimum:
+        sys.exit(f"{what}: {score:.3f}, expected at least {minimum}")
 
 
 def accuracy(scores: np.ndarray, right: np.ndarray) -> float:
@@ -36,7 +38,7 @@ def accuracy(scores: np.ndarray, right: np.ndarray) -> float:
 
 
 def write_answers(path: Path, run: Callable[[Arrays], Arrays], cases: Sequence[Arrays]) -> None:
-    """Write an .npz file of what a model answers, in its own framework, to arrays by input name.
+    """Write an .npz file of a model's outputs, in its own framework, for arrays by input name.
 
     The arrays' names in the file are case/in/input and case/out/output, the cases being numbered from 0.
     """

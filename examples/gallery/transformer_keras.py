@@ -9,7 +9,7 @@ From the repository's root:
         --input 'ids=int32[batch,time]' --input 'mask=bool[batch,time]' --output logits \\
         --to models/transformer-keras
 
-It tells which of four letters stands in a word most often.
+It predicts the most frequent of four letters in a word.
 """
 
 import os
@@ -19,14 +19,14 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from keras import layers, ops
 from letters import LETTERS, words
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 UNITS, HEADS, LAYERS, LONGEST = 32, 4, 2, 64
 
 
 @keras.saving.register_keras_serializable("gallery")
 class Summary(layers.Layer):
-    """Puts a learnt summary in front of a word's letters, [batch, time, units], and adds to each where it stands."""
+    """Puts a learnt summary in front of a word's letters, [batch, time, units], and adds to each its position."""
 
     def __init__(self, longest: int, units: int, **named) -> None:
         super().__init__(**named)
@@ -41,7 +41,7 @@ class Summary(layers.Layer):
         return x + self.places[: ops.shape(x)[1]]
 
     def compute_output_shape(self, input_shape):
-        """Return the shape of what call() returns."""
+        """Return the shape of the result of call()."""
         rows, time, units = input_shape
         return rows, None if time is None else time + 1, units
 
@@ -68,7 +68,7 @@ def network() -> keras.Model:
 
 
 def train() -> keras.Model:
-    """Return an encoder that has seen words of up to 24 letters."""
+    """Return an encoder trained on words of up to 24 letters."""
     keras.utils.set_random_seed(0)
     model = network()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -88,7 +88,7 @@ def main(folder: Path) -> None:
 
     ids, mask, right = words(500, 20, seed=1000)
     reached = accuracy(run({"ids": ids.astype("int32"), "mask": mask})["logits"], right)
-    must_reach("Transformer in Keras, words that are right", reached, 0.9)
+    must_reach("Transformer in Keras, share of right words", reached, 0.9)
     (folder / "transformer-keras.json").write_text(model.to_json())
     model.save_weights(folder / "transformer-keras.weights.h5")
     asked = [words(rows, length, seed=2000) for rows, length in ((5, 23), (17, 3), (2, 1))]
@@ -100,4 +100,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -8,7 +8,7 @@ From the repository's root:
         --input 'ids=int64[batch,time]' --input 'mask=bool[batch,time]' --output logits \\
         --to models/transformer-torch
 
-It tells which of four letters stands in a word most often.
+It predicts the most frequent of four letters in a word.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from letters import LETTERS, words
 from torch import nn
-from training import accuracy, must_reach, told_folder, write_answers
+from training import accuracy, must_reach, parse_folder, write_answers
 
 UNITS, HEADS, LAYERS, LONGEST = 32, 4, 2, 64
 
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
 
 
 def train() -> Encoder:
-    """Return an encoder that has seen words of up to 24 letters."""
+    """Return an encoder trained on words of up to 24 letters."""
     torch.manual_seed(0)
     encoder = Encoder()
     optimizer = torch.optim.Adam(encoder.parameters(), lr=2e-3)
@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
 
     ids, mask, right = words(500, 20, seed=1000)
     reached = accuracy(run({"ids": ids, "mask": mask})["logits"], right)
-    must_reach("Transformer in PyTorch, words that are right", reached, 0.9)
+    must_reach("Transformer in PyTorch, share of right words", reached, 0.9)
     torch.save(encoder.state_dict(), folder / "transformer-torch.pt")
     asked = [words(rows, length, seed=2000) for rows, length in ((5, 23), (17, 3), (2, 1))]
     write_answers(
@@ -77,4 +77,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(told_folder(__doc__))
+    main(parse_folder(__doc__))

@@ -135,7 +135,7 @@ class App:
             self._http.stop()
         if self.telemetry is not None:
             self.telemetry.stop()
-        logs.tell_withheld()
+        logs.flush_withheld()
 
     def _start_http(self) -> None:
         if self.settings.http_port < 0:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxserve_server import doctor as examination
+from onnxserve_server import doctor as checks
 from onnxserve_server.app import App
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.settings import PREFIX, Settings, load_settings
@@ -35,11 +35,11 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(config: Path | None = None, show_config: bool = False, **flags: Any) -> None:
-    """Serve the models of a folder: <models>/<name>/<version>/model.onnx, with <models>/<name>/model.yaml if need be.
+    """Serve the models of a directory: <models>/<name>/<version>/model.onnx, and optionally <models>/<name>/model.yaml.
 
     Each flag can also be set as an environment variable (ONNXSERVE_PORT) or in the file given with --config.
     """
-    style = flags.get("log_format") or os.environ.get(f"{PREFIX}LOG_FORMAT")  # until the settings can tell
+    style = flags.get("log_format") or os.environ.get(f"{PREFIX}LOG_FORMAT")  # while the settings are not there yet
     try:
         settings = load_settings(config, **flags)
     except ConfigurationError as error:
@@ -55,19 +55,19 @@ def serve(config: Path | None = None, show_config: bool = False, **flags: Any) -
     try:
         _serve(settings)
     except ConfigurationError as error:
-        if settings.log_format == "console":  # else the log has told
+        if settings.log_format == "console":  # else the log has it
             typer.echo(f"onnxserve: {error}", err=True)
         raise typer.Exit(_BAD_CONFIGURATION) from None
 
 
 def doctor(
-    models: Annotated[Path | None, typer.Option(help="Also try the models of this folder.")] = None,
-    providers: Annotated[str | None, typer.Option(help="Execution providers to ask for; default as for serve.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Also try the models of this directory.")] = None,
+    providers: Annotated[str | None, typer.Option(help="Execution providers to request; default as for serve.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what this machine and installation give a server: versions, providers, CPUs, memory, threads, models."""
+    """Check this machine and installation: versions, execution providers, CPUs, memory, threads, and models."""
     try:
-        findings = examination.examine(load_settings(models=models, providers=providers), try_models=models is not None)
+        findings = checks.examine(load_settings(models=models, providers=providers), try_models=models is not None)
     except ConfigurationError as error:
         typer.echo(f"onnxserve: {error}", err=True)
         raise typer.Exit(_BAD_CONFIGURATION) from None
@@ -83,26 +83,26 @@ def _serve(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
     app, stop = App(settings), threading.Event()
     with set_on_signal(stop, lambda: bool(app.edge_name)):
-        app.run(stop, _tell_ready)
+        app.run(stop, _announce)
 
 
-def _tell_ready(address: str) -> None:
-    # What is alive by now stays. The garbage collector would go through it again and again, 35 ms each time for 75,000
-    # objects (CPython 3.11), while all callers wait.
+def _announce(address: str) -> None:
+    # Objects that are alive by now stay. The garbage collector would traverse them again and again, 35 ms each time for
+    # 75,000 objects (CPython 3.11), while all callers wait.
     gc.collect()
     gc.freeze()
-    print(f"onnxserve is ready on {address}", flush=True)  # noqa: T201 - for whoever started us
+    print(f"onnxserve is ready on {address}", flush=True)  # noqa: T201 - for the process that started us
 
 
 def _signature_of_serve() -> inspect.Signature:
-    """Return the parameters of serve: one flag a setting, so that help, names and types stand in one place."""
+    """Return the parameters of serve, one flag a setting, so that help, names and types are declared in one place."""
     parameters = [
         _flag("config", Path | None, None, "YAML file of settings.", envvar=f"{PREFIX}CONFIG"),
         _flag("show_config", bool, False, "Print the settings that would be used, as JSON, and exit.", metavar=""),
     ]
     for name, field in Settings.model_fields.items():
         kind: Any = str if name in ("providers", "edge", "log_level", "log_format") else field.annotation
-        default = "as the machine says" if field.default_factory is not None else str(field.default)
+        default = "depends on the machine and environment" if field.default_factory is not None else str(field.default)
         text = field.description or ""
         more: dict[str, Any] = {"metavar": ""} if kind is bool else {}
         if choices := [choice for choice in get_args(field.annotation) if isinstance(choice, str)]:
@@ -123,8 +123,8 @@ def _print_findings(findings: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for part in ("versions", "machine", "server"):
         for name, value in findings[part].items():
-            told = ", ".join(value) if isinstance(value, list) else str(value)
-            table.add_row(name.replace("_", " "), Text(told))
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            table.add_row(name.replace("_", " "), Text(text))
     console.print(table)
     for model in findings["models"]:
         console.print(f"model {model['model']}: {model['verdict']}")

@@ -60,7 +60,7 @@ class RequestInfo(Protocol):
     """An answered request, as observers see it.
 
     Attributes:
-        method: "Predict", "Stream" or PAGE.
+        method: "Predict", "Stream" or observing.PAGE_METHOD.
         model: the model asked for, as the caller said, known or not.
         version: the same of its version; "" for the newest.
         request_id: the caller's name for the request, "" for none.

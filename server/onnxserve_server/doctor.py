@@ -1,4 +1,4 @@
-"""What `onnxserve doctor` finds out: is everything there, and what would a server use?"""
+"""The checks of `onnxserve doctor`: is everything installed and working, and what would a server use?"""
 
 import platform
 import tempfile
@@ -10,7 +10,7 @@ from typing import Any
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import discover
 from onnxserve_server.repository.loader import Defaults, load
-from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.resources import resources
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
@@ -27,7 +27,7 @@ IDENTITY = bytes.fromhex(
 
 
 def examine(settings: Settings, *, try_models: bool) -> dict[str, Any]:
-    """Return what was found: versions, machine, server, models, and the problems among it, each one line."""
+    """Return the findings: versions, machine, server, models; and the problems among them, one line each."""
     problems: list[str] = []
     machine = resources()
     installed = {name: found for name in _PACKAGES if (found := _version(name))}
@@ -61,28 +61,29 @@ def _version(package: str) -> str | None:
 
 
 def _granted(settings: Settings, problems: list[str]) -> list[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "identity.onnx")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "identity.onnx")
         path.write_bytes(IDENTITY)
         options = SessionOptions(providers=settings.providers, allow_cpu_fallback=True, threads=settings.threads)
         granted = Session(path, options).providers
     missing = [provider for provider in settings.providers if provider not in granted]
     if missing and not settings.allow_cpu_fallback:
         problems.append(
-            f"models that ask for {', '.join(missing)} do not load here: ONNX Runtime gives {', '.join(granted)}"
+            f"models that request {', '.join(missing)} do not load here: ONNX Runtime has {', '.join(granted)}; "
+            f"install onnxserve[gpu], repair the driver or the libraries, or set allow_cpu_fallback"
         )
     return list(granted)
 
 
 def _edge(settings: Settings, problems: list[str]) -> str:
     if settings.edge == "plain":
-        return "plain, as asked"
+        return "plain, as configured"
     try:
         from onnxserve_server.edge import self_test
 
         self_test.run()
     except Exception as error:
-        problems.append(f"this grpcio does not carry the lane: {error}")
+        problems.append(f"this grpcio does not support the lane: {error}; install one of the supported range")
         return "plain"
     return "lane"
 

@@ -1,4 +1,4 @@
-"""What the server tells those who watch it. It serves without anybody watching; then none of this is called."""
+"""What an observer of the server is called with. The server also runs without one; then none of this is called."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -7,23 +7,23 @@ from onnxserve_server.core import RequestInfo, Result, Trace
 from onnxserve_server.errors import ServeError
 from onnxserve_server.spec import ModelSpec
 
-PAGE = "Page"
-"""The method of requests that come by HTTP, POST /api/predict: those of the status page's form."""
+PAGE_METHOD = "Page"
+"""The method, in metrics and logs, of requests that come by HTTP, POST /api/predict, as the page's form sends them."""
 
 
 class Run(NamedTuple):
-    """One run of a model that is over, for observers. Times are the clock's, in seconds.
+    """One run of a model that is over. Times are the clock's, in seconds.
 
     Attributes:
         spec: the model's.
-        rows: those that were run.
+        rows: how many rows were run.
         requests: how many jobs shared the run.
-        wasted_rows: those of jobs that had ended before the run was over; all of them when it failed.
-        row_seconds: of each row the seconds from its arrival to here, summed; 0 where the jobs are run again.
+        wasted_rows: rows of jobs that had ended before the run was over; all rows if it failed.
+        row_seconds: seconds from a row's arrival to the end of the run, summed over the rows; 0 if the jobs run again.
         free_since: when its slot had become free.
         started: when the run began.
         seconds: how long it took.
-        traces: those of its jobs that have one.
+        traces: the traces of its jobs; most have none.
     """
 
     spec: ModelSpec
@@ -38,14 +38,14 @@ class Run(NamedTuple):
 
 
 class Observer(Protocol):
-    """Is told what happens. From any thread, for every request: none of this may raise, block or take long."""
+    """Notes what happens to requests. Called from any thread, for every request: must not raise, block or take long."""
 
     def begin(self, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Trace | None:
-        """Return the trace of a request that arrives with such metadata; None: it is not traced."""
+        """Return the trace of a request that arrives with this metadata; None if it is not traced."""
         ...
 
-    def on_answer(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
-        """Note the end of a request: its status code by name, and its outcome (the last one, of several steps)."""
+    def on_answer(self, info: RequestInfo, code: str, outcome: Result | ServeError) -> None:
+        """Note the end of a request: the name of its status code, and its outcome (of several steps, the last one)."""
         ...
 
     def on_run(self, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""The server's settings: flags win over the environment (ONNXSERVE_*), it over a file, and a file over the defaults."""
+"""The server's settings. Flags override the environment (ONNXSERVE_*), which overrides a file, then the defaults."""
 
 import math
 import os
@@ -23,17 +23,17 @@ from onnxserve_server.runtime.resources import resources
 
 PREFIX = "ONNXSERVE_"
 _OTHER_VARIABLES = {"ONNXSERVE_TARGET", "ONNXSERVE_CONFIG"}  # read by the command line, not by these settings
-# What Kubernetes sets in every pod where a Service is called onnxserve: addresses, not settings.
+# Kubernetes sets these in every pod if a Service is called onnxserve: addresses, not settings.
 _SERVICE_LINKS = re.compile(r"ONNXSERVE_(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
 _SERVICE_LINK = "tcp://"
 
 
 class Settings(BaseSettings):
-    """Everything that an operator can say about the server as a whole. Each field is a flag of `onnxserve serve`."""
+    """Everything that an operator can configure of the server as a whole. Each field is a flag of `onnxserve serve`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    models: Path = Field(Path("models"), description="folder that holds the models")
+    models: Path = Field(Path("models"), description="directory that holds the models")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all of IPv4, :: for IPv6 too")
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     edge: Literal["lane", "plain"] = Field(
@@ -44,65 +44,71 @@ class Settings(BaseSettings):
         default_factory=lambda: parse_providers("auto"),
         description="execution providers, preferred first: auto, cpu, cuda, tensorrt",
     )
-    allow_cpu_fallback: bool = Field(False, description="let the CPU stand in for a provider that is not there")
-    max_rows: int = Field(64, ge=1, description="most rows of one run, where model.yaml does not say")
+    allow_cpu_fallback: bool = Field(False, description="let the CPU stand in for a provider that is not available")
+    max_rows: int = Field(64, ge=1, description="most rows of one run, unless model.yaml sets it")
     max_delay_us: int = Field(
-        0, ge=0, le=10_000_000, description="longest wait for batch-mates in µs, where model.yaml does not say"
+        0, ge=0, le=10_000_000, description="longest wait for batch-mates in µs, unless model.yaml sets it"
     )
     max_queue_rows: int = Field(
-        4096, ge=1, description="most rows that may wait for a model, where model.yaml does not say"
+        4096, ge=1, description="most rows that may wait for a model, unless model.yaml sets it"
     )
     max_queue_bytes: int = Field(
-        256 << 20, ge=1, description="most bytes that may wait for a model, where model.yaml does not say"
+        256 << 20, ge=1, description="most bytes that may wait for a model, unless model.yaml sets it"
     )
     all_queue_bytes: int = Field(
         0, ge=0, description="most bytes that may wait for all models; 0: a quarter of the memory left after loading"
     )
-    max_message_bytes: int = Field(64 << 20, ge=1024, le=2**31 - 1, description="largest message")
-    stream_requests: int = Field(128, ge=1, description="most requests of one stream in hand at a time")
-    stream_bytes: int = Field(
-        32 << 20, ge=1, description="most bytes of one stream's requests and answers in hand; one request may have more"
+    max_message_bytes: int = Field(
+        64 << 20, ge=1024, le=2**31 - 1, description="largest message that a caller may send, in bytes"
     )
-    all_stream_requests: int = Field(8192, ge=1, description="most requests in hand of all streams together")
+    stream_requests: int = Field(128, ge=1, description="most requests of one stream in flight at a time")
+    stream_bytes: int = Field(
+        32 << 20,
+        ge=1,
+        description="most bytes of one stream's requests and answers in flight; one request may have more",
+    )
+    all_stream_requests: int = Field(8192, ge=1, description="most requests of all streams in flight together")
     load_report: bool = Field(
-        False, description="tell the load with every answer, for clients that balance by weighted_round_robin"
+        False, description="report the load with answers, for clients that balance by weighted_round_robin"
     )
     inline_us: int = Field(
-        3000, ge=0, description="runs of up to so many µs are run by the thread that decodes; 0: none"
+        3000, ge=0, description="runs of up to so many µs run on the thread that decodes the request; 0: none"
     )
     workers: int = Field(
-        64, ge=1, description="threads for all but the lane's calls; with the plain edge, calls at a time"
+        64, ge=1, description="threads for all but the lane's calls; with the plain edge, the most calls at a time"
     )
     drain_delay: float = Field(
         0.0, ge=0, le=86_400, description="seconds to go on serving after SIGTERM, for load balancers to notice"
     )
-    drain_timeout: float = Field(30.0, ge=0, le=86_400, description="seconds to wait for calls in flight after that")
+    drain_timeout: float = Field(
+        30.0, ge=0, le=86_400, description="seconds to wait for calls in flight after drain_delay"
+    )
     max_connection_age: float = Field(
         0.0,
         ge=0,
         le=86_400,
-        description="seconds after which a connection is given up, so that clients look for others",
+        description="seconds after which a connection is closed, so that clients open others; 0: never",
     )
     max_connection_age_grace: float = Field(
-        0.0, ge=0, le=86_400, description="seconds that its calls have from then on; 0: as long as they take"
+        0.0, ge=0, le=86_400, description="seconds that its calls have from then on; 0: no limit"
     )
     skip_broken_models: bool = Field(False, description="serve the other models when one cannot be loaded")
     http_port: int = Field(
         8501,
         ge=-1,
         le=65535,
-        description="port of the status page, /metrics, /healthz, /readyz; 0: a free one, -1: none",
+        description="port of the status page, /metrics, /healthz, /readyz; 0 picks a free one, -1: none",
     )
     telemetry: bool = Field(True, description="count requests and runs, and trace some")
     otlp_endpoint: str = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
-        description="where to push metrics, traces and logs by OTLP, such as http://localhost:4317",
+        description="URL to push metrics, traces and logs to by OTLP, such as http://localhost:4317",
     )
     otlp_interval: float = Field(15.0, ge=0.1, le=3600, description="seconds between two pushes of metrics")
     trace_ratio: float = Field(
-        0.01, ge=0, le=1, description="share of the requests to trace whose callers do not say, with --otlp-endpoint"
+        0.01, ge=0, le=1, description="share to trace of the requests without a traceparent, with --otlp-endpoint"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what to log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe level to log")
     log_format: Literal["console", "json"] = Field("console", description="lines for people, or JSON for programs")
 
     @field_validator("providers", mode="before")
@@ -118,10 +124,12 @@ class Settings(BaseSettings):
         try:
             url = urlsplit(value)
             usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and " " not in value
-        except ValueError:  # brackets that do not close, a port that is none
+        except ValueError:  # brackets that do not close, a port that is not a number
             usable = False
         if not usable:
-            raise ValueError(f"{value!r} is no endpoint; it must be as http://localhost:4317, or https")
+            raise ValueError(
+                f"{value!r} is not a valid endpoint; expected a URL such as http://localhost:4317, or https"
+            )
         return value
 
     @model_validator(mode="after")
@@ -133,26 +141,26 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_ages(self) -> Self:
         if self.max_connection_age_grace and not self.max_connection_age:
-            raise ValueError("max_connection_age_grace has no meaning without max_connection_age: set that, too")
+            raise ValueError("max_connection_age_grace has no effect without max_connection_age; set both")
         return self
 
     @field_validator("port", mode="before")
     @classmethod
-    def _pass_over_service_link(cls, value: object) -> object:
+    def _ignore_service_link(cls, value: object) -> object:
         link = isinstance(value, str) and value.startswith(_SERVICE_LINK)
         return cls.model_fields["port"].default if link else value
 
     @property
     def stream_lifetime(self) -> float:
-        """Seconds after which a stream is to end; inf: never.
+        """Seconds after which a stream ends; inf: never.
 
-        It may open when its connection's life ends, so half of the grace is for it to last, and half for it to end.
+        It may open just when its connection's age is reached: then half of the grace is its life, and half its end.
         """
         return min(self.max_connection_age or math.inf, self.max_connection_age_grace / 2 or math.inf)
 
     @property
     def batching_defaults(self) -> dict[str, object]:
-        """What these settings say of batching, by the names of model.yaml."""
+        """The settings for batching, by the keys of model.yaml."""
         return {name: getattr(self, name) for name in ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes")}
 
 
@@ -161,18 +169,16 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
 
     Args:
         file: a YAML file of settings, if any.
-        flags: what the command line says; None stands for a flag that was not given.
+        flags: those of the command line; None stands for a flag that was not given.
 
     Raises:
-        ConfigurationError: an unknown or bad setting; the message names it and where it was said.
+        ConfigurationError: an unknown or bad setting; the message names it and its source.
     """
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and not _is_known(name))
     if unknown:
-        raise ConfigurationError(
-            f"environment variable {unknown[0]}: there is no such setting; see onnxserve serve --help"
-        )
+        raise ConfigurationError(f"environment variable {unknown[0]}: unknown setting; see onnxserve serve --help")
     if file is not None and not file.is_file():
-        raise ConfigurationError(f"{file}: there is no such file")
+        raise ConfigurationError(f"{file}: no such file")
     if file is not None:
         read_mapping(file)
     try:

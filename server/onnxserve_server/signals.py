@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT set an event, whichever thread they reach; before anything is served they end the process."""
+"""SIGTERM and SIGINT set an event, whichever thread they reach; before the server serves they end the process."""
 
 import contextlib
 import logging
@@ -19,14 +19,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def set_on_signal(stop: threading.Event, is_serving: Callable[[], bool]) -> Iterator[None]:
     """Set `stop` on the first SIGTERM or SIGINT; a SIGINT after that ends the process. Enter it in the main thread.
 
-    Afterwards signals do what they did before.
+    When the block ends, the handlers of before are set again.
 
-    While `is_serving` is false the first one ends the process, with 128 and its number as a shell has it: nobody has
-    called yet, and the model at hand may take minutes to load.
+    While `is_serving` is false the first signal ends the process with exit status 128 plus its number, as shells do:
+    nobody has called yet, and the model that is being loaded may take minutes.
 
     A handler in Python runs in the main thread alone, which must wake up for it. The system may give a signal to any
-    thread, and does so under load: the main thread, waiting for a lock, then never learns of it. The byte that the
-    interpreter writes to the wake-up descriptor, in whichever thread, wakes a thread that waits for nothing else.
+    thread, and does so under load: the main thread, waiting for a lock, then never runs it. The byte that the
+    interpreter writes to the wake-up descriptor, from any thread, wakes a thread that waits for nothing else.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
@@ -49,7 +49,7 @@ def _wait(receiver: socket.socket, stop: threading.Event, is_serving: Callable[[
     number = first[0]
     if not is_serving():
         logger.info("stopped by %s before the models were loaded", signal.Signals(number).name)
-        logs.tell_withheld()
+        logs.flush_withheld()
         os._exit(128 + number)  # an exception would reach the main thread when the model is loaded
     stop.set()  # wakes the main thread, which then runs the handler
     while receiver.recv(64):

@@ -1,9 +1,16 @@
+"""A real server of methods that take and give bytes, for what no onnxserve server would do."""
+
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from hypothesis import settings
 
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
+STREAM = "/onnxserve.v1.InferenceService/Stream"
+
+settings.register_profile("client", deadline=None)  # a busy machine is not a fault
+settings.load_profile("client")
 
 
 class _Methods(grpc.GenericRpcHandler):
@@ -12,24 +19,37 @@ class _Methods(grpc.GenericRpcHandler):
 
     def service(self, call):
         method = self._methods.get(call.method)
-        return grpc.unary_unary_rpc_method_handler(method) if method else None
+        if method is None:
+            return None
+        if call.method == STREAM:
+            return grpc.stream_stream_rpc_method_handler(method)
+        return grpc.unary_unary_rpc_method_handler(method)
 
 
-@pytest.fixture
-def serve():
-    """Start a real server of methods that take and give bytes; gives its address, and stops it after the test."""
-    servers = []
+class Servers:
+    """Starts servers, and stops them after the test."""
 
-    def start(methods, workers=2):
+    def __init__(self):
+        self._running = []
+
+    def __call__(self, methods, workers=2):
+        """Start a server of methods by path, or of Predict alone, and return its address."""
         if callable(methods):
             methods = {PREDICT: methods}
         server = grpc.server(ThreadPoolExecutor(workers))
         server.add_generic_rpc_handlers([_Methods(methods)])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        servers.append(server)
+        self._running.append(server)
         return f"127.0.0.1:{port}"
 
-    yield start
-    for server in servers:
-        server.stop(0).wait()
+    def stop(self):
+        for server in self._running:
+            server.stop(0).wait()
+
+
+@pytest.fixture
+def serve():
+    servers = Servers()
+    yield servers
+    servers.stop()

@@ -73,7 +73,7 @@ def test_the_headline_has_the_load_its_figures_and_the_reason():
     assert best(CURVE, info(), 14).headline == (
         "Best of these: 64 callers, 9,000.0 requests/s, p99 14.00 ms "
         "(the most requests/s with a p99 of at most 14 ms); "
-        "on the server 4.50 rows at a time: C of the scaling rules."
+        "4.50 rows in the server at a time (C in the documentation's rules for scaling)."
     )
 
 
@@ -83,10 +83,10 @@ def batches(runs, **batching):
     )
 
 
-def test_the_batches_are_told_beside_the_keys_of_model_yaml():
-    told = batches({}, max_delay_us=50)
-    assert "6.2 rows on average and 16 at most; batching.max_rows is 64, batching.max_delay_us 50." in told
-    assert "any batching.max_rows of 16 or more does the same" in told
+def test_the_batches_are_described_beside_the_keys_of_model_yaml():
+    text = batches({}, max_delay_us=50)
+    assert "6.2 rows on average and 16 at most; batching.max_rows is 64, batching.max_delay_us 50." in text
+    assert "any batching.max_rows of 16 or more gives the same" in text
 
 
 def test_full_runs_call_for_larger_ones():
@@ -94,7 +94,7 @@ def test_full_runs_call_for_larger_ones():
     assert "full" not in batches({"rows": 30, "most_rows": 64})
 
 
-def test_waits_are_told_where_they_are_most_of_the_latency():
+def test_waits_are_reported_where_they_are_most_of_the_latency():
     assert "instances" in batches({"queue_us": 600})
     assert "instances" not in batches({"queue_us": 400})
     assert "smaller batching.max_delay_us" in batches({"batch_wait_us": 600}, max_delay_us=800)
@@ -102,8 +102,8 @@ def test_waits_are_told_where_they_are_most_of_the_latency():
 
 
 def test_a_model_that_is_not_batched_says_why():
-    told = batches({}, enabled=False, reason="input s is a scalar")
-    assert told == "The model is run one request at a time: input s is a scalar."
+    text = batches({}, enabled=False, reason="input s is a scalar")
+    assert text == "The model is run one request at a time: input s is a scalar."
 
 
 def test_good_figures_need_no_caution():
@@ -118,18 +118,21 @@ def test_good_figures_need_no_caution():
             "100/s: 7 of 1,000 requests failed with INTERNAL: it broke",
         ),
         ({"dropped": 5}, "100/s: 5 of 1,000 requests were never sent"),
-        ({"late": 20, "worst_delay_ms": 31.5}, "100/s: 20 of 1,000 requests were sent over 1 ms late, one by 31.5 ms"),
+        (
+            {"late": 20, "worst_delay_ms": 31.5},
+            "100/s: 20 of 1,000 requests were sent more than 1 ms late, at worst 31.5 ms",
+        ),
         ({"complete": False}, "100/s: interrupted"),
-        ({"cpu": Use(0.97, 0.5)}, "100/s: this caller's own CPU was 97% busy"),
+        ({"cpu": Use(0.97, 0.5)}, "100/s: this process used 97% of a core"),
         ({"cpu": Use(0.1, 0.99)}, "100/s: all CPUs of this machine were busy"),
         ({"requests": 0, "succeeded": 0}, "100/s: no request was due and ended in the time"),
     ],
 )
-def test_what_speaks_against_a_figure_is_told(fields, says):
-    (told,) = cautions([sample(Rate(100), 100, 1.0, **fields)])
-    assert told.startswith(says)
+def test_what_speaks_against_a_figure_is_reported(fields, says):
+    (caution,) = cautions([sample(Rate(100), 100, 1.0, **fields)])
+    assert caution.startswith(says)
 
 
-def test_a_server_that_falls_behind_is_told():
-    (told,) = cautions([sample(Rate(100), 60, 1.0)])
-    assert told.startswith("100/s: only 60.0 a second were answered; requests piled up")
+def test_a_server_that_falls_behind_is_reported():
+    (caution,) = cautions([sample(Rate(100), 60, 1.0)])
+    assert caution.startswith("100/s: the server answered only 60.0 requests/s; the backlog")

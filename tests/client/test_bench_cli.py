@@ -75,19 +75,19 @@ def run(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--concurrency", "4", "--rate", "10"), "it is one or the other"),
-        (("--concurrency", "4,x"), "'4,x' is no list of numbers above 0: write N or N,N,..."),
-        (("--concurrency", "1.5"), "'1.5' is no list of numbers above 0"),
-        (("--concurrency", "0"), "'0' is no list of numbers above 0"),
-        (("--rate", "10,"), "'10,' is no list of numbers above 0"),
-        (("--rate", "inf"), "'inf' is no list of numbers above 0"),
-        (("--size", "time"), "'time' is not axis=size"),
-        (("--size", "time=4"), "made-up inputs have no such free axis; there are: none"),
+        (("--concurrency", "4", "--rate", "10"), "give only one of the two"),
+        (("--concurrency", "4,x"), "expected numbers above 0, such as 1,4,16, not '4,x'"),
+        (("--concurrency", "1.5"), "expected numbers above 0, such as 1,4,16, not '1.5'"),
+        (("--concurrency", "0"), "expected numbers above 0, such as 1,4,16, not '0'"),
+        (("--rate", "10,"), "expected numbers above 0, such as 1,4,16, not '10,'"),
+        (("--rate", "inf"), "expected numbers above 0, such as 1,4,16, not 'inf'"),
+        (("--size", "time"), "expected axis=size, such as time=16, not 'time'"),
+        (("--size", "time=4"), "unknown axis; the free axes of made-up inputs are: none"),
         (("--rows", "3", "--input", "x=rows.npy"), "--rows 3: the arrays given with --input have 2 rows"),
         (("--input", "x=absent.npy"), "No such file"),
-        (("--plot", "plot.pdf"), "its name must end with one of .svg, .html, .png"),
-        (("--plot", "absent/plot.svg"), "there is no folder absent"),
-        (("--json", "absent/figures.json"), "there is no folder absent"),
+        (("--plot", "plot.pdf"), "the name must end with one of .svg, .html, .png"),
+        (("--plot", "absent/plot.svg"), "absent is not a directory"),
+        (("--json", "absent/figures.json"), "absent is not a directory"),
         (("--arrivals", "never"), "never"),
     ],
 )
@@ -112,11 +112,11 @@ def test_without_matplotlib_a_png_is_refused_beforehand_and_its_extra_named(serv
         env=os.environ | {"COLUMNS": "200"},
     )
     assert done.returncode == 2
-    assert "PNG needs an extra: pip install 'onnxserve[cli,plot]'; .svg and .html need none" in done.stderr
+    assert "PNG needs an extra: pip install 'onnxserve[cli,plot]'; .svg and .html do not" in done.stderr
     assert server.answered == 0
 
 
-def test_a_load_of_which_all_fails_is_told_and_ends_with_1(run, server):
+def test_a_load_of_which_all_fails_is_reported_and_ends_with_1(run, server):
     def refuse_all_but_the_first(number, context):
         if number:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
@@ -133,7 +133,7 @@ def test_a_load_of_which_all_fails_is_told_and_ends_with_1(run, server):
     assert "Best" not in done.stdout
 
 
-def test_a_load_of_which_some_fails_is_told_and_ends_with_0(run, server):
+def test_a_load_of_which_some_fails_is_reported_and_ends_with_0(run, server):
     def refuse_every_second(number, context):
         if number % 2:
             context.abort(grpc.StatusCode.INTERNAL, "it broke")
@@ -141,15 +141,15 @@ def test_a_load_of_which_some_fails_is_told_and_ends_with_0(run, server):
     server.before = refuse_every_second
     done = run("--rate", "100", "--seconds", "0.2", "--warm-up", "0", "--json", "-")
     assert done.exit_code == 0
-    told = json.loads(done.stdout)
-    (load,) = told["loads"]
+    data = json.loads(done.stdout)
+    (load,) = data["loads"]
     assert load["errors"] == {"INTERNAL": 10}
     assert load["succeeded"] == 10
-    assert told["best"] is None
-    assert any("10 of 20 requests failed with INTERNAL: it broke" in caution for caution in told["cautions"])
+    assert data["best"] is None
+    assert any("10 of 20 requests failed with INTERNAL: it broke" in caution for caution in data["cautions"])
 
 
-def test_a_refusal_of_made_up_values_is_told_with_its_cure_and_nothing_is_measured(run, server):
+def test_a_refusal_of_made_up_values_is_reported_with_its_cure_and_nothing_is_measured(run, server):
     server.before = lambda _, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, "x must be above 2")
     done = run(*ONCE)
     assert (done.exit_code, done.stdout, server.answered) == (1, "", 1)
@@ -158,14 +158,14 @@ def test_a_refusal_of_made_up_values_is_told_with_its_cure_and_nothing_is_measur
     )
 
 
-def test_a_refusal_of_given_values_is_told_as_it_is(run, server, tmp_path):
+def test_a_refusal_of_given_values_is_reported_as_it_is(run, server, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
     server.before = lambda _, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, "x must be above 2")
     done = run(*ONCE, "--input", "x=x.npy")
     assert (done.exit_code, done.stderr) == (1, "onnxserve: x must be above 2\n")
 
 
-def test_a_limit_that_no_load_keeps_is_told(run):
+def test_a_limit_that_no_load_keeps_is_reported(run):
     done = run(*ONCE, "--limit-ms", "0.000001")
     assert done.exit_code == 0
     assert "No load kept its p99 within 1e-06 ms" in done.stdout
@@ -206,10 +206,10 @@ def test_ctrl_c_ends_the_sweep_and_prints_what_was_measured(server, tmp_path, lo
         popen.kill()
     assert popen.returncode == 130, stderr
     assert "Traceback" not in stderr
-    told = json.loads(figures.read_text())
-    (measured,) = told["loads"]
-    assert told["interrupted"]
+    data = json.loads(figures.read_text())
+    (measured,) = data["loads"]
+    assert data["interrupted"]
     assert not measured["complete"]
     assert 0 < measured["succeeded"] < server.answered
     assert measured["errors"] == {}
-    assert "interrupted; the figures are of the time until then" in stdout
+    assert "interrupted; the figures cover the time until then" in stdout

@@ -110,7 +110,7 @@ def test_requests_beyond_the_most_that_may_be_out_are_dropped_and_counted(serve)
         if failed >= 5:
             release.set()
 
-    sample = generator(server.address, most_out=3, seconds=1.0, timeout=60.0).measure(Rate(40, Arrivals.CONSTANT), tell)
+    sample = generator(server.address, max_out=3, seconds=1.0, timeout=60.0).measure(Rate(40, Arrivals.CONSTANT), tell)
     assert sample.dropped >= 5
     assert sample.requests == 40 == sample.succeeded + sample.dropped
     assert sample.succeeded == len(server.messages)
@@ -154,12 +154,12 @@ def test_a_request_that_takes_longer_than_its_timeout_is_an_error(serve):
     assert sample.errors == {"DEADLINE_EXCEEDED": sample.requests}
 
 
-def test_progress_is_told_while_it_goes(serve):
-    told = []
+def test_progress_is_reported_while_it_goes(serve):
+    calls = []
     server = Server(serve)
-    sample = generator(server.address, seconds=0.8).measure(Callers(1), lambda *progress: told.append(progress))
-    shares = [share for share, _, _ in told]
-    assert len(told) > 1
+    sample = generator(server.address, seconds=0.8).measure(Callers(1), lambda *progress: calls.append(progress))
+    shares = [share for share, _, _ in calls]
+    assert len(calls) > 1
     assert shares == sorted(shares)
     assert 0 <= shares[0] < shares[-1] <= 1
-    assert told[-1][1] <= sample.succeeded
+    assert calls[-1][1] <= sample.succeeded

@@ -31,7 +31,7 @@ def test_a_rate_below_one_in_the_time_sends_one():
     assert len(Rate(0.1).times(2)) == 1
 
 
-def test_loads_are_told_in_words():
+def test_loads_are_described_in_words():
     assert [str(load) for load in (Callers(1), Callers(16), Rate(100), Rate(0.5))] == [
         "1 caller",
         "16 callers",

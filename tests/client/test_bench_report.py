@@ -68,8 +68,8 @@ NOTHING = sample(Callers(64), [])
 
 
 def test_the_json_has_every_load_and_what_was_measured():
-    told = json.loads(json.dumps(report([*SAMPLES, NOTHING]).to_dict()))
-    assert told.keys() == {
+    data = json.loads(json.dumps(report([*SAMPLES, NOTHING]).to_dict()))
+    assert data.keys() == {
         "time",
         "versions",
         "machine",
@@ -82,15 +82,15 @@ def test_the_json_has_every_load_and_what_was_measured():
         "cautions",
         "interrupted",
     }
-    assert told["request"] == {
+    assert data["request"] == {
         "inputs": {"x": "float32[2, 3]"},
         "made_up": ["x"],
         "rows": 2,
         "bytes": 5,
         "different": 1,
     }
-    assert [load["concurrency"] for load in told["loads"]] == [1, 4, 16, 64]
-    first, nothing = told["loads"][0], told["loads"][-1]
+    assert [load["concurrency"] for load in data["loads"]] == [1, 4, 16, 64]
+    first, nothing = data["loads"][0], data["loads"][-1]
     assert first["latency_ms"].keys() == {"mean", "p50", "p90", "p99", "max"}
     assert first["runs"] == {
         "rows": 2,
@@ -104,23 +104,23 @@ def test_the_json_has_every_load_and_what_was_measured():
     assert (first["caller_cpu"], first["machine_cpu"]) == (0.5, 0.6)
     assert nothing["succeeded"] == 0
     assert (nothing["latency_ms"], nothing["runs"], nothing["rows_in_server"]) == (None, None, None)
-    assert told["best"]["concurrency"] == 1
-    assert told["best"]["rows_in_server"] == first["rows_in_server"] == pytest.approx(6 * 500e-6)
-    assert told["model"]["version"] == "3"
+    assert data["best"]["concurrency"] == 1
+    assert data["best"]["rows_in_server"] == first["rows_in_server"] == pytest.approx(6 * 500e-6)
+    assert data["model"]["version"] == "3"
 
 
 def test_every_key_of_the_json_is_documented():
-    told = json.loads(json.dumps(report(SAMPLES).to_dict()))
+    data = json.loads(json.dumps(report(SAMPLES).to_dict()))
     section = DOCUMENT.read_text().split("## Measuring a model")[1].split("\n## ")[0]
-    load = told["loads"][0]
-    parts = (told, told["request"], told["settings"], told["best"], load, load["latency_ms"], load["runs"])
+    load = data["loads"][0]
+    parts = (data, data["request"], data["settings"], data["best"], load, load["latency_ms"], load["runs"])
     assert {key for part in parts for key in part if f"`{key}`" not in section} == set()
 
 
-def test_the_json_of_rates_tells_their_arrivals():
-    told = report([sample(Rate(5.0, Arrivals.CONSTANT), [1] * 5), sample(Rate(9), [1] * 9)]).to_dict()
+def test_the_json_of_rates_has_their_arrivals():
+    data = report([sample(Rate(5.0, Arrivals.CONSTANT), [1] * 5), sample(Rate(9), [1] * 9)]).to_dict()
     assert [
-        (each["rate"], each["arrivals"], each["concurrency"]) for each in json.loads(json.dumps(told))["loads"]
+        (each["rate"], each["arrivals"], each["concurrency"]) for each in json.loads(json.dumps(data))["loads"]
     ] == [
         (5, "constant", None),
         (9, "poisson", None),
@@ -238,7 +238,7 @@ def test_the_ticks_of_latency_are_one_two_and_five_around_it(low, high, ticks):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("plot.pdf", "must end with one of .svg, .html, .png"), ("absent/plot.svg", "there is no folder")],
+    [("plot.pdf", "must end with one of .svg, .html, .png"), ("absent/plot.svg", "is not a directory")],
 )
 def test_a_picture_that_cannot_be_written_is_refused_beforehand(tmp_path, name, says):
     with pytest.raises(ValueError, match=says):

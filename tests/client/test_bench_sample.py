@@ -82,7 +82,7 @@ def test_a_rate_that_was_not_answered_as_fast_is_known(load, fell_behind):
     assert sample_of(recorder, load).fell_behind is fell_behind
 
 
-def test_the_cpu_time_of_this_process_is_told_as_cores():
+def test_the_cpu_time_of_this_process_is_given_in_cores():
     began, meter, used = time.perf_counter(), Meter(), time.process_time()
     while time.process_time() - used < 0.1:
         sum(range(10_000))

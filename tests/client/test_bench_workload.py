@@ -5,7 +5,7 @@ import pytest
 from onnxserve import TensorSpec
 from onnxserve._bench import workload
 from onnxserve._bench.workload import make
-from onnxserve._cli.inputs import InputError
+from onnxserve._inputs import InputError
 from onnxserve.tensor import NUMBERS, decode
 from onnxserve.v1 import inference_service_pb2
 from support.arrays import same_bits
@@ -53,7 +53,7 @@ def test_rows_lie_along_the_batch_axis_of_each_input():
     assert made.rows == 7
 
 
-def test_free_axes_have_the_sizes_told_whichever_input_they_are_in():
+def test_free_axes_have_the_sizes_given_whichever_input_they_are_in():
     inputs = [
         spec("ids", "int64", ("batch", "seq")),
         spec("mask", "bool", ("batch", "seq")),
@@ -66,17 +66,17 @@ def test_free_axes_have_the_sizes_told_whichever_input_they_are_in():
 @pytest.mark.parametrize(
     ("shape", "sizes", "says"),
     [
-        (("batch", "seq"), {}, "input x: its axis seq is free; say how long it is, such as --size seq=16"),
+        (("batch", "seq"), {}, "input x: the size of axis seq is free; set it, such as --size seq=16"),
         (("batch", None), {}, "--size x.1=16"),
-        (("batch", "seq"), {"sec": 4}, "--size sec=4: made-up inputs have no such free axis; there are: seq"),
-        (("batch", 3), {"seq": 4}, "there are: none"),
-        (("batch", 3), {"batch": 4}, "--size batch=4: this axis has the rows; write --rows 4"),
+        (("batch", "seq"), {"sec": 4}, "--size sec=4: unknown axis; the free axes of made-up inputs are: seq"),
+        (("batch", 3), {"seq": 4}, "the free axes of made-up inputs are: none"),
+        (("batch", 3), {"batch": 4}, "--size batch=4: batch is the axis of rows; use --rows 4"),
     ],
 )
-def test_a_size_that_is_missing_or_of_no_axis_is_told_with_its_cure(shape, sizes, says):
-    with pytest.raises(InputError) as told:
+def test_a_size_that_is_missing_or_of_no_axis_is_reported_with_its_cure(shape, sizes, says):
+    with pytest.raises(InputError) as raised:
         make([spec(shape=shape)], {}, rows=None, sizes=sizes)
-    assert says in str(told.value)
+    assert says in str(raised.value)
 
 
 def test_given_inputs_are_sent_whole_without_a_number_of_rows():
@@ -127,13 +127,13 @@ def test_a_given_scalar_stands_in_every_made_up_request():
     ],
 )
 def test_rows_that_cannot_be_are_refused(inputs, given, rows, says):
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         make(inputs, given, rows=rows, sizes={})
-    assert says in str(told.value)
+    assert says in str(raised.value)
 
 
 def test_few_requests_are_kept_ready_where_they_are_large(monkeypatch):
-    monkeypatch.setattr(workload, "_MOST_BYTES", 100)
+    monkeypatch.setattr(workload, "_MAX_BYTES", 100)
     assert len(make([spec(shape=("batch", 10))], {}, rows=1, sizes={}).requests) == 2
     assert len(make([spec(shape=("batch", 1000))], {}, rows=1, sizes={}).requests) == 1
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from onnxserve import TensorSpec
 from onnxserve._cli.app import app
-from onnxserve._cli.inputs import InputError, read_inputs
+from onnxserve._inputs import InputError, read_inputs
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, tensor_pb2
 
 MODEL = model_service_pb2.Model(
@@ -154,14 +154,14 @@ def test_json_values_that_the_dtype_cannot_hold_are_refused(tmp_path, dtype, tex
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("rows.npy", "is not name=file"),
+        ("rows.npy", "expected name=file, not 'rows.npy'"),
         ("x=absent.npy", "No such file"),
-        ("x=rows.csv", "not a .npy, .npz or .json file"),
-        ("x=two.npz:z", "no array 'z'; it has x, y"),
-        ("other=two.npz", "no array 'other'; it has x, y"),
+        ("x=rows.csv", "expected a .npy, .npz or .json file"),
+        ("x=two.npz:z", "unknown array 'z'; the arrays of the file are x, y"),
+        ("other=two.npz", "unknown array 'other'; the arrays of the file are x, y"),
         ("x=broken.json", "x=broken.json"),
         ("x=[1, ", "x=[1, : "),
-        ("other=rows.json", "no such input, so its dtype is unknown; it has x"),
+        ("other=rows.json", "unknown input 'other'; the model's inputs are x"),
         ("x=pickled.npy", "allow_pickle"),
     ],
 )
@@ -213,7 +213,7 @@ def test_saved_outputs_are_read_back_by_numpy(files, run):
         np.testing.assert_array_equal(saved["x"], files)
 
 
-def test_the_servers_refusal_is_told_in_lines_on_stderr_and_ends_with_1(files, run):
+def test_the_servers_refusal_is_printed_in_lines_on_stderr_and_ends_with_1(files, run):
     done = run("predict", "animals", "--input", "x=wrong.npy")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == "onnxserve: bad [request]\n  inputs[0].data_type: float64, the model takes float32\n"
@@ -225,7 +225,7 @@ def test_a_server_that_cannot_be_reached_ends_with_1(run):
     assert done.stderr.startswith("onnxserve: ")
 
 
-def test_models_are_told_with_names_dtypes_and_axes(run):
+def test_models_are_printed_with_names_dtypes_and_axes(run):
     done = run("models")
     assert done.exit_code == 0
     for text in ("animals", "READY", "float32[batch, 3]", "up to 32 rows", "CPU"):

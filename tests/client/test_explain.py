@@ -67,8 +67,8 @@ def test_json_has_everything_but_the_image_and_its_regions(explanation):
     fields = {field.name for field in dataclasses.fields(Explanation)} - {"values", "image", "regions"}
     assert read.keys() == fields
     for name, value in read.items():
-        told = getattr(explanation, name)
-        assert value == (list(told) if isinstance(told, tuple) else told)
+        found = getattr(explanation, name)
+        assert value == (list(found) if isinstance(found, tuple) else found)
 
 
 @pytest.mark.parametrize("explanation", [TABLE, IMAGE, TEXT], ids=lambda explanation: explanation.kind)
@@ -108,7 +108,7 @@ def test_hidden_pixels_are_hidden_in_all_channels(layout, shape):
 
 
 def test_an_image_whose_channels_could_be_either_axis_needs_its_layout():
-    with pytest.raises(ExplainError, match="Say layout NCHW or NHWC"):
+    with pytest.raises(ExplainError, match="give layout NCHW or NHWC"):
         Picture("x", np.zeros((1, 3, 9, 3), np.float32), layout=None, mask=None, regions=None)
 
 
@@ -150,9 +150,9 @@ def test_one_row_is_made_to_fit_its_input(of, given, shape):
 @pytest.mark.parametrize(
     ("of", "given", "says"),
     [
-        (spec("int8", "n", 1), [[1], [300]], "a value is not in its range"),
-        (spec("int8", "n", 1), [[1], [0.5]], "a value is not in its range"),
-        (spec("bool", "n", 1), [[1], [0]], "is bool, and these values are int64"),
+        (spec("int8", "n", 1), [[1], [300]], "a value is out of range for int8"),
+        (spec("int8", "n", 1), [[1], [0.5]], "a value is out of range for int8"),
+        (spec("bool", "n", 1), [[1], [0]], "is bool, not int64"),
         (spec("string", "n", 1), np.array([["a"], [None]], dtype=object), "a value is not a str"),
         (spec("bfloat16", "n", 1), [[1.0]], "which cannot be explained"),
         (spec("float32", 2, "n", axis=1), [[1.0], [2.0]], "do not lie along its first axis"),
@@ -176,7 +176,7 @@ def test_what_explains_is_imported_when_it_is_used():
 
 
 @pytest.mark.parametrize("package", ["shap", "lime"])
-def test_without_the_extra_its_name_is_told(package):
+def test_without_the_extra_its_name_is_given(package):
     program = (
         f"import sys; sys.modules['{package}'] = None\nfrom onnxserve.explain._packages import load\nload('{package}')"
     )

@@ -2,12 +2,14 @@
 
 import re
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxserve._call import PredictCall
 from onnxserve._joining import Key, Spec, join, key_of, split
 from onnxserve._models import Batching, ModelInfo, Runtime, TensorSpec
 from onnxserve._wire import predict_request
@@ -42,8 +44,8 @@ def random_array(number, shape, rng):
     return decode(tensor_pb2.Tensor(data_type=number, shape=shape, data=data))
 
 
-def key(inputs, outputs=None, version=None, priority=0):
-    return key_of("m", inputs, outputs, version, priority)
+def key(inputs, **options):
+    return key_of(PredictCall(model="m", inputs=inputs, **options))
 
 
 def _shown(case):
@@ -57,16 +59,16 @@ def test_a_joined_request_is_that_of_one_caller_with_all_the_rows(number, rows, 
     rng = np.random.default_rng(seed)
     spec = spec_of([tensor("a", NAMES[number], "n", *row), tensor("b", "int64", "n")])
     requests = [{"a": random_array(number, (count, *row), rng), "b": rng.integers(-99, 99, count)} for count in rows]
-    (common,) = {key(inputs, ["y"], "2", -3) for inputs in requests}
-    shares = [spec.share_of(inputs) for inputs in requests]
+    options = {"outputs": ["y"], "version": "2", "priority": -3}
+    (common,) = {key(inputs, **options) for inputs in requests}
+    parts = [spec.part_of(inputs) for inputs in requests]
     together = {name: np.concatenate([inputs[name] for inputs in requests]) for name in ("a", "b")}
-    asked = {"outputs": ["y"], "version": "2", "priority": -3, "request_id": "id"}
-    assert join(common, shares, "id") == predict_request("m", together, **asked)
+    assert join(common, parts, "id") == predict_request(PredictCall(model="m", inputs=together, **options), "id")
 
 
 @pytest.mark.parametrize("number", sorted(NAMES), ids=NAMES.get)
 @given(rows=ROWS, row=st.lists(st.integers(0, 3), max_size=3), seed=st.integers(0, 2**32 - 1))
-def test_an_answer_is_split_into_what_each_member_would_have_got(number, rows, row, seed):
+def test_an_answer_is_split_into_what_each_call_would_have_got(number, rows, row, seed):
     rng = np.random.default_rng(seed)
     parts = [random_array(number, (count, *row), rng) for count in rows]
     response = inference_service_pb2.PredictResponse(
@@ -90,9 +92,8 @@ def test_an_answer_is_split_into_what_each_member_would_have_got(number, rows, r
 
 def test_a_transposed_array_is_sent_row_by_row():
     x = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    share = spec_of([tensor("x", "float32", "n", 2)]).share_of({"x": x})
-    asked = {"outputs": None, "version": None, "priority": 0, "request_id": ""}
-    assert join(key({"x": x}), [share], "") == predict_request("m", {"x": x}, **asked)
+    part = spec_of([tensor("x", "float32", "n", 2)]).part_of({"x": x})
+    assert join(key({"x": x}), [part], "") == predict_request(PredictCall(model="m", inputs={"x": x}), "")
 
 
 @pytest.mark.parametrize(
@@ -112,9 +113,9 @@ def test_a_transposed_array_is_sent_row_by_row():
     ids=_shown,
 )
 def test_requests_that_differ_in_more_than_their_rows_have_different_keys(different):
-    usual = {"model": "m", "inputs": {"x": ONE}, "outputs": ["y", "z"], "version": None, "priority": 0}
-    more_rows = usual | {"inputs": {"x": np.zeros((5, 3), np.float32)}}
-    assert key_of(**usual) == key_of(**more_rows) != key_of(**usual | different)
+    usual = PredictCall(model="m", inputs={"x": ONE}, outputs=["y", "z"])
+    more_rows = usual.with_inputs({"x": np.zeros((5, 3), np.float32)})
+    assert key_of(usual) == key_of(more_rows) != key_of(replace(usual, **different))
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,7 @@ def test_requests_that_differ_in_more_than_their_rows_have_different_keys(differ
     ids=_shown,
 )
 def test_an_unusual_request_has_no_key(unusual):
-    usual = {"model": "m", "inputs": {"x": ONE}, "outputs": None, "version": None, "priority": 0}
-    assert key_of(**usual | unusual) is None
+    assert key_of(replace(PredictCall(model="m", inputs={"x": ONE}), **unusual)) is None
 
 
 def test_any_mapping_of_inputs_has_a_key():
@@ -209,7 +209,7 @@ def test_only_rows_along_the_first_axis_are_joined(spec):
     ids=["inputs that disagree on rows", "no UTF-8", "no bool", "too many rows", "too many bytes", "no inputs"],
 )
 def test_a_request_whose_values_do_not_fit_gives_nothing_to_join(inputs):
-    assert spec_of([]).share_of(inputs) is None
+    assert spec_of([]).part_of(inputs) is None
 
 
 def test_every_type_of_the_wire_can_be_part_of_a_key():

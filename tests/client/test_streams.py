@@ -31,32 +31,24 @@ class Server:
         self.calls = 0
         self.begun_again = threading.Event()
 
-    def stream(self, requests, context):
+    def stream(self, messages, context):
+        requests = map(inference.StreamRequest.FromString, messages)
+        for answer in self._answers(requests, context):
+            yield answer.SerializeToString()
+
+    def _answers(self, requests, context):
         self.calls += 1
         if self.calls == 1:
-            yield from self.first(requests, context)
-            return
+            return self.first(requests, context)
         self.begun_again.set()
-        yield from map(echo, requests)
+        return map(echo, requests)
 
 
 @pytest.fixture
-def server():
+def server(serve):
     scripted = Server()
-
-    class Handler(grpc.GenericRpcHandler):
-        def service(self, call):
-            assert call.method == STREAM
-            return grpc.stream_stream_rpc_method_handler(
-                scripted.stream, inference.StreamRequest.FromString, inference.StreamResponse.SerializeToString
-            )
-
-    running = grpc.server(ThreadPoolExecutor(4))
-    running.add_generic_rpc_handlers([Handler()])
-    scripted.address = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
-    running.start()
-    yield scripted
-    running.stop(0).wait()
+    scripted.address = serve({STREAM: scripted.stream}, workers=4)
+    return scripted
 
 
 @pytest.fixture(params=[False, True], ids=["Client", "AsyncClient"])
@@ -141,12 +133,12 @@ def test_an_input_that_comes_while_the_client_waits_to_call_again_is_answered(se
     broken = threading.Event()
     delay_after = _stream.Unanswered.delay_after
 
-    def told(*arguments):
+    def note(*arguments):
         delay = delay_after(*arguments)
         broken.set()
         return delay
 
-    monkeypatch.setattr(_stream.Unanswered, "delay_after", told)
+    monkeypatch.setattr(_stream.Unanswered, "delay_after", note)
     monkeypatch.setattr(_stream, "_FIRST_DELAY", 0.5)
     server.first = answers_three_and_breaks
     assert stream(server.address, asynchronous, 7, broken) == [*range(7)]
@@ -174,20 +166,20 @@ def test_the_next_call_waits_for_an_input_that_the_broken_one_is_taking():
         assert go_on.wait(FOR_EVER)
         yield "2", b"2"
 
-    feed = _stream.Feed(requests(), _stream.Unanswered(4, 3))
-    feed.changed = Changed()
+    source = _stream.MessageSource(requests(), _stream.Unanswered(4, 3))
+    source.changed = Changed()
     with ThreadPoolExecutor(2) as threads:
-        broken = feed.messages()
+        broken = source.messages()
         assert next(broken) == b"1"
         ended = threads.submit(next, broken, None)
         assert taking.wait(FOR_EVER)
-        following = feed.messages()
+        following = source.messages()
         assert next(following) == b"1"
         message = threads.submit(next, following, None)
         until(lambda: message.done() or waiting.is_set())
         go_on.set()
         assert (message.result(FOR_EVER), ended.result(FOR_EVER)) == (b"2", None)
-    assert feed.failure is None
+    assert source.failure is None
 
 
 def test_an_answer_to_another_request_is_an_error(server, asynchronous):

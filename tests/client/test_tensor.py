@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxserve import tensor
+from onnxserve import _wire, tensor
+from onnxserve._call import PredictCall
 from onnxserve._wire import predict_request
 from onnxserve.v1 import inference_service_pb2, tensor_pb2
 
@@ -39,7 +40,7 @@ def bits(array):
 
 def sent(array):
     """The Tensor that a server reads from a client's request."""
-    request = predict_request("m", {"x": array}, outputs=None, version=None, priority=0, request_id="r")
+    request = predict_request(PredictCall(model="m", inputs={"x": array}), "r")
     (read,) = inference_service_pb2.PredictRequest.FromString(request).inputs
     return read
 
@@ -53,10 +54,13 @@ def test_an_array_comes_back_bit_for_bit(array):
     assert bits(back) == bits(array)
 
 
+@pytest.mark.parametrize("small_bytes", [-1, _wire._SMALL_BYTES], ids=["by view", "by copy"])
 @settings(deadline=None)
-@given(arrays())
-def test_a_request_holds_the_tensors_that_protobuf_would_write(array):
-    assert sent(array) == tensor.encode("x", array)
+@given(array=arrays())
+def test_a_request_holds_the_tensors_that_protobuf_would_write(small_bytes, array):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_wire, "_SMALL_BYTES", small_bytes)
+        assert sent(array) == tensor.encode("x", array)
 
 
 @settings(deadline=None)
@@ -93,8 +97,8 @@ def test_decoded_numbers_are_read_only():
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "datetime64[s]", "i4,f4", "float128"])
-def test_a_type_that_the_wire_has_not_is_refused(dtype):
-    with pytest.raises(TypeError, match="no counterpart on the wire; the types are float32"):
+def test_a_dtype_that_the_protocol_lacks_is_refused(dtype):
+    with pytest.raises(TypeError, match=r"the protocol has no type for dtype .*; its types are float32"):
         tensor.encode("x", np.zeros(1, dtype))
 
 

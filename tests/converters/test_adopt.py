@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxserve_converters.errors import BadRequest, NotProved
-from onnxserve_converters.sources.freeing import free_rows
+from onnxserve_converters.sources.dynamic_axes import free_batch_axis
 from onnxserve_converters.sources.onnx import load
 from support import zoo
 from support.converting import convert, request, same
@@ -146,12 +146,12 @@ def test_a_file_for_one_row_serves_many_once_its_rows_are_freed(repository, serv
     report = repository[1][name]
     assert report["proof"]["batchable"]
     assert report["model"]["outputs"]["y"]["shape"][0] == "rows"
-    assert report["notes"] == ["the file fixes the batch of x to 1; it was freed"]
+    assert report["notes"] == ["the file fixes the batch of x to 1; the conversion freed it"]
 
 
 def test_rows_that_cannot_be_freed_are_not_published(tmp_path):
     onnx.save(stateful(), tmp_path / "model.onnx")
-    with pytest.raises(NotProved, match=r"with rows=2 it does not run .*rows should be free"):
+    with pytest.raises(NotProved, match=r"ONNX Runtime fails with rows=2 .*rows should be free"):
         convert(tmp_path / "model.onnx", tmp_path / "models" / "m", "x=float32[rows,2,3]")
     assert not (tmp_path / "models").exists()
 
@@ -174,7 +174,7 @@ def test_weights_beside_the_file_come_along(tmp_path):
 
 def test_a_frozen_file_is_refused_unless_its_frozen_size_is_described(tmp_path):
     onnx.save(zoo.frozen(), tmp_path / "model.onnx")
-    with pytest.raises(BadRequest, match=r"the model itself does not run with batch=2: .* --input"):
+    with pytest.raises(BadRequest, match=r"the model fails in its own framework with batch=2: .* --input"):
         convert(tmp_path / "model.onnx", tmp_path / "models" / "m")
     report = convert(tmp_path / "model.onnx", tmp_path / "models" / "m", "x=float32[1,2]").report
     assert report["model"]["outputs"] == {"y": {"shape": [1, 2]}}
@@ -185,13 +185,13 @@ def test_rows_whose_answers_cannot_be_put_together_are_not_freed(tmp_path):
     model = zoo.model([largest], [zoo.tensor("x", [1, 2])], [zoo.tensor("y", [])])
     onnx.save(model, tmp_path / "model.onnx")
     loaded = load(request(tmp_path / "model.onnx", "x=float32[rows,2]"), "onnx")
-    with pytest.raises(BadRequest, match=r"output y: for one row it has the shape \[\]"):
+    with pytest.raises(BadRequest, match=r"output y: its shape for one row, \[\], has no batch axis"):
         loaded.run({"x": np.ones((2, 2), np.float32)})
 
 
 def test_an_inference_of_one_row_is_not_asked_of_a_shape_that_has_one_already():
     model = flattening([1, -1])
-    free_rows(model.graph, ["x"])
+    free_batch_axis(model.graph, ["x"])
     assert shapes(model) == [[0, -1]]
 
 
@@ -203,7 +203,7 @@ def test_reshapes_that_no_row_reaches_stay_as_they_are():
     ]
     constants = [zoo.constant("shape", [1, 2, 3], np.int64), zoo.constant("w", np.ones(6))]
     model = for_one_row(*nodes, initializers=constants)
-    free_rows(model.graph, ["x"])
+    free_batch_axis(model.graph, ["x"])
     assert shapes(model) == [[1, 2, 3], [-1, 2, 3]]
 
 
@@ -216,11 +216,11 @@ def shapes(model):
 @pytest.mark.parametrize(
     ("inputs", "why"),
     [
-        (("z=float32[batch,3]",), r"--input z: \S+ has no such input; it has x"),
-        (("x=float64[batch,3]",), r"has it as x=float32\[batch,3\]"),
-        (("x=float32[batch]",), "has it as"),
-        (("x=float32[batch,4]",), "has it as"),
-        (("x=float32[batch,width]",), "free axes alone can be named or fixed"),
+        (("z=float32[batch,3]",), r"--input z: unknown input; \S+ has x"),
+        (("x=float64[batch,3]",), r"declares x=float32\[batch,3\]"),
+        (("x=float32[batch]",), "declares x="),
+        (("x=float32[batch,4]",), "declares x="),
+        (("x=float32[batch,width]",), "only its free axes can be named or fixed"),
     ],
 )
 def test_inputs_can_be_completed_but_not_contradicted(tmp_path, inputs, why):
@@ -231,7 +231,7 @@ def test_inputs_can_be_completed_but_not_contradicted(tmp_path, inputs, why):
 
 def test_a_batch_of_several_rows_is_not_freed(tmp_path):
     onnx.save(zoo.fixed(), tmp_path / "model.onnx")
-    with pytest.raises(BadRequest, match=r"has it as x=float32\[4,3\]"):
+    with pytest.raises(BadRequest, match=r"declares x=float32\[4,3\]"):
         load(request(tmp_path / "model.onnx", "x=float32[batch,3]"), "onnx")
 
 
@@ -253,7 +253,7 @@ def test_labels_that_other_tools_mean_otherwise_are_left_alone(tmp_path):
 @pytest.mark.parametrize("content", [b"hello, I am no model", b"\x08\x0a\x3a\xff", b"\x08\x0a"])
 def test_a_file_that_is_no_onnx_is_refused(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(BadRequest, match=r"model.onnx: it (is no|cannot be read as an) ONNX file"):
+    with pytest.raises(BadRequest, match=r"model.onnx: not a valid ONNX file"):
         load(request(tmp_path / "model.onnx"), "onnx")
 
 
@@ -274,7 +274,7 @@ def test_a_file_that_gives_no_tensor_is_refused_with_the_output_named(tmp_path):
 
 def test_another_opset_is_refused(tmp_path):
     onnx.save(zoo.double(), tmp_path / "model.onnx")
-    with pytest.raises(BadRequest, match=r"--opset 17: \S+ has the opset 21"):
+    with pytest.raises(BadRequest, match=r"--opset 17: \S+ has opset 21"):
         load(request(tmp_path / "model.onnx", opset=17), "onnx")
     assert load(request(tmp_path / "model.onnx", opset=21), "onnx")
 
@@ -289,5 +289,5 @@ def test_another_opset_is_refused(tmp_path):
 )
 def test_a_file_that_breaks_the_standard_is_not_proved(tmp_path, nodes):
     onnx.save(unchecked(nodes, [zoo.tensor("x", ["n"])], [zoo.tensor("y", ["n"])]), tmp_path / "model.onnx")
-    with pytest.raises(NotProved, match=r"model.onnx: it breaks a rule of the standard"):
+    with pytest.raises(NotProved, match=r"model.onnx: the file violates the ONNX standard"):
         load(request(tmp_path / "model.onnx"), "onnx")

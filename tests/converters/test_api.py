@@ -73,15 +73,15 @@ def test_a_file_is_converted_and_published(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"inputs": ["x=float32[n]", "x=float32[n]"]}, "input x: it is described twice"),
-        ({"inputs": ["x"]}, "write name=dtype"),
-        ({"tolerances": {"int8": 1}}, "tolerance int8: only float16, bfloat16, float32, float64 have one"),
-        ({"tolerances": {"float32": -1}}, "tolerance float32: -1 is no share"),
-        ({"tolerances": {"float32": float("nan")}}, "tolerance float32: nan is no share"),
-        ({"max_error": float("inf")}, "max_error: inf is no share"),
-        ({"to": "models/..", "inputs": []}, "write REPOSITORY/NAME"),
-        ({"quantize": "int8"}, "--quantize int8: write dynamic or static"),
-        ({"quantize": "static"}, "--quantize static needs to see what the model is made for"),
+        ({"inputs": ["x=float32[n]", "x=float32[n]"]}, "input x: described twice"),
+        ({"inputs": ["x"]}, "expected name=dtype"),
+        ({"tolerances": {"int8": 1}}, "tolerance int8: only float16, bfloat16, float32, float64 have a tolerance"),
+        ({"tolerances": {"float32": -1}}, "tolerance float32: -1 is not a valid share"),
+        ({"tolerances": {"float32": float("nan")}}, "tolerance float32: nan is not a valid share"),
+        ({"max_error": float("inf")}, "max_error: inf is not a valid share"),
+        ({"to": "models/..", "inputs": []}, "expected REPOSITORY/NAME"),
+        ({"quantize": "int8"}, "--quantize int8: expected dynamic or static"),
+        ({"quantize": "static"}, "--quantize static needs realistic inputs: give --calibration"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(asked, says, tmp_path):
@@ -100,7 +100,7 @@ def test_limits_are_passed_on(tmp_path):
 
 @pytest.mark.parametrize("source", [3, None, object(), ["a"], np.zeros(3)])
 def test_what_is_no_model_is_refused(source, tmp_path):
-    with pytest.raises(BadRequest, match=r"cannot be converted: give a path, a torch.nn.Module or a keras.Model"):
+    with pytest.raises(BadRequest, match=r"cannot be converted; expected a path, a torch.nn.Module or a keras.Model"):
         convert(source, tmp_path / "net")
 
 
@@ -154,9 +154,9 @@ def script(tmp_path):
         for name, text in {"program": program, **modules}.items():
             (tmp_path / f"{name}.py").write_text(text)
         (tmp_path / "scratch").mkdir()
-        told = python(tmp_path / "program.py", tmp_path / "models" / "net", TMPDIR=str(tmp_path / "scratch"))
+        result = python(tmp_path / "program.py", tmp_path / "models" / "net", TMPDIR=str(tmp_path / "scratch"))
         assert not list((tmp_path / "scratch").glob(".onnxserve-*"))
-        return told
+        return result
 
     return run
 
@@ -172,8 +172,8 @@ def test_a_module_of_a_script_is_converted_with_what_it_imports(script):
     assert source == {"kind": "live_torch"}
     np.testing.assert_allclose(run_version(path, x=np.ones((5, 4), np.float32)), wanted, rtol=1e-5)
     assert scripted == "torchscript"
-    assert refused.startswith("the Net cannot be handed to the process that converts it: TypeError: ")
-    assert refused.endswith("save it to a file, and convert that")
+    assert refused.startswith("the Net cannot be sent to the worker process: TypeError: ")
+    assert refused.endswith("save it to a file and convert the file")
 
 
 KERAS = """
@@ -254,7 +254,7 @@ def archive(path, *names):
     ],
 )
 def test_a_framework_that_is_not_installed_is_named_with_its_extra(name, absent, extra, tmp_path):
-    """What the child process does, in a process that cannot import the package."""
+    """What the worker process does, in a process that cannot import the package."""
     path = tmp_path / name
     if name == "net.pt":
         archive(path, "net/code/net.py", "net/constants.pkl", "net/data.pkl")
@@ -265,8 +265,8 @@ def test_a_framework_that_is_not_installed_is_named_with_its_extra(name, absent,
         (path / "saved_model.pb").touch()
     else:
         path.write_bytes(b"\x89HDF\r\n\x1a\n" if name == "net.h5" else b"\x80\x04N.")
-    told = python(WITHOUT, path, tmp_path, absent)
-    assert f"needs the package {absent}, which is not installed: pip install 'onnxserve[{extra}]'" in told
+    message = python(WITHOUT, path, tmp_path, absent)
+    assert f"needs the package {absent}, which is not installed: pip install 'onnxserve[{extra}]'" in message
 
 
 def test_inspect_takes_paths_of_any_kind(tmp_path):

@@ -32,7 +32,7 @@ def run(tmp_path, monkeypatch):
     return invoke
 
 
-def test_a_conversion_tells_its_stages_its_proof_and_how_to_serve_it(run):
+def test_a_conversion_prints_its_stages_its_comparison_and_how_to_serve_it(run):
     done = run("convert", DIGITS, "--to", "models/digits")
     assert done.exit_code == 0, done.output
     assert re.findall(r"^(\w+) +\d+\.\d s$", done.stderr, re.MULTILINE) == [
@@ -63,9 +63,9 @@ def test_every_option_reaches_the_conversion(run, tmp_path):
         *("--timeout", 600, "--memory", 16, "--replace"),
     )
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    report = told["report"]
-    assert told["path"] == "models/net/7"
+    result = json.loads(done.stdout)
+    report = result["report"]
+    assert result["path"] == "models/net/7"
     assert report == json.loads(Path("models/net/7/report.json").read_text())
     assert report["model"]["inputs"] == {"image": {"dtype": "float32", "shape": ["rows", 3, 32, 32]}}
     assert report["model"]["outputs"] == {"scores": {"shape": ["rows", 10]}}
@@ -77,7 +77,7 @@ def test_every_option_reaches_the_conversion(run, tmp_path):
     assert json.loads(written["labels"]) == {"scores": [f"name {number}" for number in range(10)]}
 
 
-def test_steps_are_told_with_before_and_after(run):
+def test_steps_are_printed_with_before_and_after(run):
     done = run("convert", DIGITS, "--to", "models/net", "--quantize", "dynamic", "--samples", HELD_OUT)
     assert done.exit_code == 0, done.output
     assert re.search(r"^step +KiB +µs at batch 1 +µs at batch 16 +error +accuracy +pays", done.stdout, re.MULTILINE)
@@ -85,66 +85,67 @@ def test_steps_are_told_with_before_and_after(run):
     assert re.search(r"^accuracy 9\d\.\d\d% on 450 rows$", done.stdout, re.MULTILINE)
 
 
-def test_as_json_nothing_else_is_told(run):
+def test_as_json_nothing_else_is_printed(run):
     done = run("convert", DIGITS, "--to", "models/net", "--json")
     assert json.loads(done.stdout).keys() == {"path", "report"}
     assert done.stderr == ""
 
 
-def test_what_is_not_proved_is_told_with_the_rows_that_fail_and_ends_with_1(run):
+def test_what_is_not_proved_is_printed_with_the_rows_that_fail_and_ends_with_1(run):
     done = run("convert", DIGITS, "--to", "models/net", "--tolerance", "float32=0")
     assert done.exit_code == 1
     assert len(re.findall(r"^probabilities +batch=\d+ .* DIFFERS", done.stdout, re.MULTILINE)) == 4
     assert "prove  " in done.stderr
     assert "failed" in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(
-        "onnxserve: the ONNX file does not do what the model does: output probabilities with batch=1"
-    )
+    assert last.startswith("onnxserve: the ONNX file does not match the model: output probabilities with batch=1")
     assert not Path("models").exists()
 
 
-def test_what_is_not_proved_is_told_as_json_too(run):
+def test_what_is_not_proved_is_printed_as_json_too(run):
     done = run("convert", DIGITS, "--to", "models/net", "--tolerance", "float32=0", "--json")
     assert done.exit_code == 1
-    told = json.loads(done.stdout)
-    assert told["error"].startswith("the ONNX file does not do")
-    assert [row["passes"] for row in told["report"]["parity"]] == [False] * 4
-    assert done.stderr == f"onnxserve: {told['error']}\n"
+    result = json.loads(done.stdout)
+    assert result["error"].startswith("the ONNX file does not match")
+    assert [row["passes"] for row in result["report"]["parity"]] == [False] * 4
+    assert done.stderr == f"onnxserve: {result['error']}\n"
 
 
 def test_limits_end_with_1(run):
     for limit in (("--timeout", 0.1), ("--memory", 0.01)):
         done = run("convert", DIGITS, "--to", "models/net", *limit)
         assert done.exit_code == 1
-        assert f"{limit[0]} allows more" in done.stderr
+        assert f"allow more with {limit[0]}" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("absent.onnx",), "onnxserve: absent.onnx: there is no such file\n"),
-        (("names.txt",), "names.txt: it is none of the files that can be converted"),
-        ((DIGITS, "--to", "models/.."), "--to models/..: write REPOSITORY/NAME"),
-        ((DIGITS, "--to", "names.txt/net"), "names.txt: it is no folder"),
-        ((DIGITS, "--input", "image"), "input 'image': write name=dtype"),
+        (("absent.onnx",), "onnxserve: absent.onnx: no such file\n"),
+        (("names.txt",), "names.txt: unknown file format; expected TorchScript .pt"),
+        ((DIGITS, "--to", "models/.."), "--to models/..: expected REPOSITORY/NAME"),
+        ((DIGITS, "--to", "names.txt/net"), "names.txt: not a directory"),
+        ((DIGITS, "--input", "image"), "input 'image': expected name=dtype"),
         ((DIGITS, "--input", "other=float32[n]"), "other"),
-        ((DIGITS, "--size", "batch"), "size 'batch': write axis=size,size"),
-        ((DIGITS, "--size", "width=1,2"), "size width: the model has no such free axis; it has batch"),
-        ((DIGITS, "--range", "image=1"), "range 'image=1': write input=low:high"),
-        ((DIGITS, "--tolerance", "float32"), "--tolerance float32: write dtype=share"),
+        ((DIGITS, "--size", "batch"), "size 'batch': expected axis=size,size"),
+        ((DIGITS, "--size", "width=1,2"), "size width: unknown free axis; the model has batch"),
+        ((DIGITS, "--range", "image=1"), "range 'image=1': expected input=low:high"),
+        ((DIGITS, "--tolerance", "float32"), "--tolerance float32: expected dtype=share"),
         ((DIGITS, "--tolerance", "int8=1"), "tolerance int8: only float16"),
-        ((DIGITS, "--class-args", "{"), "--class-args: it is no JSON"),
-        ((DIGITS, "--class-args", "[1]"), "--class-args: write a JSON object"),
-        ((DIGITS, "--labels", "absent.txt"), "--labels absent.txt: it cannot be read"),
+        ((DIGITS, "--class-args", "{"), "--class-args: not valid JSON"),
+        ((DIGITS, "--class-args", "[1]"), "--class-args: expected a JSON object"),
+        ((DIGITS, "--labels", "absent.txt"), "--labels absent.txt: cannot be read"),
         ((DIGITS, "--labels", "names.txt"), "--labels probabilities: 2 names for 10 classes"),
-        ((DIGITS, "--labels", "other=names.txt"), "--labels other: the model has no such output; it has probabilities"),
-        ((DIGITS, "--labels", "number.json"), "--labels number.json: write one name a line, or JSON"),
-        ((DIGITS, "--samples", "names.txt"), "names.txt: it cannot be read as an .npz file"),
+        (
+            (DIGITS, "--labels", "other=names.txt"),
+            "--labels other: unknown output; the model's outputs are probabilities",
+        ),
+        ((DIGITS, "--labels", "number.json"), "--labels number.json: expected one name a line, or JSON"),
+        ((DIGITS, "--samples", "names.txt"), "names.txt: not a readable .npz file"),
         ((DIGITS, "--output", "a", "--output", "b"), "--output: 2 names for 1 outputs"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line_and_ends_with_2(run, tmp_path, arguments, says):
+def test_a_request_that_cannot_be_fulfilled_is_refused_in_one_line_and_ends_with_2(run, tmp_path, arguments, says):
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     (tmp_path / "number.json").write_text("3")
     before = listing(tmp_path)
@@ -177,10 +178,10 @@ def test_labels_come_as_lines_or_json(run, tmp_path, files, wanted):
 
 
 def test_every_option_is_explained(run):
-    told = run("convert", "--help").stdout
-    options = set(re.findall(r"(--[a-z0-9-]+) ", told))
+    text = run("convert", "--help").stdout
+    options = set(re.findall(r"(--[a-z0-9-]+) ", text))
     assert {"--to", "--input", "--trust-code", "--quantize", "--external-data-above", "--json"} <= options
-    assert "image=float32[batch,3,32,32]" in told
+    assert "image=float32[batch,3,32,32]" in text
 
 
 def test_what_would_steer_a_terminal_is_not_printed(run, tmp_path):
@@ -197,9 +198,9 @@ def test_ctrl_c_ends_it_with_130_and_leaves_nothing(tmp_path):
         assert popen.stderr.readline().startswith("load")
         assert list(tmp_path.glob(".onnxserve-*"))
         popen.send_signal(signal.SIGINT)
-        told = popen.stderr.read()
+        output = popen.stderr.read()
     assert popen.returncode == 130
-    assert told.splitlines()[-1].startswith("onnxserve: interrupted")
+    assert output.splitlines()[-1].startswith("onnxserve: interrupted")
     assert listing(tmp_path) == {}
 
 
@@ -218,7 +219,7 @@ def read(terminal):
     """Return what was written to a terminal; nothing once nobody can write to it."""
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # EIO, as Linux tells the end
+    except OSError:  # EIO, Linux's sign of the end
         return b""
 
 
@@ -229,20 +230,20 @@ def test_at_a_terminal_the_stage_that_is_on_is_shown(tmp_path):
         [sys.executable, "-m", "onnxserve", *arguments], cwd=tmp_path, stderr=theirs, stdout=subprocess.DEVNULL
     ) as popen:
         os.close(theirs)
-        told = b"".join(iter(lambda: read(ours), b""))
+        output = b"".join(iter(lambda: read(ours), b""))
     os.close(ours)
     assert popen.returncode == 0
-    assert b"\x1b[" in told
-    assert re.search(rb"publish +\d+\.\d s", told)
+    assert b"\x1b[" in output
+    assert re.search(rb"publish +\d+\.\d s", output)
 
 
-def test_inspect_tells_what_a_file_is_made_of(run, tmp_path):
+def test_inspect_shows_what_a_file_is_made_of(run, tmp_path):
     run("convert", DIGITS, "--to", "models/digits")
     for path in ("models/digits", "models/digits/1", "models/digits/1/model.onnx"):
-        told = run("inspect", path)
-        assert told.exit_code == 0, told.output
-        for text in ("float32[batch, 3, 32, 32]", "probabilities", "Conv 2", "ai.onnx 20", "proved against", "labels"):
-            assert text in told.stdout
+        done = run("inspect", path)
+        assert done.exit_code == 0, done.output
+        for text in ("float32[batch, 3, 32, 32]", "probabilities", "Conv 2", "ai.onnx 20", "compared with", "labels"):
+            assert text in done.stdout
     found = json.loads(run("inspect", "models/digits", "--json").stdout)
     assert found["report"]["source"]["file"] == "model.onnx"
 
@@ -251,19 +252,19 @@ def test_inspect_survives_reports_of_others(run, tmp_path):
     onnx.save(zoo.double(), tmp_path / "model.onnx")
     for text in ('{"proof": 3}', "[1, 2]", '"\\u001b[31m"', '{"proof": {"parity": [{}]}}'):
         (tmp_path / "report.json").write_text(text)
-        told = run("inspect", ".")
-        assert told.exit_code == 0, told.output
-        assert "\x1b" not in told.stdout
+        done = run("inspect", ".")
+        assert done.exit_code == 0, done.output
+        assert "\x1b" not in done.stdout
 
 
 def test_inspect_of_what_is_none_ends_with_2(run, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"nothing of the kind")
     for path in ("absent", ".", "model.onnx"):
-        told = run("inspect", path)
-        assert (told.exit_code, told.stdout) == (2, "")
-        assert told.stderr.startswith("onnxserve: ")
-    told = run("inspect", "absent", "--json")
-    assert json.loads(told.stdout)["error"]
+        done = run("inspect", path)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith("onnxserve: ")
+    done = run("inspect", "absent", "--json")
+    assert json.loads(done.stdout)["error"]
 
 
 @pytest.mark.parametrize("command", ["convert", "inspect"])
@@ -284,4 +285,4 @@ def test_accuracy_needs_a_class_for_each_sample(run):
     np.savez("some.npz", image=images, label=np.zeros(3, np.int64))
     done = run("convert", DIGITS, "--to", "models/net", "--samples", "some.npz")
     assert done.exit_code == 2
-    assert "some.npz: its array 'label' is int64[3]" in done.stderr
+    assert "some.npz: array 'label' is int64[3]" in done.stderr

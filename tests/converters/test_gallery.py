@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxserve_converters.inputs import BATCH_SIZES
+from onnxserve_converters.cases import BATCH_SIZES
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "examples/gallery"
@@ -47,10 +47,10 @@ class Workshop:
         }
 
     def report(self, row):
-        told = self._making[row.name].result()[row.name]
-        if isinstance(told, run.Off):
-            raise told
-        return told
+        result = self._making[row.name].result()[row.name]
+        if isinstance(result, run.GalleryError):
+            raise result
+        return result
 
 
 @pytest.fixture(scope="module")
@@ -98,21 +98,21 @@ def test_the_runner_prints_a_table_of_the_models_asked_for(tmp_path):
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (row,) = (line for line in ended.stdout.splitlines() if "scikit-learn" in line)
     assert re.fullmatch(r" wine-sklearn +scikit-learn +\.joblib +4 +\de[-+]\d\d +\de[-+]\d\d +\d+ +\d+ +\d+\.\d *", row)
-    assert " off " not in ended.stdout
+    assert " failed " not in ended.stdout
 
 
-def test_the_runner_ends_with_1_and_the_reason_where_a_model_is_off(tmp_path):
+def test_the_runner_ends_with_1_and_the_reason_where_a_model_fails(tmp_path):
     (tmp_path / "models").write_text("in the way")
     ended = _run_gallery("wine-sklearn", "--to", tmp_path)
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "wine-sklearn is off" in ended.stdout
-    assert "no folder" in ended.stdout
+    assert "wine-sklearn failed" in ended.stdout
+    assert "not a directory" in ended.stdout
 
 
 def test_the_runner_knows_its_models():
     ended = _run_gallery("lenet")
     assert ended.returncode == 2
-    assert "there is no lenet in the gallery" in ended.stderr
+    assert "unknown model lenet" in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def test_the_runner_knows_its_models():
     [np.ones((2, 3), np.float32) + 1e-3, np.ones((2, 3), np.float64), np.ones((3, 2), np.float32)],
     ids=["value", "dtype", "shape"],
 )
-def test_an_answer_that_is_not_the_frameworks_is_off(got):
+def test_an_answer_that_is_not_the_frameworks_is_an_error(got):
     wanted = np.ones((2, 3), np.float32)
     assert run.difference({"y": wanted}, {"y": wanted}) == 0
-    with pytest.raises(run.Off, match="y comes back"):
+    with pytest.raises(run.GalleryError, match="output y: "):
         run.difference({"y": got}, {"y": wanted})
 
 
@@ -135,14 +135,14 @@ def test_every_format_is_in_the_gallery():
 
 def test_every_command_of_the_page_on_converting_is_one_of_the_gallery():
     page = (ROOT / "docs/converting.md").read_text().split("## By source")[1].replace("\\\n", "")
-    told = [
+    commands = [
         shlex.split(line.removeprefix("$ "))
         for line in page.splitlines()
         if line.startswith("$ onnxserve convert") and TEXTS not in line
     ]
     known = [sorted(row.command(Path("build/gallery"), Path("models"))) for row in ROWS if row.suffix is not None]
-    assert len(told) >= 9
-    for command in told:
+    assert len(commands) >= 9
+    for command in commands:
         target = command.index("--to") + 1
         command[target] += "/1"  # the gallery names the version that is the next
         assert sorted(command[1:]) in known, command
@@ -162,12 +162,12 @@ def test_the_model_of_texts_on_that_page_is_made_and_converted_as_it_says(tmp_pa
 @every_row
 def test_a_file_says_how_its_models_are_converted(row):
     about = (GALLERY / row.script).read_text().split('"""')[1].replace("\\\\\n", "")
-    told = [shlex.split(line) for line in about.splitlines() if line.startswith("    onnxserve convert")]
+    commands = [shlex.split(line) for line in about.splitlines() if line.startswith("    onnxserve convert")]
     if row.suffix is None:
-        assert not told
+        assert not commands
     else:
         *arguments, _, _ = row.command(Path("build/gallery"), Path("models"))
-        assert ["onnxserve", *_from_root(arguments), "--to", f"models/{row.name}"] in told
+        assert ["onnxserve", *_from_root(arguments), "--to", f"models/{row.name}"] in commands
 
 
 @every_row

@@ -36,7 +36,7 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_it_tells_what_a_trained_network_takes_gives_and_is_made_of():
+def test_a_trained_network_is_described():
     found = inspect(DIGITS)
     assert found["file"] == str(DIGITS / "1" / "model.onnx")
     assert found["bytes"] == (DIGITS / "1" / "model.onnx").stat().st_size
@@ -54,7 +54,7 @@ def test_it_tells_what_a_trained_network_takes_gives_and_is_made_of():
     assert (found["config"], found["report"], found["external_data"]) == (None, None, [])
 
 
-def test_all_that_is_told_can_be_json(look):
+def test_the_whole_description_can_be_json(look):
     for made in (zoo.slow(), zoo.of_a_sequence(), zoo.identity(TensorProto.STRING)):
         found = look(made)
         assert json.loads(json.dumps(found)) == found
@@ -165,26 +165,26 @@ def test_weights_in_another_file_count_and_need_not_be_there(look, tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "it is no ONNX file: there is no graph in it"),
-        (b"weights, so to speak", "it is no ONNX file: "),
-        ((DIGITS / "1" / "model.onnx").read_bytes()[:5000], "it is no ONNX file: "),
+        (b"", "not a valid ONNX file: it has no graph"),
+        (b"weights, so to speak", "not a valid ONNX file: "),
+        ((DIGITS / "1" / "model.onnx").read_bytes()[:5000], "not a valid ONNX file: "),
     ],
     ids=["empty", "garbage", "torn"],
 )
-def test_what_is_no_onnx_file_is_refused(tmp_path, content, complaint):
+def test_a_file_that_is_not_valid_onnx_is_refused(tmp_path, content, complaint):
     (tmp_path / "some.onnx").write_bytes(content)
     with pytest.raises(BadRequest, match=complaint):
         inspect(tmp_path / "some.onnx")
 
 
 def test_a_place_without_a_model_is_refused(tmp_path):
-    with pytest.raises(BadRequest, match="there is no such file or folder"):
+    with pytest.raises(BadRequest, match="no such file or directory"):
         inspect(tmp_path / "nothing")
-    with pytest.raises(BadRequest, match=r"it holds neither model\.onnx nor a version; name an \.onnx file, "):
+    with pytest.raises(BadRequest, match=r"contains neither model\.onnx nor a version; expected an \.onnx file, "):
         inspect(tmp_path)
 
 
-def test_a_report_that_is_no_json_is_refused(repository):
+def test_a_report_that_is_not_valid_json_is_refused(repository):
     (repository / "net" / "10" / "report.json").write_text("{")
-    with pytest.raises(BadRequest, match=r"report\.json: it cannot be read"):
+    with pytest.raises(BadRequest, match=r"report\.json: cannot be read as JSON"):
         inspect(repository / "net")

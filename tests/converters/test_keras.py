@@ -1,13 +1,7 @@
-"""Keras models of every form, all the way into a repository and out of a server, and bad ones refused."""
+"""Keras models of every form, all the way into a repository and out of a server."""
 
 import collections
 import importlib.util
-import json
-import os
-import pickle
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,90 +10,48 @@ import pytest
 
 from onnxserve_converters.conversion import run
 from onnxserve_converters.errors import ExportFailed
-from onnxserve_converters.sources.base import TRUST
 from support.converting import convert, request, same
-from support.folders import listing
 
 pytestmark = pytest.mark.timeout(300)
 
-SUPPORT = Path(__file__).parents[1] / "support"
-GATES, PAIRS = "keras_nets:Gates", "keras_nets:Pairs"
 SIDES = ("left=float32[batch,4]", "right=float32[batch,6]")
-PAIR = ("u=float32[batch,4]", "v=float32[batch,4]")
-
-# Keras 2 networks and how their inputs are described.
-KERAS_2 = {
-    "recurrent": (),
-    "cells": (),
-    "stateful": (),
-    "block": ("tokens=float32[batch,time,8]", "padding=bool[batch,time,time]"),
-    "image": ("x=float32[batch,8,8,3]",),
-    "base": ("x=float32[batch,4]",),
-}
-
-# Of these Keras 3 on torch would make something else, or nothing at all.
-ONLY_KERAS_2 = {"uneven": (), "operators": ()}
-
-# Loads one source after the other and tells what came of each: the error, or the model and how far its answers are off.
-LOADER = """
-import json, os, pickle, sys
-import numpy as np
-from onnxserve_converters.errors import ConverterError
-from onnxserve_converters.sources.recognition import open_source
-told = []
-for request, answers in pickle.load(sys.stdin.buffer):
-    try:
-        model = open_source(request)[1]
-    except ConverterError as error:
-        told.append({"kind": type(error).__name__, "error": str(error)})
-        continue
-    told.append({"inputs": " ".join(map(str, model.inputs)), "notes": model.notes, "reference": model.reference})
-    if answers is not None:
-        wanted = np.load(answers)
-        outputs = model.run({spec.name: wanted[spec.name] for spec in model.inputs})
-        told[-1]["off"] = {name: float(np.abs(outputs[name] - wanted[name]).max()) for name in outputs}
-json.dump(told, open(sys.argv[1], "w"))
-"""
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The folder that keras_nets.py fills."""
-    return filled(tmp_path_factory.mktemp("keras"), "keras_nets.py")
-
-
-@pytest.fixture(scope="module")
-def files2(tmp_path_factory):
-    """The folder that keras2_nets.py fills."""
-    return filled(tmp_path_factory.mktemp("keras2"), "keras2_nets.py")
-
-
-def filled(folder, script):
-    subprocess.run([sys.executable, SUPPORT / script, folder], check=True, capture_output=True)
-    return folder
 
 
 class Converted:
     """A repository that a model is published in when it is first asked for."""
 
-    def __init__(self, root, files, files2):
+    def __init__(self, root, keras_files, keras2_files):
         self.root, self._reports = root, {}
         self._sources = {
-            "dense": (request(files / "dense.keras"), files / "dense.npz"),
-            "softmax": (request(files / "softmax.keras", class_path="keras_nets:Softmax"), files / "softmax.npz"),
-            "image": (request(files / "image.h5"), files / "image.npz"),
-            "pair": (request(files / "pair.json", weights=files / "pair.weights.h5"), files / "pair.npz"),
-            "live": (request(files / "live" / "model.keras", *SIDES, live=True), files / "gates.npz"),
-            "recurrent": (request(files / "recurrent.keras"), files / "recurrent.npz"),
-            "scanned": (request(files / "scanned.keras"), files / "scanned.npz"),
-            "block": (
-                request(files / "block.keras", "tokens=float32[batch,time,8]", "mask=bool[batch,time]"),
-                files / "block.npz",
+            "dense": (request(keras_files / "dense.keras"), keras_files / "dense.npz"),
+            "softmax": (
+                request(keras_files / "softmax.keras", class_path="support.keras_nets:Softmax"),
+                keras_files / "softmax.npz",
             ),
-            "recurrent_2": (request(files2 / "recurrent.h5"), files2 / "recurrent.npz"),
+            "image": (request(keras_files / "image.h5"), keras_files / "image.npz"),
+            "pair": (
+                request(keras_files / "pair.json", weights=keras_files / "pair.weights.h5"),
+                keras_files / "pair.npz",
+            ),
+            "in_memory": (
+                request(keras_files / "in_memory" / "model.keras", *SIDES, in_memory=True),
+                keras_files / "gates.npz",
+            ),
+            "recurrent": (request(keras_files / "recurrent.keras"), keras_files / "recurrent.npz"),
+            "scanned": (request(keras_files / "scanned.keras"), keras_files / "scanned.npz"),
+            "block": (
+                request(keras_files / "block.keras", "tokens=float32[batch,time,8]", "mask=bool[batch,time]"),
+                keras_files / "block.npz",
+            ),
+            "recurrent_2": (request(keras2_files / "recurrent.h5"), keras2_files / "recurrent.npz"),
             "block_2": (
-                request(files2 / "block.json", *KERAS_2["block"], weights=files2 / "block.w.h5"),
-                files2 / "block.npz",
+                request(
+                    keras2_files / "block.json",
+                    "tokens=float32[batch,time,8]",
+                    "padding=bool[batch,time,time]",
+                    weights=keras2_files / "block.w.h5",
+                ),
+                keras2_files / "block.npz",
             ),
         }
 
@@ -120,120 +72,14 @@ class Converted:
 
 SLOW = ("scanned", "recurrent_2")  # torch takes seconds for each LSTM and each scan; "recurrent" is the sample
 CONVERTED = [
-    *("dense", "softmax", "image", "pair", "live", "block", "block_2", "recurrent"),
+    *("dense", "softmax", "image", "pair", "in_memory", "block", "block_2", "recurrent"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
 ]
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory, files, files2):
-    return Converted(tmp_path_factory.mktemp("repository"), files, files2)
-
-
-@pytest.fixture(scope="module")
-def loading(tmp_path_factory, files, files2):
-    """What came of loading, by a name of the case, and whether the files were left as they were."""
-    folder = tmp_path_factory.mktemp("loading")
-    cases = read(files, files2, folder) | refused(files, files2, folder)
-    before = listing(files), listing(files2)
-    subprocess.run(
-        [sys.executable, "-c", LOADER, folder / "told.json"],
-        input=pickle.dumps(list(cases.values())),
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(SUPPORT)},
-    )
-    told = dict(zip(cases, json.loads((folder / "told.json").read_text()), strict=True))
-    return told, before == (listing(files), listing(files2))
-
-
-@pytest.fixture(scope="module")
-def told(loading):
-    return loading[0]
-
-
-def read(files, files2, folder):
-    """Sources that can be loaded, with their answers."""
-    cases = {}
-    for name, inputs in (KERAS_2 | ONLY_KERAS_2).items():
-        cases[f"Keras 2 {name}"] = request(files2 / f"{name}.h5", *inputs), files2 / f"{name}.npz"
-    for name, inputs in KERAS_2.items():
-        for layout in ("w", "weights"):
-            weights = files2 / f"{name}.{layout}.h5"
-            asked = request(files2 / f"{name}.json", *inputs, weights=weights)
-            cases[f"Keras 2 {name} from .{layout}.h5"] = asked, files2 / f"{name}.npz"
-    layers = [
-        {"class_name": "Dense", "config": {"name": "first", "units": 3, "batch_input_shape": [None, 4]}},
-        {"class_name": "Dense", "config": {"name": "scores", "units": 2}},
-    ]
-    (folder / "old.json").write_text(
-        json.dumps({"class_name": "Sequential", "config": layers, "keras_version": "2.1.6", "backend": "tensorflow"})
-    )
-    shutil.copy(files / "dense.keras", folder / "archive")
-    gates = files / "gates.weights.h5"
-    pairs = files / "pairs.weights.h5"
-    return cases | {
-        "before Keras 2.2.3": (
-            request(folder / "old.json", "x=float32[batch,4]", weights=files2 / "base.w.h5"),
-            files2 / "base.npz",
-        ),
-        "without an ending": (request(folder / "archive"), files / "dense.npz"),
-        "weights of a class": (
-            request(gates, *SIDES, class_path=GATES, class_arguments={"units": 6}),
-            files / "gates.npz",
-        ),
-        "several arguments": (request(files / "gates.keras", *SIDES, class_path=GATES), files / "gates.npz"),
-        "a dictionary": (request(pairs, *PAIR, class_path=PAIRS), None),
-        "a list": (request(pairs, *PAIR, class_path=PAIRS, class_arguments={"by_name": False}), None),
-        "a layer beside the class": (request(files / "doubling.keras", class_path=GATES), files / "doubling.npz"),
-        "a layer beside the class, of Keras 2": (request(files2 / "own.h5", class_path=GATES), files2 / "own.npz"),
-        "stateful": (request(files / "stateful.keras"), files / "stateful.npz"),
-        "first called with two rows": (request(files / "called.keras", "x=float32[rows,3]"), None),
-    }
-
-
-def refused(files, files2, folder):
-    """Sources that cannot be loaded, and at the end one with code that may run."""
-    (folder / "garbage.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(range(256)))
-    strings = {"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": ["a"]}}
-    sequential = {"module": "keras", "class_name": "Sequential", "config": {"name": "net", "layers": [strings]}}
-    (folder / "strings.json").write_text(json.dumps(sequential))
-    code = {"class_name": "Lambda", "config": {"function": ["4wEAAAA=", None, None], "function_type": "lambda"}}
-    (folder / "code.json").write_text(
-        json.dumps({"class_name": "Sequential", "config": {"layers": [code]}, "keras_version": "2.9.0"})
-    )
-    time_first = (files2 / "recurrent.json").read_text().replace('"time_major": false', '"time_major": true')
-    (folder / "time_first.json").write_text(time_first)
-    gates, pair, image = files / "gates.weights.h5", files / "pair.json", files / "image.weights.h5"
-    cases = {
-        "code": request(files / "lambda.keras"),
-        "code of Keras 2": request(folder / "code.json", weights=image),
-        "a class missing": request(files / "softmax.keras"),
-        "a layer missing": request(files / "doubling.keras", class_path="fractions:Fraction"),
-        "no model": request(gates, class_path="fractions:Fraction"),
-        "an input missing": request(files / "gates.keras", class_path=GATES),
-        "inputs not told": request(gates, class_path=GATES),
-        "a dtype contradicted": request(files / "dense.keras", "x=int32[batch,2]"),
-        "a size contradicted": request(files / "dense.keras", "x=float32[batch,3]"),
-        "an unknown input": request(pair, "c=float32[batch,4]", weights=files / "pair.weights.h5"),
-        "garbage": request(folder / "garbage.h5"),
-        "weights alone": request(gates),
-        "no weights": request(pair),
-        "weights not there": request(pair, weights=files / "none.h5"),
-        "weights twice": request(files / "dense.keras", weights=image),
-        "weights of another": request(pair, weights=gates),
-        "weights of a larger one": request(pair, weights=image),
-        "weights that are none": request(pair, weights=folder / "garbage.h5"),
-        "an operator in an .h5": request(files / "sum.h5"),
-        "a function in an .h5": request(files / "function.h5"),
-        "strings": request(folder / "strings.json", weights=image),
-        "averages of padding": request(files / "averages.keras"),
-        "bicubic": request(files / "bicubic.keras"),
-        "time first": request(folder / "time_first.json", weights=files2 / "recurrent.w.h5"),
-        "only for Keras 2, in parts": request(files2 / "operators.json", weights=files2 / "operators.w.h5"),
-        "only for Keras 2, as .keras": request(files2 / "operators.keras"),
-    }
-    trusted = request(files / "lambda.keras", trust_code=True), files / "lambda.npz"
-    return {name: (asked, None) for name, asked in cases.items()} | {"trusted code": trusted}
+def converted(tmp_path_factory, keras_files, keras2_files):
+    return Converted(tmp_path_factory.mktemp("repository"), keras_files, keras2_files)
 
 
 @pytest.mark.parametrize("name", CONVERTED)
@@ -289,7 +135,7 @@ def test_the_report_says_what_the_answers_are_from(converted):
     assert report["source"]["kind"] == "keras"
     assert report["proof"]["reference"].startswith("Keras 3.15")
     assert {"keras", "torch"} <= set(report["versions"])
-    assert converted.report("live")["source"]["kind"] == "live_keras"
+    assert converted.report("in_memory")["source"]["kind"] == "live_keras"
     assert converted.report("pair")["source"]["weights"] == "pair.weights.h5"
 
 
@@ -309,95 +155,8 @@ def test_a_real_file_of_keras_2_is_converted(tmp_path):
     assert max(row["error"] for row in report["proof"]["parity"]) <= 8e-6
 
 
-def test_a_recurrent_layer_that_cannot_be_exported_is_refused(files, tmp_path):
-    asked = request(files / "leaping.keras", class_path="keras_nets:Leaping")
+def test_a_recurrent_layer_that_cannot_be_exported_is_refused(keras_files, tmp_path):
+    asked = request(keras_files / "leaping.keras", class_path="support.keras_nets:Leaping")
     with pytest.raises(ExportFailed, match="--input"):
         run(asked, tmp_path / "leaping")
     assert not (tmp_path / "leaping").exists()
-
-
-READ = [
-    *(f"Keras 2 {name}" for name in (*KERAS_2, *ONLY_KERAS_2)),
-    *(f"Keras 2 {name} from .{layout}.h5" for name in KERAS_2 for layout in ("w", "weights")),
-    "before Keras 2.2.3",
-    "without an ending",
-    "weights of a class",
-    "several arguments",
-    "a layer beside the class",
-    "a layer beside the class, of Keras 2",
-    "stateful",
-    "trusted code",
-]
-
-
-@pytest.mark.parametrize("case", READ)
-def test_a_source_is_read_as_what_wrote_it_meant_it(told, case):
-    assert "error" not in told[case], told[case]
-    assert told[case]["off"]
-    assert max(told[case]["off"].values()) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "case, inputs",
-    [
-        ("first called with two rows", "x=float32[rows,3]"),
-        ("a dictionary", " ".join(PAIR)),
-        ("a list", " ".join(PAIR)),
-        ("stateful", "x=float32[batch,x_1,4]"),
-        ("Keras 2 stateful", "x=float32[batch,x_1,4]"),
-        ("several arguments", " ".join(SIDES)),
-    ],
-)
-def test_rows_are_free_however_many_the_model_was_built_with(told, case, inputs):
-    assert told[case].get("inputs") == inputs, told[case]
-
-
-@pytest.mark.parametrize("case", ["stateful", "Keras 2 stateful"])
-def test_that_no_states_are_kept_is_noted(told, case):
-    assert any("remembering: states are not kept" in note for note in told[case]["notes"])
-
-
-@pytest.mark.parametrize("case", [f"Keras 2 {name}" for name in ONLY_KERAS_2])
-def test_what_keras_3_cannot_read_is_left_to_keras_2(told, case):
-    assert "tf_keras" in told[case]["reference"]
-
-
-@pytest.mark.parametrize(
-    "case, words",
-    [
-        ("code", TRUST),
-        ("code of Keras 2", TRUST),
-        ("a class missing", "its class Softmax is not one of Keras 3.15.1; if it is your own, name it with --class"),
-        ("a layer missing", "its class Doubling is not one of Keras 3.15.1"),
-        ("no model", "--class fractions:Fraction: it is no keras.Model"),
-        ("an input missing", "describe all its inputs with --input"),
-        ("inputs not told", "describe them, such as --input left=float32[batch,10]"),
-        ("a dtype contradicted", "has it as x=float32[?,2]"),
-        ("a size contradicted", "has it as x=float32[?,2]"),
-        ("an unknown input", "has no such input; it has"),
-        ("garbage", "it cannot be read as HDF5"),
-        ("weights alone", "name the class with --class package.module:Class, or convert the architecture's .json"),
-        ("no weights", "it is an architecture without weights; name their file with --weights"),
-        ("weights not there", "there is no such file"),
-        ("weights twice", "has its own; other weights belong to an architecture's .json"),
-        ("weights of another", "its weights do not fit the model"),
-        ("weights of a larger one", "and the model takes 4: these are another model's weights"),
-        ("weights that are none", "it cannot be read as HDF5"),
-        ("an operator in an .h5", "save it as a .keras file"),
-        ("a function in an .h5", "save it as a .keras file"),
-        ("strings", "model.export(FOLDER)"),
-        ("averages of padding", "averages with padding='same', gives other results on Keras' torch backend"),
-        ("bicubic", "bicubic interpolation, gives other results on Keras' torch backend"),
-        ("time first", "Keras 3 has no time_major other than False"),
-        ("only for Keras 2, in parts", "save the whole model with Keras 2 as an .h5 file"),
-        ("only for Keras 2, as .keras", "save the whole model with Keras 2 as an .h5 file"),
-    ],
-)
-def test_a_source_that_cannot_be_taken_is_refused_with_the_cure(told, case, words):
-    assert told[case].get("kind") == "BadRequest", told[case]
-    assert words in told[case]["error"]
-    assert "\n" not in told[case]["error"]
-
-
-def test_files_are_left_as_they_were(loading):
-    assert loading[1]

@@ -49,21 +49,21 @@ def test_a_module_of_the_working_directory_is_found(file, monkeypatch):
 def test_a_file_named_like_a_module_in_use_is_refused(tmp_path):
     path = tmp_path / "json.py"
     path.write_text("class Net: ...\n")
-    with pytest.raises(BadRequest, match="another module is called json"):
+    with pytest.raises(BadRequest, match="another module is named json"):
         load_class(f"{path}:Net")
 
 
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("nets.py", "write package.module:Class or file.py:Class"),
-        ("nets.py:", "write package.module:Class or file.py:Class"),
+        ("nets.py", "expected package.module:Class or file.py:Class"),
+        ("nets.py:", "expected package.module:Class or file.py:Class"),
         ("not/there.py:Net", "No such file"),
         ("not_there:Net", "No module named 'not_there'"),
         ("json:Net", "has no attribute 'Net'"),
-        ("json:__name__", "it is no class"),
+        ("json:__name__", "not a class or function"),
     ],
 )
-def test_a_class_that_cannot_be_had_is_told(path, why):
+def test_a_class_that_cannot_be_loaded_is_refused_with_the_reason(path, why):
     with pytest.raises(BadRequest, match=why):
         load_class(path)

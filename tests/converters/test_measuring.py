@@ -28,4 +28,4 @@ def test_a_step_pays_that_makes_smaller_or_faster_and_nowhere_slower(after_bytes
 def test_no_step_pays_after_which_requests_share_no_runs():
     pays, why = judge({"before": 100, "after": 30}, times(b1=50), "its rows depend on one another")
     assert not pays
-    assert why.endswith("and requests will share no runs: its rows depend on one another")
+    assert why.endswith("and requests can no longer be batched: its rows depend on one another")

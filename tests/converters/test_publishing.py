@@ -46,7 +46,7 @@ def test_a_target_is_read(text, repository, name, version):
 
 @pytest.mark.parametrize("text", ["", "/", "models/..", "models/.hidden", "models/le net", "models/-x", "models/é"])
 def test_a_target_that_no_model_can_have_is_refused(text):
-    with pytest.raises(BadRequest, match=r"write REPOSITORY/NAME or REPOSITORY/NAME/VERSION"):
+    with pytest.raises(BadRequest, match=r"expected REPOSITORY/NAME or REPOSITORY/NAME/VERSION"):
         parse_target(text)
 
 
@@ -93,7 +93,7 @@ def test_what_is_published_can_be_read_by_whom_the_umask_allows(root, umask):
 def test_a_version_that_exists_is_refused(root):
     put(root / "net", "old")
     for attempt in (lambda target: check_target(target, replace=False), lambda target: put(root / "net" / "1", "new")):
-        with pytest.raises(BadRequest, match=r"net/1: this version exists; --replace overwrites it"):
+        with pytest.raises(BadRequest, match=r"net/1: this version exists; replace it with --replace"):
             attempt(parse_target(root / "net" / "1"))
     assert (root / "net" / "1" / "model.onnx").read_text() == "old"
 
@@ -162,15 +162,15 @@ def test_a_model_yaml_is_added_or_stays(root, there):
     if there:
         (root / "net" / "model.yaml").write_text("graph_optimization: basic\ninstances: 2\n")
     put(root / "net", config="graph_optimization: layout\n")
-    told = (root / "net" / "model.yaml").read_text()
-    assert told == ("graph_optimization: basic\ninstances: 2\n" if there else "graph_optimization: layout\n")
+    text_after = (root / "net" / "model.yaml").read_text()
+    assert text_after == ("graph_optimization: basic\ninstances: 2\n" if there else "graph_optimization: layout\n")
     assert (root / "net" / "2").is_dir()
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("instances: 2\n", "can be served only with a line more in it: graph_optimization: layout"),
+        ("instances: 2\n", "add this line, without which the model cannot be served: graph_optimization: layout"),
         ("instances: many\n", "instances: input should be a valid integer"),
     ],
 )
@@ -188,22 +188,22 @@ def test_a_file_in_the_way_is_named(root):
     root.parent.mkdir()
     root.write_text("a file")
     for target in (parse_target(root / "net"), parse_target(root)):
-        with pytest.raises(BadRequest, match=r"models: it is no folder, so no model can be published in it"):
+        with pytest.raises(BadRequest, match=r"models: not a directory; choose another --to"):
             check_target(target, replace=True)
-    with pytest.raises(BadRequest, match="it cannot be written to: "):
+    with pytest.raises(BadRequest, match="cannot be written: "):
         put(root / "below" / "net")
 
 
 def test_a_link_to_nowhere_is_no_folder(root):
     root.mkdir(parents=True)
     (root / "net").symlink_to("nowhere")
-    with pytest.raises(BadRequest, match=r"net: it is no folder"):
+    with pytest.raises(BadRequest, match=r"net: not a directory"):
         check_target(parse_target(root / "net"), replace=False)
 
 
 def test_a_repository_is_not_taken_for_a_model(root):
     put(root / "net")
-    with pytest.raises(BadRequest, match=r"this is a repository; name the model too: .*models/NAME"):
+    with pytest.raises(BadRequest, match=r"this is a model repository; add a model name: .*models/NAME"):
         check_target(parse_target(root), replace=False)
 
 
@@ -218,7 +218,7 @@ def test_a_model_that_another_conversion_is_at_is_not_taken_for_a_repository(roo
 @pytest.mark.parametrize("repository", ["/proc/models", "/dev/null/models"])
 def test_a_place_that_cannot_be_written_to_is_named(repository):
     target = Target(repository=parse_target(f"{repository}/net").repository, name="net", version=None)
-    with pytest.raises(BadRequest, match="it cannot be written to: "), staging(target):
+    with pytest.raises(BadRequest, match="cannot be written: "), staging(target):
         pytest.fail("it was written to")
 
 
@@ -226,12 +226,12 @@ def test_a_place_that_cannot_be_written_to_is_named(repository):
 def test_a_folder_without_permission_is_named(root):
     root.mkdir(parents=True)
     root.chmod(0o500)
-    with pytest.raises(BadRequest, match="it cannot be written to: Permission denied"):
+    with pytest.raises(BadRequest, match="cannot be written: Permission denied"):
         put(root / "net")
 
 
 def test_a_name_too_long_for_the_file_system_is_refused(root):
-    with pytest.raises(BadRequest, match="it cannot be written to: File name too long"):
+    with pytest.raises(BadRequest, match="cannot be written: File name too long"):
         put(root / ("x" * 300))
     assert not root.parent.exists()
 

@@ -2,7 +2,6 @@
 
 import pickle
 
-import joblib
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,15 +9,15 @@ import sklearn
 from sklearn import cluster, datasets, decomposition, ensemble, linear_model, mixture, naive_bayes, neighbors, svm
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import make_pipeline, make_union
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from onnxserve_converters.errors import BadRequest, ExportFailed, NotProved
+from onnxserve_converters.errors import BadRequest, ExportFailed
 from onnxserve_converters.sources.sklearn import load
 from support.converting import convert, request, same
+from support.estimators import exported, saved
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # half trained does as well here
@@ -56,18 +55,6 @@ OTHERS = {
     "isolation forest": (ensemble.IsolationForest(n_estimators=5, random_state=0), ("label", "scores")),
     "principal components": (decomposition.PCA(2), ("transformed",)),
 }
-
-
-def saved(estimator, folder, name="model.joblib"):
-    joblib.dump(estimator, folder / name)
-    return folder / name
-
-
-def exported(estimator, folder):
-    """An estimator as our model of it, and its ONNX file, loaded."""
-    model = load(request(saved(estimator, folder), trust_code=True), "sklearn")
-    model.export(folder / "model.onnx", None, None)
-    return model, onnxruntime.InferenceSession(folder / "model.onnx")
 
 
 @pytest.fixture
@@ -157,7 +144,7 @@ def test_classes_that_are_whole_numbers_come_out_as_int64(tmp_path, classes):
     label = model.run(feeds)["label"]
     assert label.dtype == np.int64
     assert same(session.run(None, feeds)[0], label)
-    assert model.labels == {"probabilities": [str(told) for told in np.unique(classes)]}
+    assert model.labels == {"probabilities": [str(each) for each in np.unique(classes)]}
 
 
 def test_a_model_of_another_version_is_noted(tmp_path):
@@ -166,7 +153,7 @@ def test_a_model_of_another_version_is_noted(tmp_path):
     assert version != other
     file.write_bytes(file.read_bytes().replace(version.encode(), other.encode()))
     model = load(request(file, trust_code=True), "sklearn")
-    assert model.notes == [f"it was trained with scikit-learn {other}; here it ran in {version}"]
+    assert model.notes == [f"trained with scikit-learn {other}, but converted with {version}"]
 
 
 def test_a_plain_pickle_is_read_as_well(tmp_path):
@@ -192,9 +179,9 @@ def test_an_estimator_that_skl2onnx_does_not_know_ends_as_a_failed_export(tmp_pa
 @pytest.mark.parametrize(
     ("held", "why"),
     [
-        ({"weights": [1]}, "it holds a dict, which is no estimator of scikit-learn"),
-        (linear_model.LogisticRegression(), "it is not trained"),
-        (cluster.DBSCAN().fit(X), "a DBSCAN can neither predict nor transform other rows"),
+        ({"weights": [1]}, "expected a scikit-learn estimator, got a dict"),
+        (linear_model.LogisticRegression(), "the estimator is not trained"),
+        (cluster.DBSCAN().fit(X), "a DBSCAN can neither predict nor transform new rows"),
     ],
     ids=["another object", "untrained", "no way to predict"],
 )
@@ -206,7 +193,7 @@ def test_what_is_no_trained_estimator_is_refused(tmp_path, held, why):
 @pytest.mark.parametrize("content", [b"", b"\x80\x05garbage", b"\x80\x05cno_such_module\nThing\n."])
 def test_a_file_that_cannot_be_unpickled_is_refused(tmp_path, content):
     (tmp_path / "model.joblib").write_bytes(content)
-    with pytest.raises(BadRequest, match=r"model.joblib: it cannot be loaded: .*scikit-learn \d"):
+    with pytest.raises(BadRequest, match=r"model.joblib: cannot be loaded: .*scikit-learn must fit it: \d"):
         load(request(tmp_path / "model.joblib", trust_code=True), "sklearn")
 
 
@@ -214,93 +201,13 @@ def test_a_file_that_cannot_be_unpickled_is_refused(tmp_path, content):
     ("inputs", "why"),
     [
         ((), "describe its columns, which are age, city: --input name=float32"),
-        (("age=float32[batch,1]",), "takes 2 columns, and 1 are described"),
-        (("age=float32[batch,1]", "town=string[batch,1]"), "--input town: .* has no such column; it has age, city"),
+        (("age=float32[batch,1]",), "takes 2 columns, but 1 are described"),
+        (("age=float32[batch,1]", "town=string[batch,1]"), "--input town: unknown column; .* has age, city"),
         (("age=float64[batch,1]", "city=string[batch,1]"), "of float32, int64, string"),
-        (("age=float32[batch]", "city=string[batch,1]"), "scikit-learn takes tables"),
+        (("age=float32[batch]", "city=string[batch,1]"), "scikit-learn reads tables"),
     ],
 )
 def test_columns_must_be_described_as_they_are(tmp_path, frame, inputs, why):
     file = saved(by_column("age", "city").fit(*frame), tmp_path)
     with pytest.raises(BadRequest, match=why):
         load(request(file, *inputs, trust_code=True), "sklearn")
-
-
-TEXTS = ["Good film, ein été", "a very good story", "I like it a lot", "lovely and good", "such a day"]
-TEXTS += ["bad film", "a very bad story", "I don't like it, at all", "Größerer ÄRGER und mehr"]
-MOODS = ["good"] * 5 + ["bad"] * 4
-ODD_TEXTS = ["", "?", "a", "GRÖSSERER ärger... film-story", "I'd like  a\tgood été", "Étés 2.0", "very very GOOD"]
-
-
-@pytest.mark.parametrize("described", [(), ("text=string[batch]",), ("words=string[n,1]",)])
-def test_a_pipeline_that_begins_with_a_vectorizer_serves_texts(tmp_path, serving, described):
-    pipeline = make_pipeline(TfidfVectorizer(), linear_model.LogisticRegression()).fit(TEXTS, MOODS)
-    report = convert(saved(pipeline, tmp_path), tmp_path / "models" / "mood", *described, trust_code=True).report
-    assert report["proof"]["batchable"]
-    ((name, told),) = report["model"]["inputs"].items()
-    texts = np.array(ODD_TEXTS, object).reshape(-1, *told["shape"][1:])
-    with serving(tmp_path / "models") as server:
-        prediction = server.client.predict("mood", {name: texts})
-    assert same(np.asarray(prediction["probabilities"]), pipeline.predict_proba(ODD_TEXTS).astype(np.float32))
-
-
-VECTORIZERS = {
-    "counts": CountVectorizer(),
-    "in either case": CountVectorizer(lowercase=False),
-    "pairs of words": CountVectorizer(ngram_range=(1, 2)),
-    "without some": CountVectorizer(stop_words=["a", "and", "very"]),
-    "in two steps": make_pipeline(CountVectorizer(binary=True), TfidfTransformer()),
-    "side by side": make_union(TfidfVectorizer(), CountVectorizer(max_features=3)),
-    "reduced": make_pipeline(TfidfVectorizer(), decomposition.TruncatedSVD(2, random_state=0)),
-    "searched": GridSearchCV(
-        make_pipeline(TfidfVectorizer(), linear_model.LogisticRegression()), {"logisticregression__C": [1, 2]}, cv=2
-    ),
-}
-
-
-@pytest.mark.parametrize("vectorizer", VECTORIZERS.values(), ids=VECTORIZERS)
-def test_vectorizers_do_in_onnx_what_they_do_in_scikit_learn(tmp_path, vectorizer):
-    model, session = exported(vectorizer.fit(TEXTS, MOODS), tmp_path)
-    feeds = {"text": np.array(TEXTS + ODD_TEXTS, object)}
-    wanted = model.run(feeds)
-    for got, name in zip(session.run(None, feeds), wanted, strict=True):
-        assert same(got, wanted[name]), name
-
-
-def test_the_proof_of_a_text_model_is_made_with_words_that_it_knows(tmp_path):
-    pipeline = make_pipeline(TfidfVectorizer(sublinear_tf=True), linear_model.LogisticRegression()).fit(TEXTS, MOODS)
-    with pytest.raises(NotProved, match="the ONNX file does not do what the model does"):
-        convert(saved(pipeline, tmp_path), tmp_path / "models" / "mood", trust_code=True)
-
-
-def test_a_vectorizer_that_skl2onnx_does_not_know_ends_as_a_failed_export(tmp_path):
-    pipeline = make_pipeline(HashingVectorizer(), linear_model.LogisticRegression()).fit(TEXTS, MOODS)
-    with pytest.raises(ExportFailed, match="HashingVectorizer"):
-        convert(saved(pipeline, tmp_path), tmp_path / "models" / "mood", trust_code=True)
-
-
-@pytest.mark.parametrize(
-    "inputs",
-    [("text=float32[batch,1]",), ("text=string[batch,2]",), ("a=string[batch]", "b=string[batch]")],
-    ids=["numbers", "two columns", "two inputs"],
-)
-def test_texts_are_described_by_one_input_of_one_string_a_row(tmp_path, inputs):
-    file = saved(make_pipeline(CountVectorizer(), naive_bayes.MultinomialNB()).fit(TEXTS, MOODS), tmp_path)
-    with pytest.raises(BadRequest, match=r"reads texts, one a row: describe one input, text=string\[batch\]"):
-        load(request(file, *inputs, trust_code=True), "sklearn")
-
-
-def test_stop_words_between_groups_of_words_are_refused(tmp_path):
-    file = saved(CountVectorizer(ngram_range=(1, 2), stop_words=["very"]).fit(TEXTS), tmp_path)
-    with pytest.raises(BadRequest, match=r"has stop_words and the ngram_range \(1, 2\)"):
-        load(request(file, trust_code=True), "sklearn")
-
-
-def test_a_column_of_texts_beside_another_is_split_into_words_as_well(tmp_path):
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"age": np.arange(9.0), "said": TEXTS})
-    columns = ColumnTransformer([("number", StandardScaler(), ["age"]), ("text", TfidfVectorizer(), "said")])
-    pipeline = make_pipeline(columns, linear_model.LogisticRegression()).fit(table, MOODS)
-    inputs = ("age=float32[batch,1]", "said=string[batch,1]")
-    report = convert(saved(pipeline, tmp_path), tmp_path / "models" / "m", *inputs, trust_code=True).report
-    assert report["proof"]["batchable"]

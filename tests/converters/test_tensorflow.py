@@ -19,7 +19,7 @@ BUILDER = Path(__file__).parents[1] / "support" / "tensorflow_models.py"
 # The models with answers of their own.
 SOURCES = {"scores": "scores", "recurrent": "recurrent", "attention": "attention.h5"}
 
-# Loads one source after the other and tells what came of each: the inputs, or the error.
+# Loads one source after the other and prints the outcome of each: the inputs, or the error.
 LOADER = """
 import json, pickle, sys
 from onnxserve_converters.errors import ConverterError
@@ -75,8 +75,8 @@ def converted(tmp_path_factory, models):
 
 
 @pytest.fixture(scope="module")
-def told(models):
-    """What came of loading, by a name of the case: ("" or the kind of error, text)."""
+def outcomes(models):
+    """The outcome of loading, by case: ("" or the class of the error, text)."""
     cases = {
         "two signatures": request(models / "two_signatures"),
         "no signature": request(models / "no_signature"),
@@ -173,27 +173,27 @@ def test_a_static_signature_stays_static(models, tmp_path):
         ("trusted code", "tokens=float32[batch,tokens_1,8]"),
     ],
 )
-def test_a_source_loads_with_its_inputs_completed(told, case, inputs):
-    assert told[case] == ["", inputs]
+def test_a_source_loads_with_its_inputs_completed(outcomes, case, inputs):
+    assert outcomes[case] == ["", inputs]
 
 
 @pytest.mark.parametrize(
     ("case", "cure"),
     [
-        ("two signatures", "it has the signatures first, second; name the one to take serving_default"),
+        ("two signatures", "several signatures: first, second; save the one to convert as serving_default"),
         ("no signature", "save it with one: tf.saved_model.save(..., signatures=...)"),
         ("no shape", "describe it with --input x=float32[...]"),
-        ("a size contradicted", "has it as steps=float32[?,?,4]"),
-        ("a dtype contradicted", "has it as x=float32[?,3]"),
-        ("an unknown input", "has no such input; it has x"),
-        ("an opset too new", "--opset 20: tf2onnx writes 18 at most"),
+        ("a size contradicted", "declares steps=float32[?,?,4]"),
+        ("a dtype contradicted", "declares x=float32[?,3]"),
+        ("an unknown input", "unknown input; "),
+        ("an opset too new", "--opset 20: tf2onnx supports at most 18"),
         ("broken", "TensorFlow cannot load it"),
         ("code", "--trust-code"),
         ("disguised code", "--trust-code"),
-        ("weights alone", "it holds weights without an architecture"),
+        ("weights alone", "weights without an architecture; save the whole model"),
     ],
 )
-def test_a_source_that_cannot_be_taken_is_refused_with_the_cure(told, case, cure):
-    kind, text = told[case]
+def test_a_source_that_cannot_be_taken_is_refused_with_the_cure(outcomes, case, cure):
+    kind, text = outcomes[case]
     assert kind == "BadRequest"
     assert cure in text

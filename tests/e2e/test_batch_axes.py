@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_told_with_its_field(server, model, inputs, fault):
     assert [(violation.field, violation.description) for violation in raised.value.violations] == [fault]
 
 
-# What is told of them
+# What callers and operators see of them
 
 
 @pytest.mark.parametrize("model", ["layered", "of_metadata"])
@@ -189,7 +189,7 @@ def test_the_axes_are_told_with_the_model(server, model):
     [
         (
             "undeclared",
-            "the first axis of input state has the fixed size 2 (model.yaml may say `batch_axis: {state: 1}`",
+            "the first axis of input state has the fixed size 2 (in its configuration set `batch_axis: {state: 1}`",
         ),
         ("mixing", "a row of its output y depends on the other rows of its batch"),
         ("off", "model.yaml says so"),

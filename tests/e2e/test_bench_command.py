@@ -44,7 +44,7 @@ SETTINGS = {"http_port": 0}
 
 @pytest.fixture
 def bench(server, tmp_path, monkeypatch):
-    """Run `onnxserve bench` in a folder of its own; gives what it told as JSON too."""
+    """Run `onnxserve bench` in a folder of its own; gives its JSON report too."""
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments):
@@ -61,17 +61,17 @@ def bench(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stream", [(), ("--stream",)], ids=["unary", "stream"])
 def test_a_sweep_over_callers_measures_each(bench, stream):
-    done, told = bench("double", "--concurrency", "1,8", "--rows", "2", *BRIEF, *stream)
+    done, data = bench("double", "--concurrency", "1,8", "--rows", "2", *BRIEF, *stream)
     assert done.exit_code == 0, done.output
-    assert [load["concurrency"] for load in told["loads"]] == [1, 8]
-    assert told["settings"]["stream"] is bool(stream)
-    for load in told["loads"]:
+    assert [load["concurrency"] for load in data["loads"]] == [1, 8]
+    assert data["settings"]["stream"] is bool(stream)
+    for load in data["loads"]:
         assert load["requests"] == load["succeeded"] > 0
         assert load["errors"] == {}
         assert load["rows_per_second"] == pytest.approx(2 * load["requests_per_second"])
         assert 2 <= load["runs"]["rows"] <= load["runs"]["most_rows"] <= 4
-    assert told["loads"][0]["runs"]["most_rows"] == 2  # a lone caller shares no run
-    assert told["best"]["concurrency"] in (1, 8)
+    assert data["loads"][0]["runs"]["most_rows"] == 2  # a lone caller shares no run
+    assert data["best"]["concurrency"] in (1, 8)
     assert "1 caller " in done.stdout
     assert "8 callers" in done.stdout
     assert "Best of these" in done.stdout
@@ -81,9 +81,9 @@ def test_a_sweep_over_callers_measures_each(bench, stream):
 @pytest.mark.parametrize("stream", [(), ("--stream",)], ids=["unary", "stream"])
 @pytest.mark.parametrize("arrivals", ["poisson", "constant"])
 def test_a_sweep_over_rates_sends_as_many_as_are_due(bench, stream, arrivals):
-    done, told = bench("double", "--rate", "50,100", "--arrivals", arrivals, *SHORT, *stream)
+    done, data = bench("double", "--rate", "50,100", "--arrivals", arrivals, *SHORT, *stream)
     assert done.exit_code == 0, done.output
-    assert [(load["rate"], load["requests"], load["succeeded"]) for load in told["loads"]] == [
+    assert [(load["rate"], load["requests"], load["succeeded"]) for load in data["loads"]] == [
         (50, 15, 15),
         (100, 30, 30),
     ]
@@ -95,55 +95,55 @@ def test_errors_of_single_requests_are_counted_beside_the_answers(bench, tmp_pat
     ids[3] = 1
     np.save(tmp_path / "ids.npy", ids)
     # The rows are sent in turn, each as a request of its own: one in four fails, and fails alone.
-    done, told = bench(
+    done, data = bench(
         "picky", "--input", "id=ids.npy", "--rows", "1", "--rate", "80", "--warm-up", "0", "--seconds", "0.5", *stream
     )
     assert done.exit_code == 0, done.output
-    (load,) = told["loads"]
+    (load,) = data["loads"]
     assert (load["requests"], load["succeeded"], load["errors"]) == (40, 30, {"INTERNAL": 10})
     assert "failed in its run" in load["messages"]["INTERNAL"]
 
 
-def test_made_up_values_that_make_the_run_fail_are_told_with_the_cure(bench):
-    done, told = bench("picky", "--rows", "4")
-    assert (done.exit_code, done.stdout, told) == (1, "", None)
+def test_made_up_values_that_make_the_run_fail_are_reported_with_the_cure(bench):
+    done, data = bench("picky", "--rows", "4")
+    assert (done.exit_code, done.stdout, data) == (1, "", None)
     assert "failed in its run" in done.stderr
     assert "The values of id were made up; give real ones: --input id=FILE" in done.stderr
 
 
 def test_inputs_of_every_kind_are_made_up(bench):
     for model in ("fixed", "layered", "suffixed", "two"):
-        done, told = bench(model, "--concurrency", "2", *BRIEF)
+        done, data = bench(model, "--concurrency", "2", *BRIEF)
         assert done.exit_code == 0, done.output
-        (load,) = told["loads"]
+        (load,) = data["loads"]
         assert load["errors"] == {}
         assert load["succeeded"] > 0
 
 
 def test_requests_with_a_shared_input_share_runs(bench, server):
-    done, told = bench("layered", "--concurrency", "32", *BRIEF)
+    done, data = bench("layered", "--concurrency", "32", *BRIEF)
     assert done.exit_code == 0, done.output
-    assert told["loads"][0]["runs"]["most_rows"] > 1
+    assert data["loads"][0]["runs"]["most_rows"] > 1
 
 
 def test_a_free_axis_is_asked_for_and_taken(bench):
-    done, told = bench("sequence", *BRIEF)
-    assert (done.exit_code, told) == (2, None)
+    done, data = bench("sequence", *BRIEF)
+    assert (done.exit_code, data) == (2, None)
     assert "--size seq=16" in " ".join(done.stderr.replace("│", " ").split())
-    done, told = bench("sequence", "--size", "seq=5", "--rows", "3", "--concurrency", "1", *BRIEF)
+    done, data = bench("sequence", "--size", "seq=5", "--rows", "3", "--concurrency", "1", *BRIEF)
     assert done.exit_code == 0, done.output
-    assert told["request"]["inputs"] == {"x": "float32[3, 5]", "mask": "float32[3, 5]"}
+    assert data["request"]["inputs"] == {"x": "float32[3, 5]", "mask": "float32[3, 5]"}
 
 
 def test_a_model_that_is_not_batched_says_why(bench):
-    done, told = bench("fixed", "--concurrency", "4", *BRIEF)
-    assert told["loads"][0]["runs"]["most_rows"] == 1
+    done, data = bench("fixed", "--concurrency", "4", *BRIEF)
+    assert data["loads"][0]["runs"]["most_rows"] == 1
     assert "one request at a time: the first axis of input x has the fixed size 4" in done.stdout
 
 
-def test_a_version_that_is_not_there_is_told(bench):
-    done, told = bench("double", "--version", "7")
-    assert (done.exit_code, done.stdout, told) == (1, "", None)
+def test_a_version_that_is_not_there_is_reported(bench):
+    done, data = bench("double", "--version", "7")
+    assert (done.exit_code, done.stdout, data) == (1, "", None)
     assert "model 'double' has no version '7'; it has 1" in done.stderr
 
 
@@ -170,7 +170,7 @@ def test_as_many_rows_were_in_the_server_as_its_own_gauge_says(server, load):
     def look():
         is_measured.wait()
         while not is_over.wait(0.01):
-            points = asked.told()["metrics"]["onnxserve.rows.active"]["points"]
+            points = asked.fetch_status()["metrics"]["onnxserve.rows.active"]["points"]
             actives.extend(point["value"] for point in points if point["attributes"]["model"] == "slow")
 
     looking = threading.Thread(target=look)
@@ -213,13 +213,13 @@ def test_the_picture_is_written(bench, tmp_path, suffix):
 def test_the_command_runs_by_itself_and_prints_json_alone_on_stdout(server, onnxserve):
     done = onnxserve("bench", "double", "--target", server.address, "--rate", "20", *SHORT, "--json", "-")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["loads"][0]["succeeded"] == 6
+    data = json.loads(done.stdout)
+    assert data["loads"][0]["succeeded"] == 6
     assert "20/s" in done.stderr
 
 
 def test_help_tells_of_every_option(onnxserve):
-    told = onnxserve("bench", "--help")
-    assert told.returncode == 0
+    help_text = onnxserve("bench", "--help")
+    assert help_text.returncode == 0
     for option in ("--concurrency", "--rate", "--stream", "--json", "--plot", "--limit-ms", "--warm-up"):
-        assert option in told.stdout
+        assert option in help_text.stdout

@@ -102,7 +102,7 @@ def plan(seed):
     ]
 
 
-def told(outcome):
+def summary(outcome):
     """All of an outcome that a caller may rely on."""
     if isinstance(outcome, Prediction):
         outputs = [(name, array.dtype, array.shape, array.tolist()) for name, array in outcome.items()]
@@ -126,7 +126,7 @@ def alone(shared):
     """What each case gives when it is asked alone, without coalescing."""
     with Client(shared.address, coalesce=False) as client:
         return {
-            (kind, number): told(outcome_of(client, *case))
+            (kind, number): summary(outcome_of(client, *case))
             for kind, cases in CASES.items()
             for number, case in enumerate(cases)
         }
@@ -134,7 +134,7 @@ def alone(shared):
 
 def check(answers, expected):
     """Check what came of cases; an answer has a receipt object of its own unless it travelled with others."""
-    wrong = [(case, told(got), expected[case]) for case, got in answers if told(got) != expected[case]]
+    wrong = [(case, summary(got), expected[case]) for case, got in answers if summary(got) != expected[case]]
     assert not wrong, f"{len(wrong)} of {len(answers)}, such as {wrong[0]}"
     predictions = [got for _, got in answers if isinstance(got, Prediction)]
     names = [got.request_id for _, got in answers if getattr(got, "request_id", "mine") not in ("", "mine")]
@@ -161,7 +161,7 @@ def test_each_of_64_threads_gets_what_it_would_have_got_alone(server, alone, see
 
         with ThreadPoolExecutor(CALLERS) as pool:
             answers = [answer for of_one in pool.map(call, plan(seed)) for answer in of_one]
-        assert not client._coalescer._lanes
+        assert not client._coalescer._groups
     check(answers, alone)
 
 
@@ -194,7 +194,7 @@ def test_each_of_64_tasks_gets_what_it_would_have_got_alone(server, alone, seed)
     async def all_callers():
         async with AsyncClient(server.address) as client:
             answers = await asyncio.gather(*(caller(client, calls) for calls in plan(seed)))
-            assert not client._coalescer._lanes
+            assert not client._coalescer._groups
             return [answer for of_one in answers for answer in of_one]
 
     answers = asyncio.run(all_callers())

@@ -42,9 +42,9 @@ def npy(array):
 
 
 def test_models_are_listed_for_people_and_as_json(run):
-    told = run("models")
-    assert told.exit_code == 0
-    assert "float32[batch, 3]" in told.stdout
+    done = run("models")
+    assert done.exit_code == 0
+    assert "float32[batch, 3]" in done.stdout
     models = json.loads(run("models", "--json").stdout)
     assert [(model["name"], model["version"], model["state"]) for model in models] == [
         ("double", "1", "READY"),
@@ -95,7 +95,7 @@ def test_outputs_are_saved(run):
     ],
     ids=["unknown model", "wrong type", "unknown input", "wrong shape", "failed run"],
 )
-def test_what_the_server_refuses_is_told_on_stderr_and_ends_with_1(run, arguments, stdin, says):
+def test_what_the_server_refuses_is_printed_on_stderr_and_ends_with_1(run, arguments, stdin, says):
     done = run("predict", *arguments, stdin=stdin)
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("onnxserve: ")
@@ -142,11 +142,11 @@ def test_a_mistake_of_use_ends_with_2(run):
 
 def test_the_doctor_tells_people_and_programs(onnxserve, tmp_path):
     root = zoo.write(tmp_path / "models", {"double": zoo.double(), "fixed": zoo.fixed()})
-    told = onnxserve("doctor", "--models", root, "--providers", "cpu")
-    assert told.returncode == 0, told.stderr
-    assert "model double/1: batched" in told.stdout
-    assert "model fixed/1: one request at a time: the first axis of input x has the fixed size 4" in told.stdout
-    assert "no problem found" in told.stdout
+    done = onnxserve("doctor", "--models", root, "--providers", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "model double/1: batched" in done.stdout
+    assert "model fixed/1: one request at a time: the first axis of input x has the fixed size 4" in done.stdout
+    assert "no problem found" in done.stdout
     as_json = onnxserve("doctor", "--models", root, "--providers", "cpu", "--json")
     found = json.loads(as_json.stdout)
     assert as_json.returncode == 0
@@ -157,22 +157,22 @@ def test_the_doctor_tells_people_and_programs(onnxserve, tmp_path):
 def test_the_doctor_ends_with_1_where_there_is_a_problem(onnxserve, tmp_path):
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
     (root / "double" / "1" / "model.onnx").write_bytes(b"nothing")
-    told = onnxserve("doctor", "--models", root)
-    assert told.returncode == 1
-    assert "problem: " in told.stdout
+    done = onnxserve("doctor", "--models", root)
+    assert done.returncode == 1
+    assert "problem: " in done.stdout
     absent = onnxserve("doctor", "--models", tmp_path / "absent")
     assert absent.returncode == 1
-    assert f"problem: {tmp_path}/absent: there is no such folder" in absent.stdout
+    assert f"problem: {tmp_path}/absent: no such directory" in absent.stdout
 
 
 def test_the_doctor_finds_what_keeps_a_server_from_starting(onnxserve, tmp_path):
     models = {"fixed": zoo.fixed(), "double": zoo.double()}
     configs = {"fixed": "batching: {enabled: true}", "double": "labels: {absent: [a]}"}
-    told = onnxserve("doctor", "--models", zoo.write(tmp_path / "models", models, configs), "--json")
-    assert told.returncode == 1
-    problems = json.loads(told.stdout)["problems"]
+    done = onnxserve("doctor", "--models", zoo.write(tmp_path / "models", models, configs), "--json")
+    assert done.returncode == 1
+    problems = json.loads(done.stdout)["problems"]
     assert any("batching.enabled: the model cannot be batched" in problem for problem in problems)
-    assert any("labels.absent: the model has no such output" in problem for problem in problems)
+    assert any("labels.absent: unknown output" in problem for problem in problems)
 
 
 def test_the_doctor_names_extras_in_full(onnxserve, tmp_path):

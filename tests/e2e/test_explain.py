@@ -65,7 +65,7 @@ def test_shap_of_many_features_and_rows_of_background_is_exact_too(server):
     assert explanation.names[39] == "f39"
 
 
-def test_values_that_are_close_are_still_told_apart(server):
+def test_values_that_are_close_are_still_distinguished(server):
     background = 1.7e9 + RNG.normal(size=(9, 2)) * 1000
     explanation = Explainer(server.client, "large").table(background[0], background)
     np.testing.assert_allclose(
@@ -84,7 +84,7 @@ def test_lime_of_a_linear_model_has_its_signs(server):
     explanation = Explainer(server.client, "linear", label="green", method="lime").table(far, BACKGROUND)
     assert np.sign(explanation.values).tolist() == [1, 1, 1, 1, -1, -1, -1, -1]
     assert 0 < explanation.fit <= 1
-    assert all(name in told for name, told in zip(explanation.names, explanation.conditions, strict=True))
+    assert all(name in condition for name, condition in zip(explanation.names, explanation.conditions, strict=True))
 
 
 def test_a_model_of_columns_is_explained_by_their_names(server):
@@ -187,12 +187,12 @@ def test_no_more_rows_are_sent_than_asked_for(server):
 
 
 def test_progress_ends_where_the_rows_do(server):
-    told = []
-    explanation = Explainer(server.client, "linear", progress=lambda *numbers: told.append(numbers)).table(
+    calls = []
+    explanation = Explainer(server.client, "linear", progress=lambda *numbers: calls.append(numbers)).table(
         ROW, BACKGROUND
     )
-    assert told == sorted(told)
-    assert told[-1] == (explanation.rows, explanation.rows)
+    assert calls == sorted(calls)
+    assert calls[-1] == (explanation.rows, explanation.rows)
 
 
 @pytest.mark.parametrize("method", ["shap", "lime"])
@@ -217,22 +217,42 @@ def test_the_same_call_gives_the_same_values_and_leaves_the_callers_random_numbe
 @pytest.mark.parametrize(
     ("model", "settings", "explain", "says"),
     [
-        ("linear", {"method": "tea"}, lambda e: e.table(ROW, BACKGROUND), "there is no method 'tea'"),
-        ("linear", {"output": "y"}, lambda e: e.table(ROW, BACKGROUND), "no output 'y'; it has scores (float32)"),
-        ("linear", {"label": "pink"}, lambda e: e.table(ROW, BACKGROUND), "no class 'pink'; it has 3, which are red, "),
-        ("linear", {"label": 3}, lambda e: e.table(ROW, BACKGROUND), "no class 3"),
+        ("linear", {"method": "tea"}, lambda e: e.table(ROW, BACKGROUND), "unknown method 'tea'"),
+        (
+            "linear",
+            {"output": "y"},
+            lambda e: e.table(ROW, BACKGROUND),
+            "unknown output 'y'; the model's outputs are scores (float32)",
+        ),
+        (
+            "linear",
+            {"label": "pink"},
+            lambda e: e.table(ROW, BACKGROUND),
+            "unknown class 'pink'; output 'scores' has 3 classes, which are red, ",
+        ),
+        ("linear", {"label": 3}, lambda e: e.table(ROW, BACKGROUND), "unknown class 3"),
         ("linear", {}, lambda e: e.table(ROW[:7], BACKGROUND), "input 'x' has the shape [batch, 8], not [1, 7]"),
-        ("linear", {}, lambda e: e.table(BACKGROUND, BACKGROUND), "one row is explained at a time, and here are 20"),
+        ("linear", {}, lambda e: e.table(BACKGROUND, BACKGROUND), "has 20 rows; one row is explained at a time"),
         ("linear", {}, lambda e: e.table(ROW, ROW), "input 'x' has the shape [batch, 8], not [8]"),
         ("linear", {}, lambda e: e.table(ROW, BACKGROUND[:0]), "the background has no rows"),
-        ("linear", {}, lambda e: e.table(["a"] * 8, BACKGROUND), "input 'x' is float32, and these values are <U1"),
-        ("linear", {}, lambda e: e.table({"z": ROW}, BACKGROUND), "the model has no input 'z'; it has x"),
-        ("linear", {}, lambda e: e.table(ROW, BACKGROUND, names=["a"]), "1 names are given for 8 features"),
-        ("linear", {"rows": 10}, lambda e: e.table(ROW, BACKGROUND), "rows is 10, and at least 17 are needed"),
-        ("linear", {"method": "lime"}, lambda e: e.table(ROW * np.nan, BACKGROUND), "LIME takes no missing"),
-        ("linear", {}, lambda e: e.image(ROW), "one input of images is to be varied, and the model has none"),
-        ("columns", {}, lambda e: e.table(ROW, BACKGROUND), "the model has the inputs age, colour: give an array"),
-        ("columns", {}, lambda e: e.table({"age": 1}, {}), "also has the input 'colour': give all of age, colour"),
+        ("linear", {}, lambda e: e.table(["a"] * 8, BACKGROUND), "input 'x' is float32, not <U1"),
+        ("linear", {}, lambda e: e.table({"z": ROW}, BACKGROUND), "unknown input 'z'; the model's inputs are x"),
+        (
+            "linear",
+            {},
+            lambda e: e.table(ROW, BACKGROUND, names=["a"]),
+            "expected 8 names, one for each feature, not 1",
+        ),
+        (
+            "linear",
+            {"rows": 10},
+            lambda e: e.table(ROW, BACKGROUND),
+            "rows must be at least 17 for 8 features that vary, not 10",
+        ),
+        ("linear", {"method": "lime"}, lambda e: e.table(ROW * np.nan, BACKGROUND), "LIME does not accept missing"),
+        ("linear", {}, lambda e: e.image(ROW), "the model has no input of images"),
+        ("columns", {}, lambda e: e.table(ROW, BACKGROUND), "the model has the inputs age, colour; give an array"),
+        ("columns", {}, lambda e: e.table({"age": 1}, {}), "input 'colour' is missing; give all of age, colour"),
         ("columns", {}, lambda e: e.table({"age": 1, "colour": "red"}, {}), "the background has none of the model's"),
         (
             "columns",
@@ -240,21 +260,26 @@ def test_the_same_call_gives_the_same_values_and_leaves_the_callers_random_numbe
             lambda e: e.table({"age": 1, "colour": "red"}, {"age": [1, 2], "colour": ["red"]}),
             "age has 2, colour has 1",
         ),
-        ("two_by_two", {"output": "q"}, lambda e: e.table({"a": [1, 2], "b": [1, 2, 0.5]}, {}), "not in its range"),
+        (
+            "two_by_two",
+            {"output": "q"},
+            lambda e: e.table({"a": [1, 2], "b": [1, 2, 0.5]}, {}),
+            "a value is out of range for",
+        ),
         ("nchw", {}, lambda e: e.image(np.zeros((3, 32, 32)), layout="NHW"), "which is not NHW"),
         ("nchw", {}, lambda e: e.image(np.zeros((3, 32, 32)), mask=[1, 2]), "the mask has the shape [2]"),
-        ("nchw", {"rows": 9}, lambda e: e.image(np.zeros((3, 32, 32))), "rows is 9, and at least 10 are needed"),
-        ("nchw", {}, lambda e: e.image(np.zeros((3, 32, 32)), vary="x"), "'x' is no input of images of the model"),
-        ("word", {}, lambda e: e.text("?!"), "has no word in '?!'"),
-        ("bag", {}, lambda e: e.tokens({"ids": [1, 2], "weight": [1, 1]}, mask=2**63), "not in the range of int64"),
+        ("nchw", {"rows": 9}, lambda e: e.image(np.zeros((3, 32, 32))), "rows must be at least 10 here, not 9"),
+        ("nchw", {}, lambda e: e.image(np.zeros((3, 32, 32)), vary="x"), "'x' is not an input of images of the model"),
+        ("word", {}, lambda e: e.text("?!"), "no word in '?!'"),
+        ("bag", {}, lambda e: e.tokens({"ids": [1, 2], "weight": [1, 1]}, mask=2**63), "out of range for int64"),
         (
             "bag",
             {},
             lambda e: e.tokens({"ids": [1, 2], "weight": [1, 1]}, mask=0, names=["a"]),
-            "1 names are given for 2 positions",
+            "expected 2 names, one for each position, not 1",
         ),
-        ("logarithm", {}, lambda e: e.table([1, 1], [[1, 1], [-1, 1]]), "output 'y' is not finite for 1 of 3 changed"),
-        ("lstm", {}, lambda e: e.table(np.ones((3, 2)), np.ones((2, 3, 2))), "one number a row can be explained"),
+        ("logarithm", {}, lambda e: e.table([1, 1], [[1, 1], [-1, 1]]), "it is not finite for 1 of 3 changed rows"),
+        ("lstm", {}, lambda e: e.table(np.ones((3, 2)), np.ones((2, 3, 2))), "not one number for each row"),
     ],
 )
 def test_what_cannot_be_explained_is_refused_with_the_reason(server, model, settings, explain, says):

@@ -62,19 +62,19 @@ def test_a_digit_is_explained_with_a_picture_and_json(run, method):
     picture = matplotlib.image.imread("digit.png")
     assert picture.shape[0] > 300
     assert picture.std() > 0.05
-    told = json.loads(Path("digit.json").read_text())
+    data = json.loads(Path("digit.json").read_text())
     with np.load(digits) as archive:
-        assert told["index"] == archive["label"][3]
-    assert (told["kind"], told["method"], told["shape"]) == ("image", method, [32, 32])
-    assert told["batch_rows"] > 1
+        assert data["index"] == archive["label"][3]
+    assert (data["kind"], data["method"], data["shape"]) == ("image", method, [32, 32])
+    assert data["batch_rows"] > 1
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"digits version 1: probabilities[9] = 0.99978, {method.upper()} from ")
     assert lines[1].startswith("  +")
     assert " rows " in lines[1]
-    assert lines[-1] == f"{told['rows']:,} rows in {told['requests']} requests, up to {told['batch_rows']} rows a run"
+    assert lines[-1] == f"{data['rows']:,} rows in {data['requests']} requests, up to {data['batch_rows']} rows a run"
 
 
-def test_a_table_is_told_by_its_strongest_features(run):
+def test_a_table_is_explained_by_its_strongest_features(run):
     done = run(
         "linear", "--input", "x=rows.npy", "--index", 0, "--background", "background.npy", "--class", "left",
         "--names", "names.txt",
@@ -120,9 +120,9 @@ COLUMNS = ("columns", "--input", "age=age.json", "--input", "colour=colour.json"
 def test_the_kind_is_seen_by_the_models_inputs(run, arguments, kind, names, values):
     done = run(*arguments, "--json", "-")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert (told["kind"], told["names"]) == (kind, names)
-    np.testing.assert_allclose(told["values"], values, atol=1e-5)
+    data = json.loads(done.stdout)
+    assert (data["kind"], data["names"]) == (kind, names)
+    np.testing.assert_allclose(data["values"], values, atol=1e-5)
 
 
 def test_hidden_pixels_show_the_mean_of_the_background(run):
@@ -138,27 +138,27 @@ LINEAR = ("linear", "--input", "x=rows.npy", "--index", "0", "--background", "ba
     [
         (("linear", "--input", "x=rows.npy", "--index", "0"), "a table needs --background"),
         (("linear", "--input", "x=rows.npy", "--background", "background.npy"), "2 rows; choose one with --index"),
-        ((*LINEAR, "--index", "2"), "--index is 2, and the file has 2 rows"),
-        ((*LINEAR, "--class", "up"), "no class 'up'; it has 2, which are left, right"),
-        ((*LINEAR, "--output", "y"), "no output 'y'; it has scores (float32)"),
-        ((*LINEAR, "--names", "a,b"), "2 names are given for 3 features"),
+        ((*LINEAR, "--index", "2"), "--index 2 is out of range; the file has 2 rows"),
+        ((*LINEAR, "--class", "up"), "unknown class 'up'; output 'scores' has 2 classes, which are left, right"),
+        ((*LINEAR, "--output", "y"), "unknown output 'y'; the model's outputs are scores (float32)"),
+        ((*LINEAR, "--names", "a,b"), "expected 3 names, one for each feature, not 2"),
         ((*LINEAR, "--names", "absent.txt"), "--names absent.txt: "),
         ((*LINEAR, "--background", "image.npy"), "input 'x' has the shape [batch, 3], not [1, 16, 16]"),
         ((*LINEAR, "--background", "absent.npy"), "x=absent.npy: "),
-        ((*LINEAR, "--rows", "3"), "rows is 3, and at least 7 are needed"),
+        ((*LINEAR, "--rows", "3"), "rows must be at least 7 for 3 features that vary, not 3"),
         ((*LINEAR, "--method", "tea"), "'tea' is not one of 'shap', 'lime'"),
-        ((*LINEAR, "--layout", "NHW"), "--layout is not for table; --kind says what the instance is"),
-        ((*LINEAR, "--kind", "text"), "--background is not for text"),
-        ((*LINEAR, "--plot", "a.svg"), "a.svg: its name must end with .png"),
-        ((*LINEAR, "--plot", "absent/a.png"), "there is no folder absent"),
-        ((*LINEAR, "--json", "absent/a.json"), "there is no folder absent"),
-        (("patch", "--input", "image=image.npy", "--mask", "red"), "'red' is not a number"),
+        ((*LINEAR, "--layout", "NHW"), "--layout is not an option for table; set the kind of instance with --kind"),
+        ((*LINEAR, "--kind", "text"), "--background is not an option for text"),
+        ((*LINEAR, "--plot", "a.svg"), "a.svg: the name must end with .png"),
+        ((*LINEAR, "--plot", "absent/a.png"), "absent is not a directory"),
+        ((*LINEAR, "--json", "absent/a.json"), "absent is not a directory"),
+        (("patch", "--input", "image=image.npy", "--mask", "red"), "--mask must be a number for images, not 'red'"),
         (
             ("bag", "--input", "ids=ids.json", "--input", "weight=weight.json", "--kind", "tokens"),
             "token ids need --mask",
         ),
-        (("columns", "--input", "age=age.json", "--background", "age=age.json"), "also has the input 'colour'"),
-        (("columns", "--input", "age=age.json", "--background", "age.json"), "'age.json' is not name=file"),
+        (("columns", "--input", "age=age.json", "--background", "age=age.json"), "input 'colour' is missing"),
+        (("columns", "--input", "age=age.json", "--background", "age.json"), "expected name=file, not 'age.json'"),
     ],
 )
 def test_a_mistake_of_use_ends_with_2_and_says_why(run, arguments, says):

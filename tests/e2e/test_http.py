@@ -40,11 +40,11 @@ def test_it_is_not_ready_while_it_loads(serving, tmp_path, monkeypatch):
     seen = []
 
     def look():
-        asked = Http(until(lambda: ports, 60)[0])
-        until(lambda: asked.status("/healthz") == 200)
-        seen.append(asked.status("/readyz"))
-        until(lambda: asked.told()["loads"])
-        seen.append(asked.told()["loads"][0]["state"])
+        http = Http(until(lambda: ports, 60)[0])
+        until(lambda: http.status("/healthz") == 200)
+        seen.append(http.status("/readyz"))
+        until(lambda: http.fetch_status()["loads"])
+        seen.append(http.fetch_status()["loads"][0]["state"])
         may_load.set()
 
     looking = threading.Thread(target=look)
@@ -57,11 +57,11 @@ def test_it_is_not_ready_while_it_loads(serving, tmp_path, monkeypatch):
 
 def test_it_is_alive_but_not_ready_while_it_drains(launch):
     process = launch({"double": zoo.double()}, "--http-port", 0, "--drain-delay", 60)
-    asked = Http(port_of(process.log))
-    assert asked.status("/readyz") == 200
+    http = Http(port_of(process.log))
+    assert http.status("/readyz") == 200
     process.popen.send_signal(signal.SIGTERM)
-    until(lambda: asked.status("/readyz") == 503)
-    assert asked.status("/healthz") == 200
+    until(lambda: http.status("/readyz") == 503)
+    assert http.status("/healthz") == 200
 
 
 def test_metrics_are_those_of_the_requests(http_port):
@@ -74,11 +74,11 @@ def test_metrics_are_those_of_the_requests(http_port):
 
 def test_without_telemetry_there_are_no_metrics_and_predictions_all_the_same(serving, tmp_path):
     with serving(zoo.write(tmp_path, {"double": zoo.double()}), http_port=0, telemetry=False) as running:
-        asked = Http(running.app.http_port)
-        status, _, body = asked.ask("/metrics")
+        http = Http(running.app.http_port)
+        status, _, body = http.ask("/metrics")
         assert (status, b"--no-telemetry" in body) == (404, True)
-        assert asked.told()["metrics"] is None
-        assert asked.predict({"model": "double", "inputs": {"x": {"data": [[1, 2, 3]]}}})[0] == 200
+        assert http.fetch_status()["metrics"] is None
+        assert http.predict({"model": "double", "inputs": {"x": {"data": [[1, 2, 3]]}}})[0] == 200
 
 
 def test_a_port_in_use_ends_the_start_with_one_line(onnxserve, tmp_path):
@@ -88,12 +88,12 @@ def test_a_port_in_use_ends_the_start_with_one_line(onnxserve, tmp_path):
         ended = onnxserve("serve", "--models", root, "--port", 0, "--http-port", port, "--log-level", "error")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
-        f"onnxserve: 127.0.0.1:{port}: cannot listen there for HTTP: Address already in use; "
+        f"onnxserve: 127.0.0.1:{port}: cannot listen for HTTP: Address already in use; "
         "choose another --http-port, or -1 for none\n"
     )
 
 
-def test_the_demo_can_be_kept_and_tells_where_the_page_is():
+def test_the_demo_can_be_kept_and_says_where_the_page_is():
     demo = subprocess.Popen(
         [sys.executable, ROOT / "examples/demo.py"],
         stdout=subprocess.PIPE,
@@ -101,15 +101,15 @@ def test_the_demo_can_be_kept_and_tells_where_the_page_is():
         env=os.environ | {"KEEP": "1"},
     )
     with demo:
-        told = (re.search(r"Its status page: http://127\.0\.0\.1:(\d+)$", line) for line in demo.stdout)
-        port = int(next(found for found in told if found)[1])
-        asked = Http(port)
-        assert b"<title>onnxserve</title>" in asked.ask("/")[2]
-        assert [model["name"] for model in asked.told()["models"]] == ["digits", "names"]
+        lines = (re.search(r"Its status page: http://127\.0\.0\.1:(\d+)$", line) for line in demo.stdout)
+        port = int(next(found for found in lines if found)[1])
+        http = Http(port)
+        assert b"<title>onnxserve</title>" in http.ask("/")[2]
+        assert [model["name"] for model in http.fetch_status()["models"]] == ["digits", "names"]
         demo.send_signal(signal.SIGINT)
         assert demo.stdout.read().endswith("Ctrl-C stops it.\n\n")
     assert demo.returncode == 0
-    assert asked.status("/healthz") is None
+    assert http.status("/healthz") is None
 
 
 # The page's files

@@ -26,10 +26,10 @@ SLOW = HEAD % 1000 + b"{"  # an upload that does not go on
 
 
 @contextlib.contextmanager
-def connected(asked, number, sent=b""):
+def connected(http, number, sent=b""):
     """So many connections, on each of which so much was sent; at the end the server has let go of them."""
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(asked.connect(sent)) for _ in range(number)]
+        connections = [stack.enter_context(http.connect(sent)) for _ in range(number)]
         yield connections
         for one in connections:
             with contextlib.suppress(OSError):
@@ -111,13 +111,13 @@ def test_a_connection_that_asks_nothing_is_closed_after_a_while(http_port, monke
 def test_slow_senders_keep_nobody_out(http_port):
     with connected(http_port, 2 * predict.MAX_CONCURRENT, SLOW) as slow:
         for _ in range(3):
-            status, told = http_port.predict(ROW)
-            assert status == 200, told
+            status, reply = http_port.predict(ROW)
+            assert status == 200, reply
         assert readable(slow) == []  # they may go on
 
 
 def test_bodies_on_their_way_share_a_bound_and_the_first_makes_room(http_port, monkeypatch):
-    monkeypatch.setattr(uploads, "MOST_UNREAD", 1 << 20)
+    monkeypatch.setattr(uploads, "MAX_BUFFERED", 1 << 20)
     body = json.dumps(ROW).encode()
     padded = body + b" " * (700_000 - len(body))
     most = HEAD % len(padded) + padded[:-1]
@@ -151,9 +151,9 @@ def test_uploads_and_unread_answers_at_the_end_are_no_errors(launch):
         1,
         configs={"wide": "batching: {max_rows: 1000000, max_queue_rows: 2000000}\n"},
     )
-    asked = Http(port_of(process.log))
+    http = Http(port_of(process.log))
     values = {"shape": [500_000, 2], "base64": base64.b64encode(bytes(4_000_000)).decode()}
-    with asked.connect(SLOW) as sending, asked.connect() as not_reading, asked.connect() as idle:
+    with http.connect(SLOW) as sending, http.connect() as not_reading, http.connect() as idle:
         text = json.dumps({"model": "wide", "inputs": {"x": values}}).encode()
         not_reading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         not_reading.sendall(HEAD % len(text) + text)

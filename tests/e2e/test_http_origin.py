@@ -42,10 +42,10 @@ REFUSALS = {403: ("PERMISSION_DENIED", "OTHER_ORIGIN"), 415: ("INVALID_ARGUMENT"
 )
 def test_no_page_of_another_site_can_have_a_model_run(http_port, headers, status):
     before = http_port.answers("OK")
-    got, told = http_port.predict(double(data=[[1, 2, 3]]), **headers)
-    assert got == status, told
+    got, reply = http_port.predict(double(data=[[1, 2, 3]]), **headers)
+    assert got == status, reply
     if status != 200:
-        assert (told["code"], told["reason"]) == REFUSALS[status]
+        assert (reply["code"], reply["reason"]) == REFUSALS[status]
     assert http_port.answers("OK") == before + (status == 200)
 
 

@@ -181,7 +181,7 @@ def test_stdout_has_the_address_and_nothing_else(launch):
     with Client(server.address, retries=0) as client:
         client.predict("double", {"x": X})
     assert server.stop() == (0, "")
-    assert "model frozen/1 is run one request at a time" in server.log.read_text()
+    assert "model frozen/1 runs one request at a time" in server.log.read_text()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

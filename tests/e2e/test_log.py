@@ -43,11 +43,11 @@ def test_a_start_that_fails_ends_with_an_error_for_programs(fail, broken):
 
 
 def test_a_start_that_fails_ends_with_a_line_for_people(fail, broken):
-    told = fail(broken)
-    *_, last = told.splitlines()
+    output = fail(broken)
+    *_, last = output.splitlines()
     assert last.startswith(f"onnxserve: {broken}/double/1/model.onnx: ONNX Runtime cannot load it")
-    assert told.count("cannot load it") == 1
-    assert "stopped" not in told
+    assert output.count("cannot load it") == 1
+    assert "stopped" not in output
 
 
 def test_a_collector_learns_why_a_start_failed(fail, broken):
@@ -61,9 +61,9 @@ def test_a_collector_learns_why_a_start_failed(fail, broken):
 def test_settings_that_are_wrong_are_told_in_json_where_that_is_asked_for(fail, broken, by_flag):
     flags, environment = (("--log-format", "json"), {}) if by_flag else ((), {"ONNXSERVE_LOG_FORMAT": "json"})
     (line,) = fail(broken, "--max-rows", 0, *flags, **environment).splitlines()
-    told = json.loads(line)
-    assert told["level"] == "error"
-    assert "max_rows: input should be greater than or equal to 1" in told["message"]
+    fields = json.loads(line)
+    assert fields["level"] == "error"
+    assert "max_rows: input should be greater than or equal to 1" in fields["message"]
 
 
 def test_a_server_tells_when_it_is_ready_and_last_that_it_stopped(launch):
@@ -71,9 +71,9 @@ def test_a_server_tells_when_it_is_ready_and_last_that_it_stopped(launch):
     assert server.stop()[0] == 0
     records = [json.loads(line) for line in server.log.read_text().splitlines()]
     (ready,) = [record for record in records if record["message"] == "ready"]
-    told = {name: ready[name] for name in ("level", "address", "version", "edge", "models")}
+    fields = {name: ready[name] for name in ("level", "address", "version", "edge", "models")}
     version = onnxserve.__version__
-    assert told == {"level": "info", "address": server.address, "version": version, "edge": "lane", "models": 2}
+    assert fields == {"level": "info", "address": server.address, "version": version, "edge": "lane", "models": 2}
     assert records[-1]["message"] == "stopped"
 
 
@@ -81,7 +81,7 @@ def test_onnx_runtime_tells_nothing_again_that_the_log_tells(launch):
     server = launch({"parse": zoo.parse()})
     assert server.stop()[0] == 0
     log = server.log.read_text()
-    assert "model parse/1 is run one request at a time: the probe found no input that it runs on" in log
+    assert "model parse/1 runs one request at a time: the probe found no input that it runs on" in log
     assert "model parse/1 could not be warmed up: [ONNXRuntimeError]" in log
     assert "[E:onnxruntime" not in log
     assert "\x1b" not in log

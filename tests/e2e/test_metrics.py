@@ -76,9 +76,9 @@ def requests_by_code(found, method=PREDICT):
     """{code: requests} of all models."""
     counts = {}
     for (name, labels), count in found.items():
-        told = dict(labels)
-        if name == "onnxserve_requests_total" and told["rpc_method"] == method:
-            code = told["rpc_response_status_code"]
+        attributes = dict(labels)
+        if name == "onnxserve_requests_total" and attributes["rpc_method"] == method:
+            code = attributes["rpc_response_status_code"]
             counts[code] = counts.get(code, 0) + count
     return counts
 
@@ -194,24 +194,24 @@ def test_names_that_callers_make_up_make_no_series(serve):
 def test_methods_and_paths_that_callers_make_up_make_no_series(serve):
     server = serve({"double": zoo.double()}, http_port=0)
     server.client.predict("double", {"x": ROW})
-    asked = Http(server.app.http_port)
+    http = Http(server.app.http_port)
     nobody = {"model": "nobody", "inputs": {}}
-    assert asked.predict(nobody)[0] == 404
+    assert http.predict(nobody)[0] == 404
     before = set(samples(server, requests=2, rows=1))
     with grpc.insecure_channel(server.address) as channel:
         for i in range(20):
             for method in (f"/onnxserve.v1.InferenceService/M{i}", f"/made.up.Service{i}/Predict"):
                 with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
                     channel.unary_unary(method)(b"", timeout=10)
-            assert asked.status(f"/nothing{i}") == 404
-            assert asked.predict(nobody | {"model": f"m{i}", "version": str(i)})[0] == 404
+            assert http.status(f"/nothing{i}") == 404
+            assert http.predict(nobody | {"model": f"m{i}", "version": str(i)})[0] == 404
     assert set(samples(server, requests=22)) == before
 
 
 def test_what_comes_by_http_is_counted_as_a_request_of_the_page_and_not_as_a_call(serve):
     server = serve({"double": zoo.double()}, http_port=0)
-    asked = Http(server.app.http_port)
-    assert asked.predict(double(data=[[1, 2, 3]]))[0] == 200
+    http = Http(server.app.http_port)
+    assert http.predict(double(data=[[1, 2, 3]]))[0] == 200
     found = samples(server, requests=1)
     of_page = {"model": "double", "version": "1", "rpc_method": "Page"}
     assert value(found, "onnxserve_requests_total", rpc_response_status_code="OK", **of_page) == 1
@@ -256,7 +256,7 @@ def test_counts_are_exact_under_load_and_scrapes(serve):
     scraper = threading.Thread(target=scrape)
     scraper.start()
     with ThreadPoolExecutor(8) as pool:
-        codes = [code for told in pool.map(call, range(8)) for code in told]
+        codes = [code for answered in pool.map(call, range(8)) for code in answered]
     scraping.set()
     scraper.join()
     assert requests_by_code(samples(server, requests=len(codes))) == {code: codes.count(code) for code in set(codes)}
@@ -301,8 +301,8 @@ def test_a_real_prometheus_has_the_figures_that_the_client_has(serve, tmp_path):
     wanted = {code: codes.count(code) for code in set(codes)}
     samples(server, requests=len(codes))
     with prometheus(tmp_path, target) as query:
-        told = until(lambda: query("sum by (rpc_response_status_code) (onnxserve_requests_total)"), 30)
-        assert {labels["rpc_response_status_code"]: count for labels, count in told} == wanted
+        found = until(lambda: query("sum by (rpc_response_status_code) (onnxserve_requests_total)"), 30)
+        assert {labels["rpc_response_status_code"]: count for labels, count in found} == wanted
         ((_, count),) = query('onnxserve_request_duration_seconds_count{model="double"}')
         assert count == wanted["OK"]
         ((_, quantile),) = query("histogram_quantile(0.99, sum by (le) (onnxserve_request_duration_seconds_bucket))")

@@ -17,7 +17,7 @@ from onnxserve.v1 import model_service_pb2 as model_service
 from onnxserve.v1 import model_service_pb2_grpc
 from onnxserve_server.errors import ModelStopped
 from onnxserve_server.repository.discovery import discover
-from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.prober import Prober
 from support import zoo
 from support.callers import Callers, generations, predictions, row, sequences, streams
 from support.streaming import Line, error_of, output, step

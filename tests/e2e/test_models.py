@@ -26,7 +26,7 @@ def client(request, serving, tmp_path_factory):
         "one_row": zoo.one_row(),
         "mixing": zoo.mixing(),
         "off": zoo.double(),
-        "told": labelled("Twice as much.", labels=json.dumps({"y": ["a", "b", "c"]}), author="us"),
+        "labelled": labelled("Twice as much.", labels=json.dumps({"y": ["a", "b", "c"]}), author="us"),
         "overruled": labelled(labels=json.dumps({"y": ["a", "b", "c"]})),
         "other_labels": labelled(labels="cat,dog"),
         "two": zoo.two_by_two(),
@@ -58,7 +58,7 @@ def test_every_version_of_every_model_is_listed_oldest_first(client):
         ("other_labels", "1"),
         ("overruled", "1"),
         ("sequence", "1"),
-        ("told", "1"),
+        ("labelled", "1"),
         ("two", "1"),
         ("two", "9"),
         ("two", "10"),
@@ -115,15 +115,15 @@ def test_why_a_model_is_not_batched_is_told(client, name, reason):
 
 @pytest.mark.parametrize(
     ("name", "labels"),
-    [("told", ("a", "b", "c")), ("overruled", ("d", "e", "f")), ("other_labels", ()), ("double", ())],
+    [("labelled", ("a", "b", "c")), ("overruled", ("d", "e", "f")), ("other_labels", ()), ("double", ())],
 )
 def test_labels_come_from_model_yaml_else_from_the_metadata(client, name, labels):
     assert client.model(name).outputs[0].labels == labels
 
 
 def test_metadata_and_description_are_the_files(client):
-    assert client.model("told").metadata == {"author": "us"}  # the labels are with the output
-    assert client.model("told").description == "Twice as much."
+    assert client.model("labelled").metadata == {"author": "us"}  # the labels are with the output
+    assert client.model("labelled").description == "Twice as much."
     assert client.model("other_labels").metadata == {"labels": "cat,dog"}
 
 

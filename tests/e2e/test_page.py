@@ -1,4 +1,4 @@
-"""The status page in a browser: what it draws is right, whatever the server is at, and no script of it fails."""
+"""The status page in a browser: what it draws is right in every state of the server, and none of its scripts fails."""
 
 import contextlib
 import re
@@ -128,7 +128,7 @@ def test_with_200_models_it_shows_each_and_finds_them_at_once(page, launch):
     assert [row.text.split()[0] for row in page.all("#model-table tbody tr") if row.is_displayed()] == ["model-199"]
     page.type("nothing like it", "#filter")
     page.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
-    assert page.text("#no-models") == "No model passes the filter."
+    assert page.text("#no-models") == "No model matches the filter."
 
 
 def test_models_are_sorted_by_what_is_clicked(opened):
@@ -150,7 +150,7 @@ def test_a_row_opens_to_what_the_model_is(opened):
         return opened.find(f"[id='{opener.get_attribute('aria-controls')}']").text
 
     until(lambda: len(opened.all(".opener")) == len(MODELS))
-    told = open_row("pair")
+    details = open_row("pair")
     for part in (
         "a: float32 [batch, 2]",
         "b: int64 [batch, 3]",
@@ -158,7 +158,7 @@ def test_a_row_opens_to_what_the_model_is(opened):
         "up to 64 rows",
         "ready since",
     ):
-        assert part in told
+        assert part in details
     assert "off, one request at a time: " in open_row("mixing")
 
 
@@ -186,6 +186,27 @@ def test_a_failed_load_stands_at_the_top_with_its_error(page, launch, tmp_path):
     assert "model.yaml: labels.y: 1 names for 2 classes" in failed.text
     assert failed.rect["y"] < page.find("#traffic").rect["y"]
     assert "failed" in page.find("#model-table tbody tr").text
+
+
+def test_a_stopped_model_is_listed_as_stopped_and_offered_no_more(page, serving, tmp_path):
+    def row():
+        line = next(one for one in page.all("#model-table tbody tr:not(.details)") if one.text.startswith("double"))
+        return line.text.split()
+
+    def offered(selector):
+        return [option.get_attribute("value") for option in page.all(f"{selector} option")]
+
+    with serving(zoo.write(tmp_path, {"double": zoo.double(), "pair": zoo.two_by_two()}), http_port=0) as running:
+        page.open(running.app.http_port)
+        until(lambda: offered("#form-model") == ["double", "pair"])
+        assert row()[:4] == ["double", "1", "ready", "CPU"]
+        running.app.manager.stop("double", "1")
+        until(lambda: row() == ["double", "1", "stopped", *5 * [NONE]])
+        assert offered("#form-model") == ["pair"]
+        assert offered("#scope") == ["", "pair/1"]
+        page.find(".opener").click()
+        assert "stopped since" in page.find("#model-table .details").text
+        assert page.text("#state") == "ready"
 
 
 def test_names_and_errors_are_text_whatever_they_hold(page, bare, http_server):
@@ -231,7 +252,7 @@ def test_it_finds_the_server_again_after_a_restart(page, launch):
     page.type("[[7, 7, 7]]")
     process.stop()
     page.wait_for_state("unreachable")
-    assert re.fullmatch(r"cannot reach the server since \d\d:\d\d:\d\d", page.text("#state"))
+    assert re.fullmatch(r"server unreachable since \d\d:\d\d:\d\d", page.text("#state"))
     process = launch(models, "--http-port", port)
     page.wait_for_state("ready")
     assert "was restarted at" in page.text("#notice")
@@ -245,18 +266,18 @@ def test_it_finds_the_server_again_after_a_restart(page, launch):
 
 
 def test_it_does_not_ask_while_nobody_looks(opened):
-    def asked():
+    def fetched():
         return opened.run(
             "return performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/api/status')).length"
         )
 
-    until(lambda: asked() > 1)
+    until(lambda: fetched() > 1)
     opened.hide(True)
-    before, began = asked(), time.monotonic()
+    before, began = fetched(), time.monotonic()
     until(lambda: time.monotonic() - began > 4.5)  # two of its intervals
-    assert asked() <= before + 1  # one may have been under way
+    assert fetched() <= before + 1  # one may have been under way
     opened.hide(False)
-    until(lambda: asked() > before + 2)
+    until(lambda: fetched() > before + 2)
 
 
 # The figures
@@ -267,9 +288,9 @@ def test_quantiles_are_those_of_the_values_within_a_bucket(page, http_server):
     bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1]
     values = np.random.default_rng(0).gamma(3, 0.004, 5000)
     counts = np.bincount(np.searchsorted(bounds, values), minlength=len(bounds) + 1).tolist()
-    told = {"bounds": bounds, "counts": counts, "total": 5000, "sum": float(values.sum())}
+    distribution = {"bounds": bounds, "counts": counts, "total": 5000, "sum": float(values.sum())}
     for share in (0.5, 0.9, 0.99):
-        found = page.module("samples.js", "return m.quantile(a[0], a[1])", told, share)
+        found = page.module("samples.js", "return m.quantile(a[0], a[1])", distribution, share)
         true = np.quantile(values, share)
         assert np.searchsorted(bounds, found) == np.searchsorted(bounds, true)
     even = {"bounds": [1, 2, 4], "counts": [25, 25, 50, 0], "total": 100}
@@ -284,7 +305,7 @@ def test_quantiles_are_those_of_the_values_within_a_bucket(page, http_server):
 
 def test_rates_are_differences_and_a_gap_breaks_a_line(page, http_server):
     page.open(http_server.app.http_port)
-    told = page.module(
+    figures = page.module(
         "samples.js",
         """
         const status = (now, requests, failed) => ({ now, metrics: {
@@ -303,7 +324,7 @@ def test_rates_are_differences_and_a_gap_breaks_a_line(page, http_server):
           series: history.series(0.5, (span) => span.rate('a/1')),
         };""",
     )
-    assert told["rates"] == [10, 2.5, 12.5]
-    assert told["failed"] == [0, pytest.approx(0.2), None]
-    assert told["cpu"] == pytest.approx(0.75)
-    assert told["series"] == [[102, 10], [104, 10], [154, None], [204, 1]]
+    assert figures["rates"] == [10, 2.5, 12.5]
+    assert figures["failed"] == [0, pytest.approx(0.2), None]
+    assert figures["cpu"] == pytest.approx(0.75)
+    assert figures["series"] == [[102, 10], [104, 10], [154, None], [204, 1]]

@@ -92,9 +92,9 @@ def test_all_text_stands_out_in_either_scheme(page, http_server, bare, scheme):
             page.model("hostile")
             page.send()
             until(lambda: page.all(".plot text"))
-        told = page.contrasts()
-        assert len(told) > 40
-        assert [text for text in told if text[0] < 4.5] == []
+        texts = page.contrasts()
+        assert len(texts) > 40
+        assert [text for text in texts if text[0] < 4.5] == []
     ground = page.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) > 3 * 128) == (scheme == "light")
 

@@ -45,7 +45,7 @@ def test_the_picture_of_a_digit_is_read(opened, http_server, tmp_path, i, invert
     assert len(opened.all(".bars dt")) == 10
     wanted = http_server.client.predict("digits", {"image": seen.astype(np.float32)})["probabilities"].max()
     assert number(opened.text(".bars dd.first")) == pytest.approx(wanted, abs=1e-4)
-    assert "run on CPU" in opened.text("#answer-body")
+    assert "ran on CPU" in opened.text("#answer-body")
 
 
 def test_a_picture_can_be_dropped_and_left_for_json(opened, tmp_path):
@@ -67,7 +67,7 @@ def test_a_picture_can_be_dropped_and_left_for_json(opened, tmp_path):
     assert opened.send()  # zeros
 
 
-def test_what_is_no_picture_is_told_at_its_field(opened, tmp_path):
+def test_a_file_that_is_not_a_picture_is_named_at_its_field(opened, tmp_path):
     path = tmp_path / "not-a-picture.png"
     path.write_text("hello")
     opened.model("digits")
@@ -190,11 +190,11 @@ def test_an_error_stands_at_its_field(opened):
     assert second.get_attribute("aria-invalid") == "false"
 
 
-def test_what_is_no_json_is_told_before_it_is_sent(opened):
+def test_input_that_is_not_json_is_refused_before_it_is_sent(opened):
     opened.model("double")
     opened.type("[[1, 2, 3]")
     opened.find("#send").click()
-    until(lambda: opened.text("#form-inputs .error").startswith("this is no JSON: "))
+    until(lambda: opened.text("#form-inputs .error").startswith("not valid JSON: "))
     assert opened.driver.switch_to.active_element == opened.find("#form textarea")
 
 

@@ -1,4 +1,4 @@
-"""Execution providers: what was asked for is what serves, or the server says so."""
+"""Execution providers: the requested ones serve, or the server says so."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_a_provider_that_is_not_there_ends_the_start_with_the_reason(onnxserve, 
     done = serve_command(onnxserve, root, "--providers", providers)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("onnxserve: ")]
-    assert f"{root}/double/1/model.onnx: asks for {CUDA}, but this onnxruntime has only" in line
+    assert f"{root}/double/1/model.onnx: requests {CUDA}, but this onnxruntime has only" in line
     assert "onnxserve[gpu]" in line
     assert "Traceback" not in done.stderr
 
@@ -40,7 +40,7 @@ def test_a_model_yaml_can_ask_for_a_provider_too(onnxserve, root):
     (root / "double" / "model.yaml").write_text("providers: cuda")
     done = serve_command(onnxserve, root, "--providers", "cpu")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"asks for {CUDA}" in done.stderr
+    assert f"requests {CUDA}" in done.stderr
 
 
 @without_cuda
@@ -69,7 +69,7 @@ def test_the_doctor_tells_what_was_asked_for_and_got(onnxserve):
 def test_a_name_that_is_no_provider_is_refused(onnxserve, root):
     done = serve_command(onnxserve, root, "--providers", "quantum")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'quantum' is no execution provider" in done.stderr
+    assert "unknown execution provider 'quantum'" in done.stderr
 
 
 @pytest.mark.gpu

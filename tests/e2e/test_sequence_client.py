@@ -64,7 +64,7 @@ def test_a_step_breaks_off_a_generation_that_waits_to_be_asked_for_more(server, 
     answers = sequence.generate(n(1000), max_steps=1000)
     next(answers)
     assert [sequence.step(n(value))["next"][0, 0] for value in (7, 8)] == [6, 7]
-    with pytest.raises(Cancelled, match="another one of the sequence"):
+    with pytest.raises(Cancelled, match="ended by another step of the sequence"):
         next(answers)
     assert sequence.step(n(9))["next"][0, 0] == 8
 
@@ -74,7 +74,7 @@ def test_a_generation_breaks_off_the_one_before(server, begin):
     first = sequence.generate(n(1000), max_steps=1000)
     next(first)
     assert [answer["next"][0, 0] for answer in sequence.generate(n(3), max_steps=3)] == [2, 1, 0]
-    with pytest.raises(Cancelled, match="another one of the sequence"):
+    with pytest.raises(Cancelled, match="ended by another step of the sequence"):
         next(first)
 
 
@@ -142,7 +142,7 @@ def test_an_asynchronous_sequence_moves_that_waits_while_its_server_stops(launch
     assert asyncio.run(run()) == expected([1, 2])
 
 
-def test_no_server_is_told(begin, launch):
+def test_no_server_is_reported(begin, launch):
     server = launch(MODELS, configs=CONFIGS)
     server.stop()
     with pytest.raises(Unavailable):

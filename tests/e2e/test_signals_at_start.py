@@ -1,11 +1,11 @@
-"""A server that is told to stop before it serves ends at once: nobody has called yet, and loading may take minutes."""
+"""A server that gets a signal before it serves ends at once: nobody has called yet, and loading may take minutes."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,7 @@ def has_ended(pid):
 def test_a_sigterm_ends_it_whenever_it_comes(start, delay):
     """By the kernel's hand, by ours, or by a drain: as far as it has come."""
     server = start(zoo.double())
-    threading.Event().wait(delay)
+    time.sleep(delay)
     server.terminate()
     assert server.wait(WITHIN) in (-signal.SIGTERM, ENDED, 0)
 

@@ -78,7 +78,7 @@ def test_what_the_inputs_raise_comes_after_the_answers_to_those_before(server, a
     assert len(got) == 5
 
 
-def test_an_input_that_cannot_be_sent_is_told(server, asynchronous):
+def test_an_input_that_cannot_be_sent_is_reported(server, asynchronous):
     with pytest.raises(TypeError, match="numpy"):
         collect(server.address, asynchronous, "double", [{"x": [1, 2, 3]}])
 

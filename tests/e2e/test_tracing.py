@@ -26,7 +26,7 @@ ERROR = 2  # STATUS_CODE_ERROR
 
 
 def traceparent(sampled=True):
-    """A caller's trace: its id, its span's id, and the header that tells of them."""
+    """A caller's trace: its id, its span's id, and the header that carries them."""
     trace, span = f"{random.getrandbits(128) | 1:032x}", f"{random.getrandbits(64) | 1:016x}"
     return trace, span, ("traceparent", f"00-{trace}-{span}-{'01' if sampled else '00'}")
 
@@ -72,8 +72,8 @@ def test_a_span_has_the_seven_hops_in_their_order(serve, collector):
     slack = 2_000_000  # ns: receipts count in whole microseconds, and clocks are read apart
     assert all(later >= earlier - slack for earlier, later in itertools.pairwise(times))
     assert before - slack <= span.start_time_unix_nano <= span.end_time_unix_nano <= after + slack
-    told = attributes(span)
-    assert (told["onnxserve.model"], told["onnxserve.version"], told["onnxserve.batch.rows"]) == ("double", "1", 1)
+    found = attributes(span)
+    assert (found["onnxserve.model"], found["onnxserve.version"], found["onnxserve.batch.rows"]) == ("double", "1", 1)
 
 
 def test_a_batch_links_to_all_its_requests(serve, collector):
@@ -138,14 +138,14 @@ def test_a_request_by_http_has_a_span_of_http(serving, collector, tmp_path, body
         assert got == status
         span = until(lambda: next((one for one in collector.spans if one.kind == SERVER), None))
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (trace, parent)
-    told = attributes(span)
+    found = attributes(span)
     assert span.name == "POST /api/predict"
-    assert (told["http.request.method"], told["http.route"], told["url.scheme"]) == ("POST", "/api/predict", "http")
-    assert told["url.path"] == "/api/predict"
-    assert told["http.response.status_code"] == status
-    assert told.get("error.type") == answer.get("reason")
-    assert told["onnxserve.request_id"] == "by-http"
-    assert not [name for name in told if name.startswith("rpc.")]
+    assert (found["http.request.method"], found["http.route"], found["url.scheme"]) == ("POST", "/api/predict", "http")
+    assert found["url.path"] == "/api/predict"
+    assert found["http.response.status_code"] == status
+    assert found.get("error.type") == answer.get("reason")
+    assert found["onnxserve.request_id"] == "by-http"
+    assert not [name for name in found if name.startswith("rpc.")]
     assert (span.status.code == ERROR) == (status >= 500)
     if status == 200:
         assert [event.name for event in span.events] == HOPS
@@ -247,5 +247,5 @@ def test_a_collector_that_is_away_harms_nobody(launch, bad_endpoint):
     # Of one minute, in which the test is over: the first, and at the end how many more.
     assert len(warnings) <= 2, warnings
     assert all("--otlp-endpoint" in line for line in warnings)
-    assert f"sending what is left to {bad_endpoint}" in log
+    assert f"sending the last telemetry to {bad_endpoint}" in log
     assert log.splitlines()[-1].endswith("stopped")

@@ -8,7 +8,7 @@ import pytest
 
 from onnxserve.tensor import DataType
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.axes import BatchAxes, placed
+from onnxserve_server.runtime.axes import BatchAxes, assign_axes
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.spec import TensorSpec
 from support import zoo
@@ -22,11 +22,15 @@ INPUTS = (spec("x", "batch", 3), spec("state", 2, "batch", ""), spec("scale"))
 OUTPUTS = (spec("y", "batch", 3), spec("stateN", 2, "batch", 3))
 
 
-def axes(metadata=None, **told):
-    inputs, outputs = placed(
-        Path("model.onnx"), BatchAxes(file="model.yaml", **told), INPUTS, OUTPUTS, {} if metadata is None else metadata
-    )
-    return {spec.name: spec.batch_axis for spec in inputs + outputs}
+def assign(metadata=None, **config):
+    """The axes by name, and the metadata that is left."""
+    configured = BatchAxes(file="model.yaml", **config)
+    inputs, outputs, unused = assign_axes(Path("model.onnx"), configured, INPUTS, OUTPUTS, metadata or {})
+    return {spec.name: spec.batch_axis for spec in inputs + outputs}, unused
+
+
+def axes(metadata=None, **config):
+    return assign(metadata, **config)[0]
 
 
 FIRST = dict.fromkeys(("x", "state", "scale", "y", "stateN"), 0)
@@ -37,58 +41,63 @@ def test_rows_lie_along_the_first_axis_where_nothing_is_said():
 
 
 def test_model_yaml_names_other_axes_and_inputs_without_one():
-    told = axes(batch_axis={"state": 1, "stateN": 1}, shared=["scale"])
-    assert told == FIRST | {"state": 1, "stateN": 1, "scale": None}
+    found = axes(batch_axis={"state": 1, "stateN": 1}, shared=["scale"])
+    assert found == FIRST | {"state": 1, "stateN": 1, "scale": None}
 
 
-def test_the_metadata_counts_where_model_yaml_says_nothing_and_loses_what_was_taken():
+def test_the_metadata_counts_where_model_yaml_says_nothing_and_used_keys_are_left_out():
     metadata = {"batch_axis": '{"state": 1}', "shared": '["scale"]', "author": "us"}
-    assert axes(metadata) == FIRST | {"state": 1, "scale": None}
-    assert metadata == {"author": "us"}
+    given = dict(metadata)
+    assert assign(metadata) == (FIRST | {"state": 1, "scale": None}, {"author": "us"})
+    assert metadata == given
 
 
 def test_model_yaml_wins_key_by_key():
     metadata = {"batch_axis": '{"state": 1}', "shared": '["scale"]'}
-    assert axes(metadata, batch_axis={}) == FIRST | {"scale": None}
-    assert metadata == {"batch_axis": '{"state": 1}'}
+    assert assign(metadata, batch_axis={}) == (FIRST | {"scale": None}, {"batch_axis": '{"state": 1}'})
 
 
-@pytest.mark.parametrize(
-    "text", ["", "1", "null", "{", '{"state": "1"}', '{"state": true}', '["state"]', "{}", "state"]
-)
+@pytest.mark.parametrize("text", ["", "1", "null", "{", '{"state": "1"}', '{"state": true}', '["state"]', "state"])
 def test_metadata_of_other_tools_under_these_names_is_left_alone(text):
     metadata = {"batch_axis": text, "shared": text.replace("[", "{")}
-    assert axes(metadata) == FIRST
+    assert assign(metadata) == (FIRST, metadata)
+
+
+def test_empty_metadata_changes_nothing():
+    assert axes({"batch_axis": "{}", "shared": "[]"}) == FIRST
 
 
 @pytest.mark.parametrize(
-    ("told", "fault"),
+    ("config", "fault"),
     [
-        ({"batch_axis": {"z": 1}}, "batch_axis.z: the model has no such input or output; it has x, state, scale, y, "),
+        ({"batch_axis": {"z": 1}}, "batch_axis.z: unknown input or output; the model's are x, state, scale, y, "),
         (
             {"batch_axis": {"state": 3}},
-            "batch_axis.state: its shape [2, batch, ?] has no axis 3; they are counted from 0",
+            "batch_axis.state: its shape [2, batch, ?] has no axis 3; axes are counted from 0",
         ),
         ({"batch_axis": {"state": -2}}, "batch_axis.state: its shape [2, batch, ?] has no axis -2; "),
         ({"batch_axis": {"scale": 0}}, "batch_axis.scale: its shape [] has no axis 0; "),
-        ({"batch_axis": {"stateN": 2}}, "batch_axis.stateN: its axis 2 has the fixed size 3"),
-        ({"shared": ["z"]}, "shared.z: the model has no such input; it has x, state, scale"),
+        ({"batch_axis": {"stateN": 2}}, "batch_axis.stateN: axis 2 has the fixed size 3"),
+        ({"shared": ["z"]}, "shared.z: unknown input; the model's inputs are x, state, scale"),
         ({"shared": ["y"]}, "shared.y: it is an output; only inputs can be shared"),
-        ({"shared": ["x", "state", "scale"]}, "shared: no input is left that has rows"),
-        ({"batch_axis": {"state": 1}, "shared": ["state"]}, "shared.state: it cannot have a batch_axis, too"),
+        ({"shared": ["x", "state", "scale"]}, "shared: at least one input must have rows"),
+        (
+            {"batch_axis": {"state": 1}, "shared": ["state"]},
+            "shared.state: a shared input has no rows; remove it from batch_axis",
+        ),
     ],
 )
-def test_what_the_model_has_not_is_refused_with_the_file_and_the_key(told, fault):
+def test_unknown_names_and_axes_are_refused_with_the_file_and_the_key(config, fault):
     with pytest.raises(ConfigurationError) as raised:
-        axes(**told)
+        axes(**config)
     assert str(raised.value).startswith(f"model.yaml: {fault}")
     with pytest.raises(ConfigurationError) as raised:
-        axes({key: json.dumps(value) for key, value in told.items()})
+        axes({key: json.dumps(value) for key, value in config.items()})
     assert str(raised.value).startswith(f"model.onnx: {fault}")
 
 
 @pytest.mark.parametrize(
-    ("model", "told", "steady"),
+    ("model", "config", "fixed_cost"),
     [
         (zoo.double(), {}, True),
         (zoo.sequence(), {}, False),
@@ -98,6 +107,6 @@ def test_what_the_model_has_not_is_refused_with_the_file_and_the_key(told, fault
     ],
     ids=["double", "sequence", "layered, undeclared", "layered", "a shared input with a free axis"],
 )
-def test_the_time_of_a_run_is_steady_where_no_axis_but_that_of_the_rows_is_free(tmp_path, model, told, steady):
+def test_the_cost_of_a_run_is_fixed_if_only_the_batch_axis_is_free(tmp_path, model, config, fixed_cost):
     onnx.save(model, tmp_path / "model.onnx")
-    assert Session(tmp_path / "model.onnx", SessionOptions(axes=BatchAxes(**told))).fixed_cost is steady
+    assert Session(tmp_path / "model.onnx", SessionOptions(axes=BatchAxes(**config))).fixed_cost is fixed_cost

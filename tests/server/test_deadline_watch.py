@@ -1,6 +1,7 @@
 """The thread that wakes up for deadlines. It needs real time: deadlines are a few hundredths of a second away."""
 
 import math
+import sys
 import threading
 import time
 
@@ -113,3 +114,26 @@ def test_no_deadline_is_lost_when_many_threads_name_theirs(watch):
 
 def test_a_watch_that_was_never_started_can_be_stopped():
     DeadlineWatch(time.monotonic).stop()
+
+
+def test_subscriptions_from_many_threads_are_all_undone():
+    watch, before = DeadlineWatch(time.monotonic), sys.getswitchinterval()
+    start = threading.Barrier(8)
+
+    def come_and_go():
+        start.wait()
+        for _ in range(1000):
+            subscriber = Subscriber()
+            watch.subscribe(subscriber.expire)
+            watch.unsubscribe(subscriber.expire)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert watch._subscribers == ()

@@ -1,4 +1,4 @@
-"""The doctor finds what is there and what is wrong."""
+"""The doctor: what it finds installed, and which problems it reports."""
 
 import onnx
 import pytest
@@ -55,14 +55,14 @@ def test_models_are_tried_as_their_model_yaml_says(tmp_path):
     assert examine(models=root)["problems"] == []
 
 
-def test_a_grpcio_that_does_not_carry_the_lane_is_a_problem(monkeypatch):
+def test_a_grpcio_that_does_not_support_the_lane_is_a_problem(monkeypatch):
     def fail():
         raise self_test.LaneError("no queue")
 
     monkeypatch.setattr(self_test, "run", fail)
     found = examine()
     assert found["server"]["edge"] == "plain"
-    assert found["problems"] == ["this grpcio does not carry the lane: no queue"]
+    assert found["problems"] == ["this grpcio does not support the lane: no queue; install one of the supported range"]
 
 
 @pytest.mark.parametrize("both", [True, False])

@@ -60,8 +60,8 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, lo
     trace = recorder.begin([], now)
     assert trace is not None
     # A span, a record of the log, and figures are there to be sent.
-    asked = SimpleNamespace(method="Predict", model="m", version="", request_id="", arrived=now, trace=trace)
-    recorder.on_answer(asked, "INTERNAL", ServeError("it failed"))
+    info = SimpleNamespace(method="Predict", model="m", version="", request_id="", arrived=now, trace=trace)
+    recorder.on_answer(info, "INTERNAL", ServeError("it failed"))
     connection, _ = silent.accept()
     with connection:
         began = time.monotonic()

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime import probe as module
+from onnxserve_server.runtime import prober as module
 from onnxserve_server.runtime.axes import BatchAxes
-from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.session import SessionOptions
 from support import zoo
 
@@ -61,13 +61,13 @@ def test_rows_that_do_not_touch_each_other_are_batched(prober, saved, model):
     ],
     ids=["fixed", "scaled", "frozen", "one_row", "mixing"],
 )
-def test_others_are_not_and_the_reason_is_told(prober, saved, model, reason):
+def test_others_are_not_and_the_reason_is_given(prober, saved, model, reason):
     verdict = prober.probe(saved(model), OPTIONS)
     assert not verdict.batchable
     assert verdict.reason.startswith(reason)
 
 
-def told(**axes):
+def with_axes(**axes):
     return SessionOptions(axes=BatchAxes(**axes))
 
 
@@ -77,12 +77,12 @@ SECOND = {"state": 1, "stateN": 1}
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        (zoo.layered(), told(batch_axis=SECOND, shared=["scale"])),
-        (zoo.columns(8), told(batch_axis={"x": 1, "y": 1})),
-        (zoo.suffixed(), told(shared=["suffix"])),
-        (zoo.lookup(), told(batch_axis={"id": 1, "y": 1}, shared=["table"])),
-        (zoo.weighted(), told(shared=["weight"])),
-        (zoo.opaque(), told(batch_axis={"x": 1, "y": 1})),
+        (zoo.layered(), with_axes(batch_axis=SECOND, shared=["scale"])),
+        (zoo.columns(8), with_axes(batch_axis={"x": 1, "y": 1})),
+        (zoo.suffixed(), with_axes(shared=["suffix"])),
+        (zoo.lookup(), with_axes(batch_axis={"id": 1, "y": 1}, shared=["table"])),
+        (zoo.weighted(), with_axes(shared=["weight"])),
+        (zoo.opaque(), with_axes(batch_axis={"x": 1, "y": 1})),
     ],
     ids=["layered", "columns", "suffixed", "lookup", "weighted", "opaque"],
 )
@@ -98,53 +98,56 @@ SHARED = "`shared: [{}]` if it is the same for all rows"
 @pytest.mark.parametrize(
     ("model", "options", "reason"),
     [
-        (zoo.mixing(1), told(batch_axis={"x": 1, "y": 1}), "a row of its output y depends on the other rows"),
+        (zoo.mixing(1), with_axes(batch_axis={"x": 1, "y": 1}), "a row of its output y depends on the other rows"),
         (
             zoo.columns(1),
-            told(batch_axis={"x": 1}),
-            "the first axis of output y has the fixed size 2 (model.yaml may say "
+            with_axes(batch_axis={"x": 1}),
+            "the first axis of output y has the fixed size 2 (in its configuration set "
             "`batch_axis: {y: 1}` if its rows lie along axis 1)",
         ),
         (
             zoo.layered(),
             OPTIONS,
-            "the first axis of input state has the fixed size 2 (model.yaml may say "
+            "the first axis of input state has the fixed size 2 (in its configuration set "
             f"{ALONG_1} or {SHARED.format('state')})",
         ),
         (
             zoo.layered(),
-            told(batch_axis=SECOND),
-            f"input scale is a scalar: it has no batch axis (model.yaml may say {SHARED.format('scale')})",
+            with_axes(batch_axis=SECOND),
+            f"input scale is a scalar: it has no batch axis (in its configuration set {SHARED.format('scale')})",
         ),
         (
             zoo.sequence(),
-            told(batch_axis={"x": 1}),
+            with_axes(batch_axis={"x": 1}),
             "the batch axes of its inputs have different names: 'batch', 'seq'",
         ),
         (
             zoo.opaque(),
-            told(batch_axis={"x": 1}),
-            "with 3 rows its output y has the shape [2, 3] (model.yaml may say "
+            with_axes(batch_axis={"x": 1}),
+            "with 3 rows its output y has the shape [2, 3] (in its configuration set "
             "`batch_axis: {y: 1}` if its rows lie along axis 1)",
         ),
-        (zoo.sequence(), told(shared=["mask"]), "it runs with 1 row but not with 3: "),
+        (zoo.sequence(), with_axes(shared=["mask"]), "it runs with 1 row but not with 3: "),
     ],
     ids=["mixing", "output", "state", "scale", "names", "seen in the run", "not the same for all rows"],
 )
-def test_what_is_declared_is_tried_and_what_could_be_is_told(prober, saved, model, options, reason):
+def test_configured_axes_are_tried_and_others_suggested(prober, saved, model, options, reason):
     verdict = prober.probe(saved(model), options)
     assert (verdict.batchable, verdict.reason[: len(reason)]) == (False, reason)
 
 
-def test_a_model_of_one_fixed_input_is_not_told_to_share_it(prober, saved):
+def test_a_model_of_one_fixed_input_is_not_advised_to_share_it(prober, saved):
     assert prober.probe(saved(zoo.fixed()), OPTIONS).reason == "the first axis of input x has the fixed size 4"
 
 
 def test_an_axis_that_there_is_not_is_an_error_and_the_child_goes_on(prober, saved):
     path = saved(zoo.layered())
-    with pytest.raises(ConfigurationError, match=r"^model\.yaml: batch_axis\.state: its axis 0 has the fixed size 2$"):
-        prober.probe(path, told(file="model.yaml", batch_axis={"state": 0}))
-    assert prober.probe(path, told(batch_axis=SECOND, shared=["scale"])).batchable
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^model\.yaml: batch_axis\.state: axis 0 has the fixed size 2; rows need a free axis$",
+    ):
+        prober.probe(path, with_axes(file="model.yaml", batch_axis={"state": 0}))
+    assert prober.probe(path, with_axes(batch_axis=SECOND, shared=["scale"])).batchable
 
 
 def test_a_file_that_does_not_load_is_an_error_and_the_child_goes_on(prober, saved, tmp_path):
@@ -168,7 +171,7 @@ def test_a_model_that_kills_the_process_is_refused_and_the_next_is_probed(saved)
         with pytest.raises(ConfigurationError) as raised:
             prober.probe(path, OPTIONS)
         assert str(raised.value).startswith(
-            f"{path}: loading it ended the probing process (killed by signal {signal.SIGSEGV.value})"
+            f"{path}: loading the model ended the process that probes it (killed by signal {signal.SIGSEGV.value})"
         )
         assert prober.probe(saved(zoo.double(), "good.onnx"), OPTIONS).batchable
 
@@ -185,7 +188,7 @@ def test_a_server_says_which_model_it_was_and_does_not_crash(onnxserve, tmp_path
     done = onnxserve("serve", "--models", root, "--port", 0, "--http-port", -1, "--providers", "cpu")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("onnxserve: ")]
-    assert f"{root}/lstm/1/model.onnx: loading it ended the probing process" in line
+    assert f"{root}/lstm/1/model.onnx: loading the model ended the process that probes it" in line
     assert "Traceback" not in done.stderr
 
 
@@ -198,7 +201,7 @@ def test_a_server_says_which_model_it_was_and_does_not_crash(onnxserve, tmp_path
     ],
     ids=["killed", "ended at once", "ended while probing"],
 )
-def test_a_child_that_ends_is_told_with_how_it_ended(saved, monkeypatch, program, how):
+def test_the_error_says_how_a_child_ended(saved, monkeypatch, program, how):
     popen = module.subprocess.Popen
     monkeypatch.setattr(
         module.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", program], **options)
@@ -206,6 +209,22 @@ def test_a_child_that_ends_is_told_with_how_it_ended(saved, monkeypatch, program
     with Prober() as prober, pytest.raises(ConfigurationError) as raised:
         prober.probe(saved(zoo.double()), OPTIONS)
     assert how in str(raised.value)
+
+
+def test_a_model_that_takes_too_long_is_refused_and_the_next_gets_a_new_child(saved, monkeypatch):
+    hangs = "import sys; sys.stdin.read()"
+    with Prober(timeout=0.2) as prober:
+        with monkeypatch.context() as patched:
+            popen = module.subprocess.Popen
+            patched.setattr(
+                module.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", hangs], **options)
+            )
+            path = saved(zoo.double())
+            with pytest.raises(ConfigurationError, match=r"could not be loaded and tried within 0\.2 s$") as raised:
+                prober.probe(path, OPTIONS)
+        assert str(raised.value).startswith(f"{path}: ")
+        prober._timeout = 60
+        assert prober.probe(path, OPTIONS).batchable
 
 
 def test_closing_ends_the_child(saved):

@@ -1,4 +1,4 @@
-"""Models are found on disk: which folders count, which versions serve, in what order."""
+"""Models are found on disk: which directories count, which versions serve, in what order."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_an_empty_list_of_versions_is_refused(root):
         discover(root, {})
 
 
-def test_hidden_folders_files_and_folders_that_are_no_version_are_passed_over(root):
+def test_hidden_directories_files_and_directories_that_are_no_version_are_skipped(root):
     (root / ".git" / "1").mkdir(parents=True)
     (root / "README.md").touch()
     (root / "many" / "old").mkdir()
@@ -59,14 +59,14 @@ def test_hidden_folders_files_and_folders_that_are_no_version_are_passed_over(ro
 @pytest.mark.parametrize("name", ["two words", "-dash", "ünï", "a:b"])
 def test_a_folder_whose_name_cannot_be_a_models_is_refused(root, name):
     (root / name / "1").mkdir(parents=True)
-    with pytest.raises(ConfigurationError, match="a model's name is made of letters") as raised:
+    with pytest.raises(ConfigurationError, match="not a valid model name; use letters") as raised:
         discover(root, {})
     assert str(root / name) in str(raised.value)
 
 
-def test_a_file_is_no_folder_of_models(tmp_path):
+def test_a_file_is_not_a_directory_of_models(tmp_path):
     (tmp_path / "models").touch()
-    with pytest.raises(ConfigurationError, match="no such folder"):
+    with pytest.raises(ConfigurationError, match="models: not a directory; --models must name the directory"):
         discover(tmp_path / "models", {})
 
 
@@ -110,7 +110,7 @@ def test_versions_are_served_beside_each_other_and_the_newest_to_who_names_none(
         assert server.client.predict("m", {"x": x}, version="9")["y"].tolist() == [[2, 2, 2]]
 
 
-def test_folders_that_are_not_models_are_passed_over(root):
+def test_directories_that_are_not_models_are_skipped(root):
     for name in ("lost+found", ".cache"):
         (root / name).mkdir()
     assert found(root) == [("alone", "1"), ("many", "10")]

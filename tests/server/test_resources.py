@@ -27,8 +27,8 @@ def own(machine, monkeypatch):
     original = module._lines
     monkeypatch.setattr(module, "_lines", lambda path: lines if str(path) == "/proc/self/cgroup" else original(path))
 
-    def say(*told):
-        lines[:] = told
+    def say(*content):
+        lines[:] = content
 
     return say
 

@@ -1,4 +1,4 @@
-"""Settings and model.yaml: what is wrong is told on one line that names the place, before anything starts."""
+"""Settings and model.yaml: errors are printed on one line that names the place, before anything starts."""
 
 import json
 import socket
@@ -52,32 +52,32 @@ def the_line(done):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("batchin: {}", "batchin: there is no such setting"),
-        ("batching: {max_row: 3}", "batching.max_row: there is no such setting"),
+        ("batchin: {}", "batchin: unknown setting"),
+        ("batching: {max_row: 3}", "batching.max_row: unknown setting"),
         ("batching: {max_rows: many}", "batching.max_rows: input should be a valid integer"),
         ("batching: {max_rows: 0}", "batching.max_rows: input should be greater than or equal to 1"),
-        ("batching: 7", "batching: it must be a mapping of settings"),
+        ("batching: 7", "batching: must be a mapping of settings"),
         ("batching: {oversize: drop}", "batching.oversize: input should be 'split' or 'refuse'"),
         ("instances: 0", "instances: input should be greater than or equal to 1"),
         ("instances: 2\nthreads: 0", "threads: "),
-        ("providers: quantum", "providers: 'quantum' is no execution provider"),
+        ("providers: quantum", "providers: unknown execution provider 'quantum'"),
         ("providers: 7", "providers: "),
         ("graph_optimization: most", "graph_optimization: "),
-        ("versions: newest", "versions: it must be latest, all, or a list of version numbers"),
-        ("versions: []", "versions: it must be latest, all, or a list of version numbers"),
-        ("versions: ['3']", "versions: there is no version 3; there are 1"),
-        ("labels: {z: [a, b]}", "labels.z: the model has no such output; it has y"),
+        ("versions: newest", "versions: must be latest, all, or a list of version numbers"),
+        ("versions: []", "versions: must be latest, all, or a list of version numbers"),
+        ("versions: ['3']", "versions: no version 3; the versions are 1"),
+        ("labels: {z: [a, b]}", "labels.z: unknown output; the model's outputs are y"),
         ("labels: {y: [a, b]}", "labels.y: 2 names for 3 classes"),
-        ("labels: {y: a}", "labels: it must be a list of class names for each output"),
-        ("labels: [a, b]", "labels: it must be a list of class names for each output"),
-        ("batch_axis: {z: 1}", "batch_axis.z: the model has no such input or output; it has x, y"),
-        ("batch_axis: {y: 1}", "batch_axis.y: its axis 1 has the fixed size 3"),
+        ("labels: {y: a}", "labels: must map outputs to a list of class names"),
+        ("labels: [a, b]", "labels: must map outputs to a list of class names"),
+        ("batch_axis: {z: 1}", "batch_axis.z: unknown input or output; the model's are x, y"),
+        ("batch_axis: {y: 1}", "batch_axis.y: axis 1 has the fixed size 3; rows need a free axis"),
         ("batch_axis: {x: last}", "batch_axis.x: input should be a valid integer"),
-        ("batch_axis: 1", "batch_axis: it must be an axis for each input or output, such as `state: 1`"),
-        ("shared: [x]", "shared: no input is left that has rows"),
-        ("shared: x", "shared: it must be a list of inputs, such as `[scale]`"),
-        ("- instances", "it must be a mapping"),
-        ("just text", "it must be a mapping"),
+        ("batch_axis: 1", "batch_axis: must map inputs and outputs to an axis, such as `state: 1`"),
+        ("shared: [x]", "shared: at least one input must have rows"),
+        ("shared: x", "shared: must be a list of inputs, such as `[scale]`"),
+        ("- instances", "must be a mapping of settings"),
+        ("just text", "must be a mapping of settings"),
         ("batching: {max_rows: 3", "while parsing a flow mapping"),
         ("a: b: c", "mapping values are not allowed here"),
     ],
@@ -89,10 +89,10 @@ def test_a_bad_model_yaml_is_named_with_its_key(root, text, says):
     assert line.startswith(f"onnxserve: {file}: {says}")
 
 
-def test_a_configuration_of_another_name_is_not_passed_over(root):
+def test_a_configuration_of_another_name_is_not_ignored(root):
     file = root / "double" / "model.yml"
     file.write_text("instances: 2")
-    assert the_line(serve(root)).endswith(f"{file}: it would not be read; a model's configuration is called model.yaml")
+    assert the_line(serve(root)).endswith(f"{file}: not read as configuration; rename it to model.yaml")
 
 
 def test_yaml_may_say_names_and_values_as_numbers(tmp_path, serving):
@@ -102,7 +102,7 @@ def test_yaml_may_say_names_and_values_as_numbers(tmp_path, serving):
         assert server.client.model("double").outputs[0].labels == ("1", "2", "3")
 
 
-def test_a_model_yaml_that_is_no_text_is_named(root):
+def test_a_model_yaml_that_is_not_text_is_named(root):
     file = root / "double" / "model.yaml"
     file.write_bytes(b"\xff\xfe\x00")
     assert str(file) in the_line(serve(root))
@@ -116,46 +116,46 @@ def test_batching_asked_for_where_there_is_no_batch_axis_is_refused(tmp_path):
     )
 
 
-def test_no_folder_of_models_is_told(tmp_path):
-    assert f"{tmp_path}/absent: there is no such folder" in the_line(serve(tmp_path / "absent"))
+def test_a_missing_directory_of_models_is_named(tmp_path):
+    assert f"{tmp_path}/absent: no such directory; --models must name" in the_line(serve(tmp_path / "absent"))
 
 
-def test_an_empty_folder_of_models_is_told(tmp_path):
+def test_an_empty_directory_of_models_is_named(tmp_path):
     assert the_line(serve(tmp_path)) == (
-        f"onnxserve: {tmp_path}: it holds no model; expected {tmp_path}/<model>/<version>/model.onnx"
+        f"onnxserve: {tmp_path}: has no models; expected {tmp_path}/<model>/<version>/model.onnx"
     )
 
 
-def test_a_model_without_a_version_is_told(root):
+def test_a_model_without_a_version_is_named(root):
     (root / "empty").mkdir()
-    assert f"{root}/empty: it holds no version; expected {root}/empty/1/model.onnx" in the_line(serve(root))
+    assert f"{root}/empty: has no versions; expected {root}/empty/1/model.onnx" in the_line(serve(root))
 
 
-def test_a_version_without_a_file_is_told(root):
+def test_a_version_without_a_file_is_named(root):
     (root / "double" / "2").mkdir()
-    assert f"{root}/double/2/model.onnx: there is no such file" in the_line(serve(root))
+    assert f"{root}/double/2/model.onnx: no such file" in the_line(serve(root))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model at all", bytes(1000)], ids=["empty", "text", "zeros"])
-def test_a_file_that_is_no_model_is_told(root, content):
+def test_a_file_that_is_not_a_model_is_named(root, content):
     file = root / "double" / "1" / "model.onnx"
     file.write_bytes(content)
     assert the_line(serve(root)).startswith(f"onnxserve: {file}: ONNX Runtime cannot load it: ")
 
 
-def test_half_a_model_is_told(root):
+def test_half_a_model_is_named(root):
     file = root / "double" / "1" / "model.onnx"
     file.write_bytes(file.read_bytes()[:-20])
     assert the_line(serve(root)).startswith(f"onnxserve: {file}: ONNX Runtime cannot load it: ")
 
 
-def test_an_input_that_is_no_tensor_is_told(tmp_path):
+def test_an_input_that_is_not_a_tensor_is_named(tmp_path):
     root = zoo.write(tmp_path / "models", {"of_a_sequence": zoo.of_a_sequence()})
     line = the_line(serve(root))
-    assert f"{root}/of_a_sequence/1/model.onnx: x is a seq(tensor(float)); only tensors" in line
+    assert f"{root}/of_a_sequence/1/model.onnx: x is a seq(tensor(float)); the server supports tensor(float), " in line
 
 
-def test_a_busy_port_is_told_before_models_are_loaded(root):
+def test_a_busy_port_is_reported_before_models_are_loaded(root):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -165,21 +165,21 @@ def test_a_busy_port_is_told_before_models_are_loaded(root):
     assert line.startswith(f"onnxserve: 127.0.0.1:{port}: cannot listen there: Address already in use")
 
 
-def test_a_host_that_is_not_ours_is_told(root):
+def test_a_host_that_is_not_ours_is_named(root):
     assert "203.0.113.1:0: cannot listen there" in the_line(serve(root, "--host", "203.0.113.1"))
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("prot: 1", "prot: there is no such setting"),
+        ("prot: 1", "prot: unknown setting"),
         ("port: high", "port: "),
         ("port: 70000", "port: "),
         ("[1, 2", "while parsing"),
-        ("providers: quantum", "'quantum' is no execution provider"),
-        ("max_connection_age_grace: 60", "max_connection_age_grace has no meaning without max_connection_age"),
-        ("- port", "it must be a mapping of settings"),
-        ("just text", "it must be a mapping of settings"),
+        ("providers: quantum", "unknown execution provider 'quantum'"),
+        ("max_connection_age_grace: 60", "max_connection_age_grace has no effect without max_connection_age"),
+        ("- port", "must be a mapping of settings"),
+        ("just text", "must be a mapping of settings"),
     ],
 )
 def test_a_bad_file_of_settings_is_named_with_the_setting(tmp_path, text, says):
@@ -192,15 +192,15 @@ def test_a_bad_file_of_settings_is_named_with_the_setting(tmp_path, text, says):
 
 def test_a_file_of_settings_that_is_not_there_is_named(root, tmp_path):
     line = the_line(serve(root, "--config", tmp_path / "absent.yaml"))
-    assert line == f"onnxserve: {tmp_path}/absent.yaml: there is no such file"
+    assert line == f"onnxserve: {tmp_path}/absent.yaml: no such file"
 
 
-def test_an_environment_variable_that_names_no_setting_is_told(root):
+def test_an_environment_variable_that_names_no_setting_is_named(root):
     line = the_line(serve(root, ONNXSERVE_NO_SUCH="1"))
-    assert line.startswith("onnxserve: environment variable ONNXSERVE_NO_SUCH: there is no such setting")
+    assert line.startswith("onnxserve: environment variable ONNXSERVE_NO_SUCH: unknown setting")
 
 
-def test_an_environment_variable_with_a_bad_value_is_told(root):
+def test_an_environment_variable_with_a_bad_value_is_named(root):
     line = the_line(serve(root, ONNXSERVE_MAX_ROWS="many"))
     assert "max_rows: input should be a valid integer" in line
     assert "ONNXSERVE_" in line
@@ -218,9 +218,9 @@ def test_a_flag_wins_over_the_environment_it_over_the_file_and_it_over_the_defau
     environment = {"ONNXSERVE_PORT": "2", "ONNXSERVE_MAX_ROWS": "2"}
     done = CliRunner().invoke(app, ["serve", "--show-config", "--config", str(file), "--port", "3"], env=environment)
     assert done.exit_code == 0
-    told = json.loads(done.stdout)
-    assert (told["port"], told["max_rows"], told["workers"], told["host"]) == (3, 2, 1, "127.0.0.1")
-    assert told.keys() == Settings.model_fields.keys()
+    settings = json.loads(done.stdout)
+    assert (settings["port"], settings["max_rows"], settings["workers"], settings["host"]) == (3, 2, 1, "127.0.0.1")
+    assert settings.keys() == Settings.model_fields.keys()
 
 
 def test_the_variables_of_the_client_are_no_settings(monkeypatch):
@@ -238,11 +238,11 @@ def test_providers_may_be_said_in_the_environment_as_a_list_of_names(monkeypatch
 
 
 def test_settings_stand_in_where_a_model_yaml_is_silent_and_only_there(tmp_path, serving):
-    models = {"silent": zoo.double(), "told": zoo.double()}
-    root = zoo.write(tmp_path / "models", models, {"told": "batching: {max_rows: 7}"})
+    models = {"silent": zoo.double(), "configured": zoo.double()}
+    root = zoo.write(tmp_path / "models", models, {"configured": "batching: {max_rows: 7}"})
     with serving(root, max_rows=5) as server:
         assert server.client.model("silent").batching.max_rows == 5
-        assert server.client.model("told").batching.max_rows == 7
+        assert server.client.model("configured").batching.max_rows == 7
 
 
 def test_a_bad_setting_in_a_program_is_an_error_that_names_it():
@@ -273,13 +273,15 @@ def test_an_endpoint_is_a_url(endpoint):
         "4317",
     ],
 )
-def test_what_is_no_endpoint_is_told_before_anything_starts(root, endpoint):
+def test_an_endpoint_that_is_not_a_url_is_refused_before_anything_starts(root, endpoint):
     line = the_line(serve(root, "--otlp-endpoint", endpoint))
-    assert f"otlp_endpoint: {endpoint!r} is no endpoint; it must be as http://localhost:4317" in line
+    assert f"otlp_endpoint: {endpoint!r} is not a valid endpoint; expected a URL such as http://localhost:4317" in line
 
 
 def test_an_endpoint_from_opentelemetry_s_variable_is_checked_too(root):
-    assert "otlp_endpoint: 'nowhere' is no endpoint" in the_line(serve(root, OTEL_EXPORTER_OTLP_ENDPOINT="nowhere"))
+    assert "otlp_endpoint: 'nowhere' is not a valid endpoint" in the_line(
+        serve(root, OTEL_EXPORTER_OTLP_ENDPOINT="nowhere")
+    )
 
 
 def test_the_two_ports_must_differ_unless_they_are_to_be_found_or_not_there():

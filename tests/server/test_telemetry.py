@@ -1,4 +1,4 @@
-"""Counting, sharing out, limiting: the parts of telemetry by themselves."""
+"""Counting, attributing, limiting: the parts of telemetry by themselves."""
 
 import json
 import logging
@@ -13,9 +13,9 @@ import pytest
 
 from onnxserve_server.core import Receipt, Result
 from onnxserve_server.errors import DeadlineExceeded, ModelNotFound, ModelRunFailed, QueueFull, SequencesFull
-from onnxserve_server.observing import PAGE, Run
+from onnxserve_server.observing import PAGE_METHOD, Run
 from onnxserve_server.telemetry import catalogue
-from onnxserve_server.telemetry.attribution import Rapl, Shares
+from onnxserve_server.telemetry.attribution import Attribution, Rapl
 from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name, table
 from onnxserve_server.telemetry.logs import Console, Json, RateLimit
 from onnxserve_server.telemetry.metric_data import Distribution
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 RECEIPT = Receipt(100, 200, 300, 4, 2, "CPUExecutionProvider")
 
 
-def asked(clock, model="m", seconds=0.0, request_id=""):
+def info(clock, model="m", seconds=0.0, request_id=""):
     return SimpleNamespace(
         method="Predict", model=model, version="", request_id=request_id, arrived=clock() - seconds, trace=None
     )
@@ -66,7 +66,7 @@ def test_nothing_is_lost_between_threads_that_note_and_fold():
 
     def note():
         for i in range(20_000):
-            watched.on_answer(asked(clock), "OK", Result(f"m{i % 7}", "1", (), RECEIPT))
+            watched.on_answer(info(clock), "OK", Result(f"m{i % 7}", "1", (), RECEIPT))
 
     def collect():
         while not collected.is_set():
@@ -94,16 +94,16 @@ def test_what_nobody_collects_is_folded_all_the_same(clock):
     for _ in range(10 * _MAX_UNFOLDED):
         watched.on_run(Run(spec, 1, 1, 0, 0.0, 0.0, 0.0, 0.001, ()))
         watched.on_call_end("Stream", "OK", 1.0)
-        watched.on_answer(asked(clock), "OK", Result("m", "1", (), RECEIPT))
-    assert len(watched._runs) + len(watched._ended) < 2 * _MAX_UNFOLDED
-    assert all(len(figures) < 3 * _MAX_UNFOLDED for figures in watched._answered.values())
+        watched.on_answer(info(clock), "OK", Result("m", "1", (), RECEIPT))
+    assert len(watched._runs) + len(watched._calls) < 2 * _MAX_UNFOLDED
+    assert all(len(figures) < 3 * _MAX_UNFOLDED for figures in watched._answers.values())
     metrics = watched.collect()
     assert [sum(points(metrics, one).values()) for one in (catalogue.REQUESTS, catalogue.ROWS_RUN)] == [10_240] * 2
 
 
 def test_failures_do_not_count_as_durations(clock):
     watched = recorder(clock)
-    watched.on_answer(asked(clock, seconds=0.3), "DEADLINE_EXCEEDED", DeadlineExceeded("too late"))
+    watched.on_answer(info(clock, seconds=0.3), "DEADLINE_EXCEEDED", DeadlineExceeded("too late"))
     metrics = watched.collect()
     assert sum(points(metrics, catalogue.REQUESTS).values()) == 1
     assert catalogue.REQUEST_DURATION not in {metric.instrument for metric in metrics}
@@ -113,23 +113,23 @@ def test_names_that_callers_make_up_are_one_series(clock):
     serving = {"m"}
     watched, unknown = recorder(clock, serving), ModelNotFound("no such model", "m")
     for i in range(3000):
-        made_up = asked(clock, model="m" if i % 2 else f"m{i}" * 1000, seconds=1.0)
+        made_up = info(clock, model="m" if i % 2 else f"m{i}" * 1000, seconds=1.0)
         made_up.version = str(i)
         watched.on_answer(made_up, "NOT_FOUND", unknown)
     serving.clear()
-    watched.on_answer(asked(clock), "NOT_FOUND", unknown)
+    watched.on_answer(info(clock), "NOT_FOUND", unknown)
     found = points(watched.collect(), catalogue.REQUESTS)
     assert {labels[:2] for labels in found} == {("m", "1"), (OTHER, OTHER)}
     assert sum(found.values()) == 3001
     assert {one.model for one in watched.slow.slowest(time.time())} == {"m", OTHER}
 
 
-def test_failures_of_one_code_are_told_apart_by_their_reason(clock):
+def test_failures_of_one_code_differ_by_their_reason(clock):
     watched, refused = recorder(clock), "RESOURCE_EXHAUSTED"
-    watched.on_answer(asked(clock), refused, QueueFull("full", 1.0))
-    watched.on_answer(asked(clock), refused, QueueFull("full", 1.0))
-    watched.on_answer(asked(clock), refused, SequencesFull("full"))
-    watched.on_answer(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+    watched.on_answer(info(clock), refused, QueueFull("full", 1.0))
+    watched.on_answer(info(clock), refused, QueueFull("full", 1.0))
+    watched.on_answer(info(clock), refused, SequencesFull("full"))
+    watched.on_answer(info(clock), "OK", Result("m", "1", (), RECEIPT))
     metrics = watched.collect()
     found = {labels[3:]: count for labels, count in points(metrics, catalogue.REQUESTS).items()}
     assert found == {(refused, "QUEUE_FULL"): 2, (refused, "SEQUENCES_FULL"): 1, ("OK", ""): 1}
@@ -138,17 +138,17 @@ def test_failures_of_one_code_are_told_apart_by_their_reason(clock):
 
 
 def test_what_the_log_says_of_a_failure_has_its_reason(clock, caplog):
-    recorder(clock).on_answer(asked(clock, request_id="r1"), "INTERNAL", ModelRunFailed("a caller's data"))
-    (told,) = caplog.records
-    fields = json.loads(Json().format(told))
+    recorder(clock).on_answer(info(clock, request_id="r1"), "INTERNAL", ModelRunFailed("a caller's data"))
+    (logged,) = caplog.records
+    fields = json.loads(Json().format(logged))
     assert (fields["error.type"], fields["request_id"], fields["model"]) == ("MODEL_RUN_FAILED", "r1", "m")
     assert "a caller's data" not in str(fields)
 
 
 def test_what_came_by_http_is_no_call_of_grpc(clock):
     watched = recorder(clock)
-    for method in ("Predict", PAGE):
-        one = asked(clock)
+    for method in ("Predict", PAGE_METHOD):
+        one = info(clock)
         one.method = method
         watched.on_answer(one, "OK", Result("m", "1", (), RECEIPT))
     metrics = watched.collect()
@@ -161,29 +161,29 @@ def test_a_defect_in_counting_costs_figures_and_no_answer(clock, caplog):
     watched = recorder(clock)
     no_figures = Result("m", "1", (), RECEIPT._replace(queue_us="no number"))
     for _ in range(_MAX_UNFOLDED):  # the last one folds
-        watched.on_answer(asked(clock), "OK", no_figures)
-    assert [record.message for record in caplog.records] == ["figures are lost"]
+        watched.on_answer(info(clock), "OK", no_figures)
+    assert [record.message for record in caplog.records] == ["an event is missing from the metrics"]
 
-    watched.on_answer(asked(clock), "OK", no_figures)
+    watched.on_answer(info(clock), "OK", no_figures)
     watched.collect()  # folds, and does not fail either
     caplog.clear()
 
     def fail(*_):
         raise RuntimeError
 
-    one = asked(clock)
+    one = info(clock)
     one.trace = SimpleNamespace(end=fail)
     watched.on_answer(one, "OK", Result("m", "1", (), RECEIPT))
     watched.on_run(None)
-    assert [record.message for record in caplog.records] == ["figures are lost"] * 2
-    watched.on_answer(asked(clock), "OK", Result("m", "1", (), RECEIPT))
+    assert [record.message for record in caplog.records] == ["an event is missing from the metrics"] * 2
+    watched.on_answer(info(clock), "OK", Result("m", "1", (), RECEIPT))
     assert [seen.counts.sum() for seen in points(watched.collect(), catalogue.QUEUE_DURATION).values()] == [1]
 
 
 def test_the_slowest_requests_are_kept_with_their_receipts_for_a_while(clock):
     watched = recorder(clock)
     for i in range(100):
-        watched.on_answer(asked(clock, seconds=i / 10, request_id=f"r{i}"), "OK", Result("m", "1", (), RECEIPT))
+        watched.on_answer(info(clock, seconds=i / 10, request_id=f"r{i}"), "OK", Result("m", "1", (), RECEIPT))
     watched.collect()
     now = time.time()
     slowest = watched.slow.slowest(now)
@@ -198,12 +198,12 @@ def test_when_slow_requests_become_too_old_faster_ones_are_kept(clock):
     minutes_ago = time.time() - 301
     for _ in range(20):
         watched.slow.offer(SlowRequest(minutes_ago, "m", "1", "Predict", "OK", 10.0, None, ""))
-    watched.on_answer(asked(clock, seconds=2.0), "OK", Result("m", "1", (), RECEIPT))
+    watched.on_answer(info(clock, seconds=2.0), "OK", Result("m", "1", (), RECEIPT))
     assert [one.seconds for one in watched.slow.slowest(time.time())] == [pytest.approx(2.0)]
 
 
 def test_slow_requests_make_room_for_slower_ones():
-    kept = SlowRequests(most=3, window=10)
+    kept = SlowRequests(max_kept=3, window=10)
     for seconds in (1, 5, 2, 4, 3):
         kept.offer(SlowRequest(100.0, "m", "1", "Predict", "OK", seconds, None, ""))
     assert [one.seconds for one in kept.slowest(100.0)] == [5, 4, 3]
@@ -217,20 +217,31 @@ class Meter:
         return next(self.states)
 
 
-def test_what_was_used_is_shared_out_by_run_time():
-    work = iter([{"a": 1.0}, {"a": 4.0, "b": 1.0}, {"a": 4.0, "b": 1.0}])
-    shares = Shares(lambda: next(work), [(catalogue.MODEL_CPU, Meter(10.0, 12.0, 20.0, 25.0))])
-    assert dict(next(shares.collect()).points) == {"a": 2.0}
-    assert dict(next(shares.collect()).points) == {"a": 2.0 + 6.0, "b": 2.0}
+def test_use_is_attributed_by_run_time():
+    seconds = iter([{"a": 1.0}, {"a": 4.0, "b": 1.0}, {"a": 4.0, "b": 1.0}])
+    meters = [(catalogue.MODEL_CPU, Meter(10.0, 12.0, 20.0, 25.0))]
+    attribution = Attribution(lambda: next(seconds), lambda: {"a": 1, "b": 1}, meters)
+    assert dict(next(attribution.collect()).points) == {"a": 2.0}
+    assert dict(next(attribution.collect()).points) == {"a": 2.0 + 6.0, "b": 2.0}
     # Nobody ran: what was used is nobody's.
-    assert dict(next(shares.collect()).points) == {"a": 8.0, "b": 2.0}
+    assert dict(next(attribution.collect()).points) == {"a": 8.0, "b": 2.0}
 
 
-def zone(root, name, joules, most=1000):
+def test_run_time_counts_by_the_threads_of_its_own_time():
+    seconds = iter([{"a": 10.0}, {"a": 11.0, "b": 4.0}, {"a": 12.0, "b": 5.0}])
+    threads = iter([{"a": 4}, {"b": 1}, {"a": 1, "b": 1}])  # a is stopped, then loaded again with one thread
+    meters = [(catalogue.MODEL_CPU, Meter(0.0, 8.0, 16.0, 18.0))]
+    attribution = Attribution(lambda: next(seconds), lambda: next(threads), meters)
+    assert dict(next(attribution.collect()).points) == {"a": 8.0}
+    assert dict(next(attribution.collect()).points) == {"a": 8.0 + 4.0, "b": 4.0}
+    assert dict(next(attribution.collect()).points) == {"a": 12.0 + 1.0, "b": 4.0 + 1.0}
+
+
+def zone(root, name, joules, top=1000):
     folder = root / name
     folder.mkdir(exist_ok=True)
     (folder / "energy_uj").write_text(f"{int(joules * 1e6)}\n")
-    (folder / "max_energy_range_uj").write_text(f"{int(most * 1e6)}\n")
+    (folder / "max_energy_range_uj").write_text(f"{int(top * 1e6)}\n")
 
 
 def test_energy_is_summed_over_packages_and_survives_the_counter_s_wrap(tmp_path):
@@ -281,37 +292,37 @@ def record(message="m", level=logging.WARNING, name="onnxserve_server.x", line=1
     return made
 
 
-def test_repeats_of_one_place_are_told_on_one_line(clock):
-    told = []
-    limit = RateLimit(told.append, clock)
+def test_repeats_of_one_place_become_one_line(clock):
+    emitted = []
+    limit = RateLimit(emitted.append, clock)
     assert [limit.filter(record(request_id=f"r{i}")) for i in range(25)] == [True] * 10 + [False] * 15
     assert limit.filter(record(line=2))
     assert all(limit.filter(record(level=logging.INFO)) for _ in range(50))
-    limit.tell_withheld()
-    (line,) = map(Console().format, told)
+    limit.flush()
+    (line,) = map(Console().format, emitted)
     assert line.endswith("m (and 14 more like it since) request_id=r10")
-    assert limit.filter(told[0])
+    assert limit.filter(emitted[0])
     assert [limit.filter(record()) for _ in range(10)] == [True] * 9 + [False]  # the line is one of ten
-    limit.tell_withheld()
-    assert Console().format(told[1]).endswith(": m")
-    limit.tell_withheld()
-    assert len(told) == 2
+    limit.flush()
+    assert Console().format(emitted[1]).endswith(": m")
+    limit.flush()
+    assert len(emitted) == 2
     clock.now += 61
     assert all(limit.filter(record()) for _ in range(10))
 
 
-def test_repeats_are_told_after_a_minute_though_nothing_comes_any_more():
-    told, over = [], threading.Event()
-    limit = RateLimit(lambda record: (told.append(record), over.set()), minute=2)
+def test_repeats_are_logged_after_a_minute_though_nothing_comes_any_more():
+    emitted, over = [], threading.Event()
+    limit = RateLimit(lambda record: (emitted.append(record), over.set()), minute=2)
     for _ in range(12):
         limit.filter(record())
     assert over.wait(10)
-    assert Console().format(told[0]).endswith("m (and 1 more like it since)")
+    assert Console().format(emitted[0]).endswith("m (and 1 more like it since)")
 
 
 def test_an_exception_that_is_withheld_keeps_nothing_of_its_frames():
-    told = []
-    limit = RateLimit(told.append)
+    emitted = []
+    limit = RateLimit(emitted.append)
     for _ in range(11):
         try:
             raise ValueError("a caller's data")
@@ -319,9 +330,9 @@ def test_an_exception_that_is_withheld_keeps_nothing_of_its_frames():
             failed = record(level=logging.ERROR)
             failed.exc_info = sys.exc_info()
             limit.filter(failed)
-    limit.tell_withheld()
-    assert told[0].exc_info is None
-    line = Console().format(told[0])
+    limit.flush()
+    assert emitted[0].exc_info is None
+    line = Console().format(emitted[0])
     assert "m: ValueError in test_an_exception_that_is_withheld" in line
     assert "a caller's data" not in line
 
@@ -335,13 +346,13 @@ def test_what_exporters_say_is_limited_to_one_a_minute(clock):
         False,
         False,
     ]
-    limit.tell_withheld()  # the line of the next minute
+    limit.flush()  # the line of the next minute
     assert not limit.filter(record(name=names[0]))
-    limit.tell_withheld()
+    limit.flush()
 
 
 def test_what_exporters_say_names_our_setting():
-    assert "serving goes on" in Console().format(record(name="opentelemetry.exporter.a"))
+    assert "the server goes on" in Console().format(record(name="opentelemetry.exporter.a"))
     assert "--otlp-endpoint" in Json().format(record(name="opentelemetry.sdk.b"))
     assert "--otlp-endpoint" not in Json().format(record())
 
@@ -350,9 +361,9 @@ def test_a_json_line_has_the_fields_and_no_text_of_an_exception():
     try:
         raise ValueError("a caller's data")
     except ValueError:
-        told = record(request_id="r1", trace_id="", level=logging.ERROR)
-        told.exc_info = sys.exc_info()
-    line = Json().format(told)
+        failed = record(request_id="r1", trace_id="", level=logging.ERROR)
+        failed.exc_info = sys.exc_info()
+    line = Json().format(failed)
     fields = json.loads(line)
     assert (fields["level"], fields["request_id"], fields["logger"]) == ("error", "r1", "onnxserve_server.x")
     assert "trace_id" not in fields
@@ -366,8 +377,8 @@ def test_a_json_line_has_the_fields_and_no_text_of_an_exception():
 )
 def test_no_name_of_a_caller_forges_a_line_for_people(control):
     forged = f"x{control}2026-01-01 00:00:00,000 ERROR onnxserve_server.app: all is lost"
-    for told in (record(model=forged), record(request_id=forged), record(message=forged), record(**{forged: 1})):
-        line = Console().format(told)
+    for one in (record(model=forged), record(request_id=forged), record(message=forged), record(**{forged: 1})):
+        line = Console().format(one)
         assert len(line.splitlines()) == 1
         assert line.isprintable()
         assert "all is lost" in line
@@ -379,6 +390,6 @@ def test_the_documents_list_every_metric():
     assert shown == table()
 
 
-def test_names_at_metrics_are_told_apart():
+def test_names_at_metrics_are_distinct():
     names = [prometheus_name(one) for one in INSTRUMENTS]
     assert len(set(names)) == len(names)

@@ -7,7 +7,7 @@ from onnxserve.v1 import tensor_pb2
 
 
 def random_array(number, shape, rng):
-    """Any bits that the type can have, as an array that the client would take."""
+    """Random bits of an element type, as an array that the client accepts."""
     if number == STRING:
         words = np.array(["", "a", "été", "日本", "x" * 300, "\0"], dtype=object)
         return rng.choice(words, shape)

@@ -34,8 +34,8 @@ class Http:
     def predict(self, body, **headers):
         """Return status and JSON of a prediction."""
         text = body if isinstance(body, (bytes, str)) else json.dumps(body)
-        status, _, told = self.ask("/api/predict", text, **{"Content_Type": "application/json"} | headers)
-        return status, json.loads(told)
+        status, _, reply = self.ask("/api/predict", text, **{"Content_Type": "application/json"} | headers)
+        return status, json.loads(reply)
 
     def connect(self, sent=b""):
         """Return a connection on which so much was sent."""
@@ -48,21 +48,20 @@ class Http:
         text = json.dumps(body).encode()
         return self.connect(HEAD % len(text) + text)
 
-    def told(self):
-        """Return /api/status."""
+    def fetch_status(self):
+        """Return /api/status, read as JSON."""
         return json.loads(self.ask("/api/status")[2])
 
     def answers(self, code):
         """Return how many predictions of this port were answered with a code."""
-        points = self.told()["metrics"].get("onnxserve.requests", {}).get("points", [])
+        points = self.fetch_status()["metrics"].get("onnxserve.requests", {}).get("points", [])
         ours = [point["attributes"] | point for point in points if point["attributes"]["rpc.method"] == "Page"]
         return sum(point["value"] for point in ours if point["rpc.response.status_code"] == code)
 
 
 def port_of(log):
-    """Return the HTTP port that a server's log tells."""
-    (port,) = re.findall(r"status page on http://127\.0\.0\.1:(\d+)", log.read_text())
-    return int(port)
+    """Return the HTTP port that a server's log names."""
+    return int(re.search(r"status page on http://127\.0\.0\.1:(\d+)", log.read_text())[1])
 
 
 def double(**fields):

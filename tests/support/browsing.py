@@ -25,7 +25,7 @@ _CONTRASTS = """
         if (alpha === 1) return [r, g, b];
       }
     };
-    const told = [];
+    const found = [];
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
       const [text, node] = [walker.currentNode.data.trim(), walker.currentNode.parentElement];
@@ -34,14 +34,14 @@ _CONTRASTS = """
       const style = getComputedStyle(node);
       const color = channels(node.closest('svg') ? style.fill : style.color);
       const [dark, bright] = [luminance(color), luminance(ground(node))].sort((one, other) => one - other);
-      told.push([(bright + 0.05) / (dark + 0.05), text.slice(0, 60)]);
+      found.push([(bright + 0.05) / (dark + 0.05), text.slice(0, 60)]);
     }
-    return told;"""
+    return found;"""
 _FACT = """
     const [within, name, value] = arguments;
     const term = [...document.querySelectorAll(`${within} dt`)].find((dt) => dt.textContent === name);
-    const told = term?.nextElementSibling;
-    return told ? (told.querySelector(value) ?? told).textContent : null;"""
+    const fact = term?.nextElementSibling;
+    return fact ? (fact.querySelector(value) ?? fact).textContent : null;"""
 _HIDE = """
     Object.defineProperty(document, 'hidden', { value: arguments[0], configurable: true });
     document.dispatchEvent(new Event('visibilitychange'));"""
@@ -157,8 +157,8 @@ class Page:
 
     def severe(self):
         """What stands in the browser's log as severe and was not expected."""
-        told = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        return [message for message in told if not any(part in message for part in self.expected)]
+        messages = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return [message for message in messages if not any(part in message for part in self.expected)]
 
     def leave(self):
         """Put the browser back into the state that it began in."""

@@ -1,4 +1,4 @@
-"""Callers that go on until they are told to stop, and what became of their calls."""
+"""Callers that go on until a test stops them, and the outcomes of their calls."""
 
 import asyncio
 import collections

@@ -1,8 +1,8 @@
-"""Writes small networks of Keras 2 into a folder, with answers of their own.
+"""Writes small networks of Keras 2 and their answers to a folder.
 
     python keras2_nets.py FOLDER
 
-A process of its own: TensorFlow is not to be loaded into the one that runs the tests. For each network there are
+It runs in a process of its own, so that TensorFlow is not loaded into the tests' process. For each network there are
 NAME.h5, the whole; NAME.json, its architecture; NAME.w.h5 and NAME.weights.h5, its weights in the older and the newer
 layout; and NAME.npz.
 """
@@ -78,7 +78,7 @@ def image():
 
 
 def base():
-    """A functional model inside of a Sequential."""
+    """A functional model inside a Sequential."""
     given = layers.Input((4,))
     return keras.Sequential([keras.Model(given, layers.Dense(3)(given)), layers.Dense(2, name="scores")])
 
@@ -97,7 +97,7 @@ class Doubling(layers.Layer):
 
 
 def own():
-    """A layer of the caller's."""
+    """A model with a custom layer."""
     x = layers.Input((4,), name="x")
     return keras.Model(x, Doubling(name="doubled")(layers.Dense(2)(x)))
 

@@ -1,8 +1,9 @@
-"""Small Keras networks, and a writer of their files, with answers of their own.
+"""Small Keras networks, and a writer of their files and answers.
 
     python keras_nets.py FOLDER
 
-A process of its own: the one that runs the tests needs no Keras. Whatever converts the files imports classes from here.
+It runs in a process of its own, so that the tests' process needs no Keras. Conversions of the files import classes from
+here.
 """
 
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from keras import layers, ops
 
-from onnxserve_converters.live import hand_over
+from onnxserve_converters.in_memory import source_file
 
 
 class Softmax(keras.Model):
@@ -158,12 +159,12 @@ def alone(layer, *shape):
 
 
 def main(folder):
-    random.seed(0)  # which Keras' own seeds come from
+    random.seed(0)  # Keras draws its seeds from it
     rng = np.random.default_rng(0)
 
     def keep(name, model, output=None, **inputs):
-        """Write a model, and what it answers: by its own names, or as the one output."""
-        answer(model, inputs)  # makes what a subclassed one is made of
+        """Write a model and its answers, by its own names or as the one output."""
+        answer(model, inputs)  # creates the variables of a subclassed model
         model.set_weights([weight + noise(weight) for weight in model.get_weights()])
         model.save(folder / f"{name}.keras")
         outputs = answer(model, inputs)
@@ -199,8 +200,8 @@ def main(folder):
     pairs = Pairs()
     pairs({name: floats(5, 4) for name in ("u", "v")})
     pairs.save_weights(folder / "pairs.weights.h5")
-    with hand_over(gates) as handed:
-        shutil.copytree(handed.path.parent, folder / "live")
+    with source_file(gates) as file:
+        shutil.copytree(file.path.parent, folder / "in_memory")
     called = keras.Sequential([layers.Dense(2)])
     called(floats(2, 3))
     called.save(folder / "called.keras")
@@ -212,7 +213,7 @@ def main(folder):
 
 
 def answer(model, inputs):
-    """Return what a model gives for inputs, as for inference, and from zero states."""
+    """Return a model's outputs, as for inference and from zero states."""
     for layer in model.layers:
         if getattr(layer, "stateful", False):
             layer.reset_state()

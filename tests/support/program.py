@@ -23,7 +23,7 @@ from support.engines import make_engine
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """The program's names and times. The settings are not here: the real command line is asked for them.
+    """The program's names and times. The settings are not here: the tests ask the real command line for them.
 
     Attributes:
         version: of the project.

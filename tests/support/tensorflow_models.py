@@ -1,8 +1,8 @@
-"""Writes small TensorFlow and Keras 2 models into a folder, with answers of their own.
+"""Writes small TensorFlow and Keras 2 models and their answers to a folder.
 
     python tensorflow_models.py FOLDER
 
-A process of its own: TensorFlow is not to be loaded into the one that runs the tests.
+It runs in a process of its own, so that TensorFlow is not loaded into the tests' process.
 """
 
 import os

@@ -93,7 +93,7 @@ class Number(nn.Module):
 
 
 class Half(nn.Module):
-    """It returns bfloat16, which numpy has not."""
+    """It returns bfloat16, which numpy lacks."""
 
     def forward(self, x):
         return x.to(torch.bfloat16)
@@ -114,7 +114,7 @@ class Power(nn.Module):
 
 
 class InPlace(nn.Module):
-    """It changes what it is given, and returns memory that it uses again."""
+    """It changes its input in place, and returns memory that it uses again."""
 
     def __init__(self):
         super().__init__()
@@ -147,7 +147,7 @@ class Perturbed(nn.Module):
 
 
 class Branching(nn.Module):
-    """What it does depends on its values: an exporter that follows an example sees one branch of two."""
+    """Its operations depend on its values: an exporter that traces an example sees one branch of two."""
 
     def forward(self, x):
         return x + 1 if x.sum() > 1000 else x - 1

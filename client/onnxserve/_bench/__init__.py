@@ -1,15 +1,15 @@
-"""Load for a server, and what it did to it: what `onnxserve bench` is made of.
+"""The parts of `onnxserve bench`: load for a server, and measurements.
 
     workload    the requests: the caller's inputs, or made-up ones of the right shapes and types
-    load        how they come: so many callers, or so many a second
+    load        how requests arrive: from a number of callers, or at a rate
     sending     one request over either method, Predict or Stream
     generator   sends a workload under a load, and times it
-    cpu         how busy this process and the machine were meanwhile
-    sample      what was measured under one load
-    advice      which load was best, and what that says of the batch settings
-    report      all of it as JSON
+    cpu         the CPU use of this process and of the machine during a load
+    sample      the measurements of one load
+    advice      the best load, and hints about the batch settings
+    report      the whole report as JSON
     table       the figures as text
-    plot        latency over throughput: SVG and HTML by ourselves, PNG by matplotlib
+    plot        latency over throughput: SVG and HTML written here, PNG by matplotlib
 
 It never imports the server.
 """

@@ -1,4 +1,4 @@
-"""How busy the CPUs are while a load is on: this process, and the machine."""
+"""CPU use during a load: of this process, and of the machine."""
 
 import os
 import time
@@ -9,14 +9,14 @@ _STAT = Path("/proc/stat")
 
 
 class Use(NamedTuple):
-    """CPU time over wall time: of this process in cores, of the machine as a share of all its cores."""
+    """CPU time over wall time: of this process in cores, of the machine as a fraction of all its cores."""
 
     own: float = 0.0
     machine: float = 0.0
 
 
 class Meter:
-    """Measures from when it is made."""
+    """Measures CPU use from its construction on."""
 
     def __init__(self) -> None:
         self._began, self._own, (self._busy, self._all) = time.perf_counter(), time.process_time(), _ticks()
@@ -36,7 +36,7 @@ def count() -> int:
 
 
 def _ticks() -> tuple[int, int]:
-    """Return the ticks of all CPUs since the start of the machine: those that they worked, and all; see proc(5)."""
+    """Return the ticks of all CPUs since the start of the machine: the busy ones, and all; see proc(5)."""
     user, nice, system, idle, waiting, *interrupts = map(int, _STAT.read_text().splitlines()[0].split()[1:9])
     busy = user + nice + system + sum(interrupts)
     return busy, busy + idle + waiting

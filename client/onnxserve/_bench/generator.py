@@ -1,4 +1,4 @@
-"""Sends requests under a load and times them: one event loop, one connection, messages made beforehand."""
+"""Sends requests under a load and times them, in one event loop, on one connection, with messages made beforehand."""
 
 import asyncio
 import itertools
@@ -16,30 +16,30 @@ from onnxserve._bench.sample import Recorder, Sample
 from onnxserve._bench.sending import Sender, Streamed, Unary
 from onnxserve._channel import Methods, channel_options, target_uri
 
-MOST_OUT = 10_000
-"""Most requests of an open loop that may be out; those that are due beyond are dropped."""
+MAX_OUT = 10_000
+"""The limit of requests of an open loop in flight; requests that are due beyond it are dropped."""
 
-Tell = Callable[[float, int, int], None]
-"""Is told now and then which share of the time is over, how many were answered, how many failed or dropped."""
+OnProgress = Callable[[float, int, int], None]
+"""Called with the fraction of the time that is over, and the numbers of answered and of failed or dropped requests."""
 
-_TELLING = 0.25  # seconds
+_PROGRESS_INTERVAL = 0.25  # seconds
 _MAX_MESSAGE_BYTES = 64 << 20  # as the clients have it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """What a measurement needs beside its load.
+    """The settings of measurements under several loads.
 
     Attributes:
         target: the server.
-        credentials: for TLS; None: no encryption.
+        credentials: TLS credentials; None: no encryption.
         messages: serialized PredictRequests, sent in turn.
-        rows: of each of them.
+        rows: the rows of each request.
         timeout: seconds for each request.
-        stream: whether they go over one call of Stream; else each is a call of Predict.
-        warm_up: seconds for which the load is on before it is measured.
-        seconds: for which it is measured.
-        most_out: see MOST_OUT.
+        stream: True: send all requests on one call of Stream; False: each with a call of Predict.
+        warm_up: seconds to run a load before it is measured.
+        seconds: seconds to measure a load.
+        max_out: see MAX_OUT.
     """
 
     target: str
@@ -50,17 +50,17 @@ class Generator:
     stream: bool
     warm_up: float
     seconds: float
-    most_out: int = MOST_OUT
+    max_out: int = MAX_OUT
 
-    def measure(self, load: Load, tell: Tell) -> Sample:
-        """Put a load on the server. When interrupted (Ctrl-C), return what was measured until then.
+    def measure(self, load: Load, on_progress: OnProgress) -> Sample:
+        """Measure the server under a load. If interrupted (Ctrl-C), return the measurements until then.
 
-        Nothing is retried. Requests that are out when the time is over are waited for, as they are in the figures.
+        Requests are not retried. Those in flight when the time is over are waited for: the figures include them.
         """
         with asyncio.Runner(loop_factory=_loop) as runner:
-            return runner.run(self._measure(load, tell))
+            return runner.run(self._measure(load, on_progress))
 
-    async def _measure(self, load: Load, tell: Tell) -> Sample:
+    async def _measure(self, load: Load, on_progress: OnProgress) -> Sample:
         options = channel_options(
             max_message_bytes=_MAX_MESSAGE_BYTES, keepalive=60.0, retries=0, load_balancing="round_robin", options=()
         )
@@ -71,7 +71,7 @@ class Generator:
                 sender = Streamed(methods, self.warm_up + self.seconds + self.timeout)
             measurement = _Measurement(self, load, sender)
             try:
-                return await measurement.run(tell)
+                return await measurement.run(on_progress)
             finally:
                 await sender.close()
 
@@ -98,14 +98,16 @@ class _Measurement:
         self._sender = sender
         self._messages: Iterator[bytes] = itertools.cycle(generator.messages)
         self._recorder = Recorder()
-        self._busy: list[tuple[float, float]] = []  # of each caller: its first measured request, its last answer
+        self._busy: list[
+            tuple[float, float]
+        ] = []  # for each caller, times of its first measured request and last answer
         self._last_answer = 0.0
         self._cpu = Use()
         self._start = now() + generator.warm_up
         self._end = self._start + generator.seconds
 
-    async def run(self, tell: Tell) -> Sample:
-        watching = asyncio.create_task(self._watch(tell))
+    async def run(self, on_progress: OnProgress) -> Sample:
+        watching = asyncio.create_task(self._watch(on_progress))
         try:
             if isinstance(self._load, Callers):
                 await asyncio.gather(*(self._call_on() for _ in range(self._load.number)))
@@ -121,7 +123,7 @@ class _Measurement:
         )
 
     async def _call_on(self) -> None:
-        """Be one caller: send the next request when the last one has ended."""
+        """Act as one caller: send the next request when the last one has ended."""
         first = last = 0.0
         due = now()
         try:
@@ -137,12 +139,12 @@ class _Measurement:
                 self._busy.append((first, last))
 
     async def _send_on_time(self, load: Rate) -> None:
-        """Send each request when it is due, whatever has become of those before it."""
+        """Send each request when it is due, even if earlier ones are still in flight."""
         out: set[asyncio.Task[None]] = set()
         try:
             for due, is_measured in self._dues(load):
-                await asyncio.sleep(max(0.0, due - now()))  # 0 too: what has been started must get its turn
-                if len(out) >= self._generator.most_out:
+                await asyncio.sleep(max(0.0, due - now()))  # 0 too: started requests must get their turn
+                if len(out) >= self._generator.max_out:
                     self._recorder.dropped += is_measured
                     continue
                 task = asyncio.create_task(self._send_one(due, is_measured))
@@ -170,24 +172,24 @@ class _Measurement:
             self._recorder.sent(delay)
             self._recorder.record(outcome, self._last_answer - due)
 
-    async def _watch(self, tell: Tell) -> None:
-        """Tell how it goes, and take the time of the CPU between start and end."""
+    async def _watch(self, on_progress: OnProgress) -> None:
+        """Report progress, and measure CPU time from start to end."""
         await asyncio.sleep(self._start - now())
         meter = Meter()
         try:
             while (left := self._end - now()) > 0:
                 recorder = self._recorder
                 failed = recorder.errors.total() + recorder.dropped
-                tell(1 - left / self._generator.seconds, recorder.ended - failed, failed)
-                await asyncio.sleep(min(left, _TELLING))
+                on_progress(1 - left / self._generator.seconds, recorder.ended - failed, failed)
+                await asyncio.sleep(min(left, _PROGRESS_INTERVAL))
         finally:
             self._cpu = meter.read()
 
     def _time(self) -> float:
         """Return the seconds in which the measured requests ended.
 
-        For callers the mean over them, from the first request to the last answer: in a time that ended with the clock,
-        the last request of each would be counted, and its duration not.
+        For callers it is the mean over them of the time from first request to last answer: a time that ended by the
+        clock would leave out part of the duration of each caller's last request, but count the request.
         """
         if isinstance(self._load, Callers):
             return sum(last - first for first, last in self._busy) / max(1, len(self._busy))

@@ -13,7 +13,7 @@ from onnxserve._bench.table import HEAD, cells
 
 _WIDTH, _HEIGHT = 760, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 64, 56, 60
-# Plain rules, one a class: viewers that are no browsers know no variables, and pass over what is for the dark.
+# Plain rules, one for each class: viewers other than browsers do not know variables, and ignore the dark colours.
 _STYLE = """
   .chart { font: 13px system-ui, sans-serif; }
   .chart text { fill: #5b6675; }
@@ -69,25 +69,25 @@ _PAGE = """<!DOCTYPE html>
 
 
 def check(path: Path) -> None:
-    """Check that a picture can be written to a file, before the time for it is spent.
+    """Check before the measurement that a picture can be written to a file.
 
     Raises:
-        ValueError: its name ends with nothing that is known, or its folder is not there.
-        ImportError: it needs matplotlib, which is not installed.
+        ValueError: the file has an unknown suffix, or its directory does not exist.
+        ImportError: a PNG needs matplotlib, which is not installed.
     """
     if path.suffix not in _WRITERS:
-        raise ValueError(f"{path}: its name must end with one of {', '.join(_WRITERS)}")
+        raise ValueError(f"{path}: the name must end with one of {', '.join(_WRITERS)}")
     if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
+        raise ValueError(f"{path}: {path.parent} is not a directory")
     if path.suffix == ".png" and importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(f"{path}: PNG needs an extra: pip install 'onnxserve[cli,plot]'; .svg and .html need none")
+        raise ImportError(f"{path}: PNG needs an extra: pip install 'onnxserve[cli,plot]'; .svg and .html do not")
 
 
 def write(path: Path, report: Report) -> None:
-    """Write a report's picture to a file of a kind that check() has passed.
+    """Write a report's picture to a file that check() has accepted.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     _WRITERS[path.suffix](path, report)
 
@@ -98,7 +98,7 @@ def svg(report: Report) -> str:
 
 
 def page(report: Report) -> str:
-    """Return a page with the picture, the table and what is to be said of them; it needs nothing beside itself."""
+    """Return a self-contained HTML page with the picture, the table and the notes."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
@@ -149,7 +149,7 @@ _WRITERS: dict[str, Callable[[Path, Report], object]] = {
 
 
 class _Chart:
-    """An SVG: requests/s to the right, from 0; milliseconds up, by powers of ten."""
+    """An SVG: requests/s on the x axis, from 0; milliseconds on the y axis, on a log scale."""
 
     def __init__(self, report: Report) -> None:
         self._title = _title(report)
@@ -192,8 +192,8 @@ class _Chart:
         places = [(self._x(each.requests_per_second), self._y(latency_of(each))) for each in self._samples]
         yield f'<g class="{name}"><polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
         for (x, y), each in zip(places, self._samples, strict=True):
-            told = f"{each.load}: {each.requests_per_second:,.0f} requests/s, {name} {latency_of(each):.2f} ms"
-            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{escape(told)}</title></circle>'
+            title = f"{each.load}: {each.requests_per_second:,.0f} requests/s, {name} {latency_of(each):.2f} ms"
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{escape(title)}</title></circle>'
         x, y = places[-1]
         yield f'<text class="name" x="{x + 10:.1f}" y="{y + 4:.1f}">{name}</text></g>'
 
@@ -223,7 +223,7 @@ def _p99(sample: Sample) -> float:
 
 
 def _ticks(highest: float) -> list[float]:
-    """Return round numbers from 0 on, about five of them, the last at or above `highest`."""
+    """Return about five round numbers from 0 on, the last at or above `highest`."""
     unit = 10 ** math.floor(math.log10(highest / 4))
     step = next(unit * times for times in (1, 2, 2.5, 5, 10) if unit * times * 5 >= highest)
     return [step * number for number in range(math.ceil(highest / step) + 1)]

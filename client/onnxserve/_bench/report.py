@@ -1,4 +1,4 @@
-"""A measurement as JSON: every figure of the table, and what is needed to tell what was measured."""
+"""A measurement as JSON: every figure of the table, and the circumstances of the measurement."""
 
 import platform
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from onnxserve._models import ModelInfo
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was asked for and what came of it.
+    """The settings and results of a sweep over loads.
 
     Attributes:
         info: the model.
         workload: the requests.
         generator: the settings.
-        limit_ms: the limit of the p99; None: none.
-        samples: what was measured, a load each.
-        best: the load to be recommended; None: there is none.
-        interrupted: whether the sweep was.
+        limit_ms: the limit of p99; None: none.
+        samples: the measurements, one for each load.
+        best: the recommended load; None: there is none.
+        interrupted: whether the sweep was interrupted.
     """
 
     info: ModelInfo
@@ -39,7 +39,7 @@ class Report:
     interrupted: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for json. Figures of a load that nothing was measured of are None."""
+        """Return the report, ready for json. Figures that were not measured are None."""
         generator, workload, best = self.generator, self.workload, self.best
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""What was measured under one load."""
+"""The measurements of one load."""
 
 from array import array
 from collections import Counter
@@ -13,14 +13,15 @@ from onnxserve.errors import OnnxserveError
 from onnxserve.v1 import inference_service_pb2
 
 LATE = 0.001
-"""Seconds after which a request of an open loop was sent late. They are part of its latency."""
+"""A request of an open loop that is sent more than this many seconds after it was due is late. Its latency includes the
+delay."""
 
 _KEPT_UP = 0.95  # of the rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds from when a request was due until its answer was there, over all answers that are no errors."""
+    """Milliseconds from the time a request was due until its answer arrived, over all answers but errors."""
 
     mean: float
     p50: float
@@ -31,7 +32,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What the server told in its receipts.
+    """The figures of the server's receipts.
 
     Rows and requests are means over the server's runs: a run that answered eight requests counts once. Times are means
     over requests, in microseconds.
@@ -47,25 +48,25 @@ class Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What was measured under one load.
+    """The measurements of one load.
 
-    Every request that was due in the time of the measurement is in here once: answered, failed or dropped.
+    Every request that was due in the time of the measurement is counted once: answered, failed or dropped.
 
     Attributes:
         load: the load.
-        complete: whether the measurement came to its end; else it was interrupted, and what was out is left out.
-        requests: how many were due.
-        succeeded: how many of them were answered.
-        errors: how many failed, by status code.
-        messages: the first message of each code.
-        dropped: how many of an open loop were never sent, as too many were out.
-        late: how many of an open loop were sent late, and were counted nevertheless.
-        worst_delay_ms: the most that one was late.
-        requests_per_second: answers, errors left out, over the time in which they came.
-        rows_per_second: their rows.
-        latency: None where nothing was answered.
-        runs: None where nothing was answered.
-        cpu: how busy this process and the machine were.
+        complete: whether the measurement ran to its end; else it was interrupted, and requests in flight are left out.
+        requests: the number of requests that were due.
+        succeeded: the number that were answered.
+        errors: the number that failed, by status code.
+        messages: the first message of each status code.
+        dropped: the number of an open loop that were never sent, because too many were in flight.
+        late: the number of an open loop that were sent late; the other figures include them.
+        worst_delay_ms: the longest delay of a late request, in milliseconds.
+        requests_per_second: answers, without errors, over the time in which they arrived.
+        rows_per_second: the rows of these answers per second.
+        latency: the latencies; None if no request was answered.
+        runs: the figures of the receipts; None if no request was answered.
+        cpu: the CPU use of this process and of the machine.
     """
 
     load: Load
@@ -85,24 +86,24 @@ class Sample:
 
     @property
     def failed(self) -> int:
-        """How many failed, of all codes."""
+        """The number of failed requests, of all status codes."""
         return sum(self.errors.values())
 
     @property
     def rows_in_server(self) -> float | None:
-        """How many rows waited or ran in the server at a time, by Little's law; None where nothing was answered."""
+        """The mean number of rows in the server at a time, by Little's law; None if no request was answered."""
         if self.runs is None:
             return None
         return self.rows_per_second * (self.runs.queue_us + self.runs.batch_wait_us + self.runs.compute_us) / 1e6
 
     @property
     def fell_behind(self) -> bool:
-        """Whether answers came at less than the rate of an open loop: the longer that goes on, the longer they take."""
+        """Whether answers arrived at less than the rate of an open loop, so that latency grows with time."""
         return isinstance(self.load, Rate) and self.requests_per_second < _KEPT_UP * self.load.per_second
 
 
 class Recorder:
-    """Takes what comes during a measurement: the latencies one by one, of all else sums."""
+    """Collects the outcomes of requests during a measurement."""
 
     def __init__(self) -> None:
         self.latencies = array("d")  # seconds
@@ -115,37 +116,37 @@ class Recorder:
         self._queue_us = self._batch_wait_us = self._compute_us = 0
 
     def record(self, outcome: inference_service_pb2.Receipt | OnnxserveError, seconds: float) -> None:
-        """Take the end of a request, so many seconds after it was due."""
+        """Record the outcome of a request, `seconds` after it was due."""
         if isinstance(outcome, OnnxserveError):
             self.errors[outcome.code.name] += 1
             self.messages.setdefault(outcome.code.name, str(outcome))
             return
         self.latencies.append(seconds)
-        share = 1 / max(1, outcome.batch_requests)
-        self._runs += share
-        self._rows += outcome.batch_rows * share
+        weight = 1 / max(1, outcome.batch_requests)  # so that each run counts once
+        self._runs += weight
+        self._rows += outcome.batch_rows * weight
         self._most_rows = max(self._most_rows, outcome.batch_rows)
         self._queue_us += outcome.queue_us
         self._batch_wait_us += outcome.batch_wait_us
         self._compute_us += outcome.compute_us
 
     def sent(self, delay: float) -> None:
-        """Note by how many seconds a request was sent after it was due."""
+        """Record the delay of a request that was sent `delay` seconds after it was due."""
         self.late += delay > LATE
         self.worst_delay = max(self.worst_delay, delay)
 
     @property
     def ended(self) -> int:
-        """How many requests have ended in some way."""
+        """The number of requests that were answered, failed or were dropped."""
         return len(self.latencies) + self.errors.total() + self.dropped
 
     def sample(self, load: Load, *, seconds: float, rows: int, cpu: Use, complete: bool) -> Sample:
-        """Return what came.
+        """Return the measurements.
 
         Args:
             load: the load.
-            seconds: the time in which it came.
-            rows: of a request.
+            seconds: the time in which the outcomes arrived.
+            rows: the rows of each request.
             cpu: see Sample.
             complete: see Sample.
         """
@@ -163,7 +164,7 @@ class Recorder:
             requests_per_second=rate,
             rows_per_second=rate * rows,
             latency=self._latency(),
-            runs=self._what_runs_were(),
+            runs=self._run_figures(),
             cpu=cpu,
         )
 
@@ -174,7 +175,7 @@ class Recorder:
         p50, p90, p99 = map(float, np.percentile(ms, [50, 90, 99]))
         return Latency(mean=float(ms.mean()), p50=p50, p90=p90, p99=p99, max=float(ms.max()))
 
-    def _what_runs_were(self) -> Runs | None:
+    def _run_figures(self) -> Runs | None:
         number = len(self.latencies)
         if not number:
             return None

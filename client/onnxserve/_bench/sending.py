@@ -1,4 +1,4 @@
-"""One request over either method. What comes back is a receipt or an error, never an exception of the call."""
+"""One request over either method, Predict or Stream. The outcome is a receipt or an error; nothing is raised."""
 
 import asyncio
 import contextlib
@@ -20,19 +20,19 @@ class Sender(Protocol):
     """Sends serialized PredictRequests."""
 
     async def send(self, message: bytes) -> Outcome:
-        """Send one and wait for its answer."""
+        """Send a message and wait for its outcome."""
         ...
 
     async def close(self) -> None:
-        """Give up what is out."""
+        """Cancel the requests in flight."""
         ...
 
 
 class Unary:
-    """Each request is a call of Predict.
+    """Sends each request with a call of Predict.
 
     Args:
-        methods: of an asyncio channel.
+        methods: the methods of an asyncio channel.
         timeout: seconds for each call.
     """
 
@@ -41,7 +41,7 @@ class Unary:
         self._timeout = timeout
 
     async def send(self, message: bytes) -> Outcome:
-        """Send one and wait for its answer."""
+        """Send a message and wait for its outcome."""
         try:
             response = await self._predict(message, timeout=self._timeout)
         except grpc.RpcError as error:
@@ -54,11 +54,11 @@ class Unary:
 
 
 class Streamed:
-    """All requests travel on one call of Stream, in the order in which they are sent; after one that broke, on another.
+    """Sends all requests on one call of Stream, in order; if the call breaks, on another.
 
     Args:
-        methods: of an asyncio channel.
-        timeout: seconds for a call of Stream as a whole; those of a request are in its message.
+        methods: the methods of an asyncio channel.
+        timeout: seconds for a whole call of Stream; the timeout of a request is in its message.
     """
 
     def __init__(self, methods: Methods, timeout: float) -> None:
@@ -70,28 +70,28 @@ class Streamed:
         self._waiting: deque[asyncio.Future[Outcome]] = deque()
 
     async def send(self, message: bytes) -> Outcome:
-        """Send one and wait for its answer."""
+        """Send a message and wait for its outcome."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         async with self._turn:
             if self._call is None:
                 self._call = self._stream(timeout=self._timeout)
                 self._reading = asyncio.create_task(self._read(self._call))
             self._waiting.append(answer)
-            # What a broken call raises here is told by its read, which ends the requests that wait.
+            # An error of a broken call is handled by its reader, which ends the waiting requests.
             with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
                 await self._call.write(stream_request(message))
         return await answer
 
     async def close(self) -> None:
-        """Give up what is out."""
+        """Cancel the requests in flight."""
         if self._reading is not None:
             self._call = None
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _read(self, call: Any) -> None:
-        """Hand out the answers of a call until it ends."""
-        ended = OnnxserveError(grpc.StatusCode.UNKNOWN, "the server ended the stream before it had answered")
+        """Read the answers of a call until it ends."""
+        ended = OnnxserveError(grpc.StatusCode.UNKNOWN, "the server ended the stream before it answered")
         try:
             while (response := await call.read()) is not grpc.aio.EOF:
                 is_error = response.WhichOneof("outcome") == "error"

@@ -17,11 +17,11 @@ HEAD = (
     "rows inside",
     "caller CPU",
 )
-"""Names of the columns; `wait µs` is all the waiting before the run, `rows inside` is Sample.rows_in_server."""
+"""Names of the columns; `wait µs` is the whole wait before the run, `rows inside` is Sample.rows_in_server."""
 
 
 def cells(sample: Sample) -> tuple[str, ...]:
-    """Return one load's figures, in the order of HEAD; a dash for what was not measured."""
+    """Return the figures of one load in the order of HEAD; a dash stands for a figure that was not measured."""
     latency, runs = sample.latency, sample.runs
     return (
         str(sample.load),

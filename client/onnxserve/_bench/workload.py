@@ -1,31 +1,32 @@
-"""The requests of a measurement: the caller's inputs, and made-up ones where there are none."""
+"""The requests of a measurement: the caller's inputs, and made-up values for inputs that the caller did not give."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxserve._cli.inputs import InputError, dtype_of
+from onnxserve._call import PredictCall
+from onnxserve._inputs import InputError, dtype_of
 from onnxserve._models import TensorSpec
 from onnxserve._wire import predict_request
 from onnxserve.tensor import Array
 
 _SEED = 0
-_MADE_UP = 16  # requests of made-up values that differ
-_MOST_CUT = 1024  # requests that are cut from the caller's inputs
-_MOST_BYTES = 64 << 20  # of all requests that are kept ready
+_MADE_UP = 16  # different requests of made-up values
+_MAX_CUT = 1024  # requests cut from the caller's inputs
+_MAX_BYTES = 64 << 20  # of all requests together
 
 Inputs = Mapping[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Requests that are sent in turn, and then from the first one again.
+    """Requests that are sent in turn, again and again.
 
     Attributes:
-        requests: the inputs of each. All have the same shapes.
-        rows: rows of one request; 1 where the model has no axis for rows.
-        made_up: the names of the inputs whose values are not the caller's.
+        requests: the inputs of each request. All have the same shapes.
+        rows: the rows of each request; 1 if the model has no axis for rows.
+        made_up: the names of the inputs whose values are made up.
     """
 
     requests: tuple[Inputs, ...]
@@ -35,9 +36,11 @@ class Workload:
     def messages(
         self, model: str, *, outputs: Sequence[str] | None, version: str | None, timeout: float | None
     ) -> list[bytes]:
-        """Return each request as a serialized PredictRequest; `timeout` in seconds is part of it."""
+        """Return each request as a serialized PredictRequest, with `timeout` in seconds."""
         return [
-            predict_request(model, inputs, outputs=outputs, version=version, priority=0, request_id="", timeout=timeout)
+            predict_request(
+                PredictCall(model=model, inputs=inputs, outputs=outputs, version=version), "", message_timeout=timeout
+            )
             for inputs in self.requests
         ]
 
@@ -45,49 +48,49 @@ class Workload:
 def make(specs: Sequence[TensorSpec], given: Inputs, *, rows: int | None, sizes: Mapping[str, int]) -> Workload:
     """Return a workload for a model.
 
-    Made-up floats are from 0 to 1, integers 0 or 1, so that they can be ids and masks of any model, strings "a", "b" or
-    "c". Requests differ, but for inputs that have no rows: requests share a run only where they have the same in these.
+    Made-up floats are from 0 to 1; integers are 0 or 1, which are valid ids and masks of any model; strings are "a",
+    "b" or "c". Requests differ, except in inputs without rows: requests share a run only if these are equal.
 
     Args:
         specs: the model's inputs.
-        given: the caller's values for some of them, or all.
-        rows: rows of a request, cut from what is given; None: what is given is sent whole, and made-up requests have
-            one row where nothing is given.
-        sizes: sizes of further free axes of made-up inputs, by name; a nameless one is called input.number.
+        given: the caller's arrays for some or all inputs.
+        rows: the rows of each request, cut from the given arrays; None: the given arrays are sent whole, and made-up
+            requests have one row if no array is given.
+        sizes: the sizes of further free axes of made-up inputs, by name; an axis without a name is called input.number.
 
     Raises:
-        InputError: a size is missing, or of an axis that there is not; what is given cannot be cut.
+        InputError: a size is missing, or names an unknown axis, or the given arrays cannot be cut.
     """
     made_up = [spec for spec in specs if spec.name not in given]
     _check_sizes(sizes, specs, made_up)
-    told = _rows_of(specs, given)
-    if rows is not None and told is None and not any(_row_axis(spec) for spec in made_up):
+    given_rows = _rows_of(specs, given)
+    if rows is not None and given_rows is None and not any(_row_axis(spec) for spec in made_up):
         raise InputError(f"--rows {rows}: no input of the model has a free axis for rows")
-    if rows is not None and told is not None and rows > told:
-        raise InputError(f"--rows {rows}: the arrays given with --input have {told} rows")
-    sent = rows or told or 1
+    if rows is not None and given_rows is not None and rows > given_rows:
+        raise InputError(f"--rows {rows}: the arrays given with --input have {given_rows} rows")
+    sent = rows or given_rows or 1
     shapes = _shapes(made_up, specs, given, sizes, sent)
-    pieces = min(told // sent, _MOST_CUT) if told else 1
+    pieces = min(given_rows // sent, _MAX_CUT) if given_rows else 1
     rng = np.random.default_rng(_SEED)
     shared = {spec.name: _draw(spec, shapes[spec.name], rng) for spec in made_up if spec.batch_axis is None}
     requests: list[Inputs] = []
     number = pieces if pieces > 1 or len(shared) == len(made_up) else _MADE_UP
     while len(requests) < number:
-        inputs = _cut(specs, given, sent, len(requests) % pieces) if told else dict(given)
+        inputs = _cut(specs, given, sent, len(requests) % pieces) if given_rows else dict(given)
         drawn = {spec.name: _draw(spec, shapes[spec.name], rng) for spec in made_up if spec.name not in shared}
         requests.append({**inputs, **shared, **drawn})
-        number = min(number, max(1, _MOST_BYTES // max(1, _nbytes(requests[0]))))
+        number = min(number, max(1, _MAX_BYTES // max(1, _nbytes(requests[0]))))
     return Workload(requests=tuple(requests), rows=sent, made_up=tuple(spec.name for spec in made_up))
 
 
 def _axis_name(spec: TensorSpec, axis: int) -> str | None:
-    """Return what a free axis is called; None for a fixed one."""
+    """Return the name of a free axis; None for a fixed one."""
     size = spec.shape[axis]
     return None if isinstance(size, int) else size or f"{spec.name}.{axis}"
 
 
 def _row_axis(spec: TensorSpec) -> str | None:
-    """Return the name of the axis that rows lie along, where it is free."""
+    """Return the name of the axis along which rows lie; None if it is fixed, or there is none."""
     if spec.batch_axis is None or spec.batch_axis >= len(spec.shape):
         return None
     return _axis_name(spec, spec.batch_axis)
@@ -98,14 +101,14 @@ def _check_sizes(sizes: Mapping[str, int], specs: Sequence[TensorSpec], made_up:
     free = {_axis_name(spec, axis) for spec in made_up for axis in range(len(spec.shape))} - rows - {None}
     for axis, size in sizes.items():
         if axis in rows:
-            raise InputError(f"--size {axis}={size}: this axis has the rows; write --rows {size}")
+            raise InputError(f"--size {axis}={size}: {axis} is the axis of rows; use --rows {size}")
         if axis not in free:
-            there_are = ", ".join(sorted(filter(None, free))) or "none"
-            raise InputError(f"--size {axis}={size}: made-up inputs have no such free axis; there are: {there_are}")
+            names = ", ".join(sorted(filter(None, free))) or "none"
+            raise InputError(f"--size {axis}={size}: unknown axis; the free axes of made-up inputs are: {names}")
 
 
 def _rows_of(specs: Sequence[TensorSpec], given: Inputs) -> int | None:
-    """Return how many rows the given arrays have; None where none has an axis for them."""
+    """Return the number of rows of the given arrays; None if none of them has an axis for rows."""
     rows: dict[str, int] = {}
     for spec in specs:
         array = given.get(spec.name)
@@ -126,7 +129,7 @@ def _shapes(
     sizes: Mapping[str, int],
     rows: int,
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each made-up input. An axis that is given too has the size that it has there."""
+    """Return the shape of each made-up input. Axes that given arrays share have the size that they have there."""
     known: dict[str | None, int] = {}
     for spec in specs:
         if spec.name in given and given[spec.name].ndim == len(spec.shape):
@@ -140,7 +143,7 @@ def _shapes(
             name = _axis_name(spec, axis)
             if name is not None and name not in known:
                 raise InputError(
-                    f"input {spec.name}: its axis {name} is free; say how long it is, such as --size {name}=16, "
+                    f"input {spec.name}: the size of axis {name} is free; set it, such as --size {name}=16, "
                     f"or give the input with --input"
                 )
             shape.append(fixed if isinstance(fixed, int) else known[name])
@@ -149,7 +152,7 @@ def _shapes(
 
 
 def _cut(specs: Sequence[TensorSpec], given: Inputs, rows: int, number: int) -> dict[str, Array]:
-    """Return the given arrays with the piece of so many rows that has a number."""
+    """Return the given arrays, cut to the piece with a number, of so many rows."""
     axes = {spec.name: spec.batch_axis for spec in specs if _row_axis(spec) is not None}
     cut = {}
     for name, array in given.items():
@@ -174,7 +177,7 @@ def _draw(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) ->
 
 
 def _nbytes(inputs: Inputs) -> int:
-    """Return about how many bytes a request has; strings count by their letters."""
+    """Return the approximate size of a request in bytes; a character of a string counts as one."""
     return sum(
         sum(map(len, array.ravel().tolist())) if array.dtype.kind in "OUST" else array.nbytes
         for array in inputs.values()
@@ -182,6 +185,6 @@ def _nbytes(inputs: Inputs) -> int:
 
 
 def shapes_of(inputs: Inputs) -> dict[str, str]:
-    """Return each input as people write it, such as float32[1, 3]."""
+    """Return the dtype and shape of each input, such as float32[1, 3]."""
     names = {name: "string" if array.dtype.kind in "OUST" else array.dtype.name for name, array in inputs.items()}
     return {name: f"{dtype}[{', '.join(map(str, inputs[name].shape))}]" for name, dtype in names.items()}

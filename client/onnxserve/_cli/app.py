@@ -1,4 +1,4 @@
-"""The command `onnxserve`: what calls a server stands here, the rest in the packages of server and converters."""
+"""The command `onnxserve`: commands that call a server, and those of the packages of server and converters."""
 
 import importlib
 import importlib.util
@@ -19,13 +19,13 @@ from onnxserve._cli.predict import predict
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Commands of a package that is in every installation, while what it imports comes with extras.
+    """Commands whose module is always installed, while the packages that it imports come with an extra.
 
     Attributes:
-        module: has register(app), which adds the commands.
-        commands: their names.
-        needs: what they import.
-        install: what brings that.
+        module: the module; its function register(app) adds the commands.
+        commands: the names of the commands.
+        needs: the packages that they import.
+        install: the command that installs these packages.
     """
 
     module: str
@@ -58,7 +58,7 @@ _PART_OF = {name: part for part in _PARTS for name in part.commands}
 
 
 class _Commands(typer.core.TyperGroup):
-    """The group of all commands; it imports those of a part only when one of them is asked for, or the help."""
+    """The group of all commands; it imports the module of a part only for one of its commands, or for the help."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*_PART_OF, *super().list_commands(ctx)]
@@ -84,7 +84,7 @@ def _add_stand_in(commands: typer.Typer, name: str, install: str) -> None:
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
 
     @commands.command(name, context_settings=settings, help=escape(f"Not installed: {install}."))
-    def tell() -> None:
+    def refuse() -> None:
         typer.echo(f"onnxserve: {name} needs an extra: {install}", err=True)
         raise typer.Exit(2)
 

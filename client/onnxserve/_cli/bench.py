@@ -1,4 +1,4 @@
-"""`onnxserve bench`: what load a served model bears."""
+"""`onnxserve bench`: latency and throughput of a served model under load."""
 
 import json as jsonlib
 import math
@@ -17,7 +17,7 @@ from onnxserve._bench.report import Report
 from onnxserve._bench.sample import Sample
 from onnxserve._cli.bench_printing import Progress, print_report
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Target, Tls, connect, credentials_of
-from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
+from onnxserve._inputs import INPUT_HELP, InputError, read_inputs
 
 _INTERRUPTED = 130  # exit code, as shells have it
 _DEFAULT_CONCURRENCY = "1,4,16,64"
@@ -31,34 +31,42 @@ def bench(
     concurrency: Annotated[
         str | None,
         typer.Option(
-            metavar="N,N,...", help=f"Numbers of callers that wait for their answers; default: {_DEFAULT_CONCURRENCY}."
+            metavar="N,N,...",
+            help=f"Numbers of concurrent callers, each with one request in flight; default: {_DEFAULT_CONCURRENCY}.",
         ),
     ] = None,
     rate: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Requests a second, whether answers come or not.")
+        str | None, typer.Option(metavar="N,N,...", help="Requests per second, sent whether answers arrive or not.")
     ] = None,
-    arrivals: Annotated[Arrivals, typer.Option(help="When the requests of a rate come.")] = Arrivals.POISSON,
+    arrivals: Annotated[
+        Arrivals, typer.Option(help="How the requests of a rate are spread over time.")
+    ] = Arrivals.POISSON,
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help=f"{INPUT_HELP} Inputs that are not given are made up.")
+        list[str] | None, typer.Option("--input", help=f"{INPUT_HELP} Missing inputs are made up.")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of a request; default: 1, or all that --input gives.")
+        int | None, typer.Option(min=1, help="Rows per request; default: 1, or all rows of --input.")
     ] = None,
     sizes: Annotated[
-        list[str] | None, typer.Option("--size", help="Size of a free axis of inputs that are made up: time=16.")
+        list[str] | None, typer.Option("--size", help="Size of a free axis of made-up inputs, such as time=16.")
     ] = None,
-    outputs: Annotated[list[str] | None, typer.Option("--output", help="An output wanted; default: all.")] = None,
+    outputs: Annotated[list[str] | None, typer.Option("--output", help="An output to ask for; default: all.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="The version to run; default: the newest.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds for which each load is measured.")] = 5.0,
-    warm_up: Annotated[float, typer.Option(min=0.0, help="Seconds for which it is on before that.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds to measure each load.")] = 5.0,
+    warm_up: Annotated[float, typer.Option(min=0.0, help="Seconds to run each load before it is measured.")] = 1.0,
     stream: Annotated[bool, typer.Option("--stream", help="Send all requests on one call of Stream.")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for each answer.")] = DEFAULT_TIMEOUT,
     limit_ms: Annotated[
         float | None,
-        typer.Option("--limit-ms", min=0.0, help="The p99 that the best load may have; default: its knee."),
+        typer.Option(
+            "--limit-ms",
+            min=0.0,
+            help="The limit of p99 for the best load; default: none, and the best is the knee of the curve.",
+        ),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to this file; -: to stdout alone.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all figures to this file; -: to stdout, and nothing else."),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw latency over throughput: .html, .svg or .png.")
@@ -67,18 +75,18 @@ def bench(
     tls: Tls = False,
     ca: Ca = None,
 ) -> None:
-    """Measure latency and throughput of a served model under one load after the other.
+    """Measure latency and throughput of a served model under one load after another.
 
-    Ctrl-C ends it and prints what was measured until then.
+    Ctrl-C ends the measurement and prints the results until then.
     """
     loads = _loads(concurrency, rate, arrivals)
-    told_sizes = _sizes(sizes or ())
+    axis_sizes = _sizes(sizes or ())
     _check_files(json, picture)
     with connect(target, tls=tls, ca=ca) as client:
         info = client.model(model, version, timeout=timeout)
         try:
             given = read_inputs(inputs or (), info.inputs)
-            requests = workload.make(info.inputs, given, rows=rows, sizes=told_sizes)
+            requests = workload.make(info.inputs, given, rows=rows, sizes=axis_sizes)
         except InputError as error:
             raise typer.BadParameter(str(error)) from None
         _try_once(client, model, requests, outputs=outputs or None, version=version, timeout=timeout)
@@ -104,7 +112,7 @@ def bench(
         best=advice.best(samples, info, limit_ms),
         interrupted=is_interrupted,
     )
-    _tell(report, json, picture)
+    _write(report, json, picture)
     if is_interrupted:
         raise typer.Exit(_INTERRUPTED)
     if not any(sample.succeeded for sample in samples):
@@ -114,7 +122,7 @@ def bench(
 
 def _loads(concurrency: str | None, rate: str | None, arrivals: Arrivals) -> list[Load]:
     if concurrency is not None and rate is not None:
-        raise typer.BadParameter("it is one or the other", param_hint="--concurrency and --rate")
+        raise typer.BadParameter("give only one of the two", param_hint="--concurrency and --rate")
     if rate is not None:
         return [Rate(each, arrivals) for each in _numbers(rate, float, "--rate")]
     return [Callers(each) for each in _numbers(concurrency or _DEFAULT_CONCURRENCY, int, "--concurrency")]
@@ -126,9 +134,7 @@ def _numbers(text: str, kind: Callable[[str], _Number], option: str) -> list[_Nu
     except ValueError:
         numbers = []
     if not numbers or not all(math.isfinite(number) and number > 0 for number in numbers):
-        raise typer.BadParameter(
-            f"{text!r} is no list of numbers above 0: write N or N,N,..., such as 1,4,16", param_hint=option
-        )
+        raise typer.BadParameter(f"expected numbers above 0, such as 1,4,16, not {text!r}", param_hint=option)
     return numbers
 
 
@@ -137,15 +143,15 @@ def _sizes(texts: Sequence[str]) -> dict[str, int]:
     for text in texts:
         axis, _, size = text.rpartition("=")
         if not (axis and size.isdecimal()):
-            raise typer.BadParameter(f"{text!r} is not axis=size, such as time=16", param_hint="--size")
+            raise typer.BadParameter(f"expected axis=size, such as time=16, not {text!r}", param_hint="--size")
         sizes[axis] = int(size)
     return sizes
 
 
 def _check_files(json: Path | None, picture: Path | None) -> None:
-    """Refuse what could not be written, before the time for it is spent."""
+    """Refuse files that cannot be written, before the measurement."""
     if json and not json.parent.is_dir():
-        raise typer.BadParameter(f"{json}: there is no folder {json.parent}", param_hint="--json")
+        raise typer.BadParameter(f"{json}: {json.parent} is not a directory", param_hint="--json")
     try:
         if picture:
             plot.check(picture)
@@ -162,7 +168,7 @@ def _try_once(
     version: str | None,
     timeout: float,
 ) -> None:
-    """Send the first request; where it is refused, the others would be too."""
+    """Send the first request; if it is refused, the others would be too."""
     try:
         client.predict(model, requests.requests[0], outputs=outputs, version=version, timeout=timeout)
     except (InvalidArgument, ModelRunFailed) as error:
@@ -175,7 +181,7 @@ def _try_once(
 
 
 def _sweep(generator: Generator, loads: Sequence[Load]) -> tuple[list[Sample], bool]:
-    """Return what was measured, and whether Ctrl-C ended it."""
+    """Return the samples, and whether Ctrl-C ended the sweep."""
     samples: list[Sample] = []
     with Progress(loads) as progress:
         try:
@@ -192,7 +198,7 @@ def _sweep(generator: Generator, loads: Sequence[Load]) -> tuple[list[Sample], b
     return samples, False
 
 
-def _tell(report: Report, json: Path | None, picture: Path | None) -> None:
+def _write(report: Report, json: Path | None, picture: Path | None) -> None:
     text = jsonlib.dumps(report.to_dict(), indent=2) if json else ""
     if json == Path("-"):
         typer.echo(text)

@@ -1,4 +1,4 @@
-"""What `onnxserve bench` prints: how it goes, on stderr, and then what came of it."""
+"""The output of `onnxserve bench`: progress on stderr, then the results."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,11 +16,11 @@ from onnxserve._bench.sample import Sample
 from onnxserve._bench.table import HEAD, cells
 from onnxserve._bench.workload import shapes_of
 
-_WIDE = 200  # of the table, whatever the terminal has: cut figures would be none
+_WIDE = 200  # characters of the table, even in a narrower terminal: figures must not be cut
 
 
 class Progress:
-    """Tells on stderr how far each load is: a bar at a terminal, else a line when it is over."""
+    """Shows the progress of each load on stderr: a bar at a terminal, else a line when the load is over."""
 
     def __init__(self, loads: Sequence[Load]) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -28,25 +28,25 @@ class Progress:
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
-            progress.TextColumn("{task.fields[told]}"),
+            progress.TextColumn("{task.fields[status]}"),
             console=self._console,
             transient=True,
-            refresh_per_second=4,  # it takes its time from the load
+            refresh_per_second=4,  # drawing takes CPU time from the load
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=1.0, told="")
+        self._task = self._bar.add_task("", total=1.0, status="")
 
     def begin(self, load: Load) -> None:
         """Note that a load begins."""
-        self._bar.reset(self._task, description=f"{load!s:<{self._width}}", told="warming up")
+        self._bar.reset(self._task, description=f"{load!s:<{self._width}}", status="warming up")
 
-    def __call__(self, share: float, answered: int, failed: int) -> None:
-        """Note how far it is."""
-        told = f"{answered:,} answered" + (f", {failed:,} failed" if failed else "")
-        self._bar.update(self._task, completed=share, told=told)
+    def __call__(self, fraction: float, answered: int, failed: int) -> None:
+        """Note how much of the time is over."""
+        status = f"{answered:,} answered" + (f", {failed:,} failed" if failed else "")
+        self._bar.update(self._task, completed=fraction, status=status)
 
     def end(self, sample: Sample) -> None:
-        """Note that it is over."""
+        """Note that the load is over."""
         p99 = f", p99 {sample.latency.p99:.2f} ms" if sample.latency else ""
         failed = f", {sample.failed + sample.dropped:,} failed" if sample.failed + sample.dropped else ""
         rate = f"{sample.requests_per_second:,.1f} requests/s"
@@ -63,7 +63,7 @@ class Progress:
 
 
 def print_report(report: Report) -> None:
-    """Print the table, the best load, and what is to be held against the figures."""
+    """Print the table, the best load, and the cautions about the figures."""
     console = Console(highlight=False)
     info, requests = report.info, report.workload
     sent = ", ".join(f"{name} {shape}" for name, shape in shapes_of(requests.requests[0]).items())

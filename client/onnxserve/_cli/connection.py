@@ -1,4 +1,4 @@
-"""How the commands reach a server, and how they end when that fails."""
+"""The options with which commands reach a server, and their exit when a call fails."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,11 @@ Tls = Annotated[bool, typer.Option("--tls", help="Encrypt the connection.")]
 Ca = Annotated[
     Path | None,
     typer.Option(
-        "--ca", exists=True, dir_okay=False, readable=True, help="PEM file of the authorities to trust; implies --tls."
+        "--ca",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="PEM file of the certificate authorities to trust; implies --tls.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -26,18 +30,18 @@ DEFAULT_TARGET = "localhost:8500"
 
 
 def credentials_of(*, tls: bool, ca: Path | None) -> grpc.ChannelCredentials | None:
-    """Return what the options ask for; None: no encryption."""
+    """Return the TLS credentials that the options ask for; None: no encryption."""
     return grpc.ssl_channel_credentials(ca.read_bytes() if ca else None) if tls or ca else None
 
 
 @contextlib.contextmanager
 def connect(target: str, *, tls: bool, ca: Path | None) -> Iterator[Client]:
-    """Lend a client; tell what a failed call says on stderr and exit with 1."""
+    """Lend a client; if a call fails, print its error on stderr and exit with 1."""
     try:
         with Client(target, credentials=credentials_of(tls=tls, ca=ca)) as client:
             yield client
     except Unavailable as error:
-        if error.reason:  # a server's own word
+        if error.reason:  # sent by a server
             typer.echo(f"onnxserve: {error}", err=True)
         else:
             typer.echo(
@@ -46,6 +50,6 @@ def connect(target: str, *, tls: bool, ca: Path | None) -> Iterator[Client]:
                 err=True,
             )
         raise typer.Exit(1) from None
-    except (OnnxserveError, ImportError, ValueError) as error:  # the last two: an answer that cannot be decoded here
+    except (OnnxserveError, ImportError, ValueError) as error:  # the last two: the answer cannot be decoded here
         typer.echo(f"onnxserve: {error}", err=True)
         raise typer.Exit(1) from None

@@ -8,32 +8,32 @@ import typer
 from onnxserve import Stop
 from onnxserve._base import DEFAULT_TIMEOUT
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
-from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
 from onnxserve._cli.printing import as_json, output_lines, receipt_lines
+from onnxserve._inputs import INPUT_HELP, InputError, read_inputs
 
-_STOP_HELP = "Stop after the step in which all of an output is not zero, or with OUTPUT=NUMBER is that number."
+_STOP_HELP = "Stop after the step in which every element of an output is not zero; OUTPUT=NUMBER: equals that number."
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="The model's name; its model.yaml declares what is fed back.")],
+    model: Annotated[str, typer.Argument(help="The model's name; its model.yaml declares which outputs are fed back.")],
     *,
-    inputs: Annotated[list[str], typer.Option("--input", help=f"Of the first step: {INPUT_HELP}")],
-    max_steps: Annotated[int, typer.Option(min=1, max=10_000, help="Most steps.")],
+    inputs: Annotated[list[str], typer.Option("--input", help=f"Inputs of the first step: {INPUT_HELP}")],
+    max_steps: Annotated[int, typer.Option(min=1, max=10_000, help="The limit of steps.")],
     stop: Annotated[str | None, typer.Option(metavar="OUTPUT", help=_STOP_HELP)] = None,
     outputs: Annotated[
-        list[str] | None, typer.Option("--output", help="An output wanted of each step; default: all but the state.")
+        list[str] | None, typer.Option("--output", help="An output to print for each step; default: all but the state.")
     ] = None,
     version: Annotated[str | None, typer.Option(help="The version to run; default: the newest.")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for all steps.")] = DEFAULT_TIMEOUT,
-    priority: Annotated[int, typer.Option(min=-10, max=10, help="Higher goes first.")] = 0,
+    priority: Annotated[int, typer.Option(min=-10, max=10, help="Requests of a higher priority go first.")] = 0,
     target: Target = DEFAULT_TARGET,
     tls: Tls = False,
     ca: Ca = None,
     json: Json = False,
 ) -> None:
-    """Run a model several times, each time on what it gave before; print each answer as it comes.
+    """Run a model step by step, each time on the outputs of the step before; print each answer as it arrives.
 
-    With --json an answer is a line.
+    With --json each answer is one line.
     """
     until = _stop(stop)
     with connect(target, tls=tls, ca=ca) as client:
@@ -58,14 +58,14 @@ def generate(
             else:
                 typer.echo("\n".join([f"step {number}", *output_lines(prediction, info.outputs)]))
     if not json:
-        typer.echo("\n".join(receipt_lines(prediction)))  # there is one, or an error has been raised
+        typer.echo("\n".join(receipt_lines(prediction)))  # there is a prediction, or an error has been raised
 
 
-def _stop(told: str | None) -> Stop | None:
+def _stop(text: str | None) -> Stop | None:
     """Read `output` or `output=number`."""
-    if told is None:
+    if text is None:
         return None
-    output, equals, value = told.partition("=")
+    output, equals, value = text.partition("=")
     try:
         return Stop(output, float(value) if equals else None)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`onnxserve models`: what a server serves."""
+"""`onnxserve models`: the models of a server."""
 
 import json as jsonlib
 
@@ -12,7 +12,7 @@ from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, con
 
 
 def models(*, target: Target = DEFAULT_TARGET, tls: Tls = False, ca: Ca = None, json: Json = False) -> None:
-    """List a server's models."""
+    """List the models of a server."""
     with connect(target, tls=tls, ca=ca) as client:
         found = client.models()
     if json:
@@ -24,7 +24,7 @@ def models(*, target: Target = DEFAULT_TARGET, tls: Tls = False, ca: Ca = None, 
 
 
 def _print(console: Console, each: ModelInfo) -> None:
-    """Print one model as a block: its tensors are too long for the columns of a table."""
+    """Print one model as a block; its tensors are too wide for the columns of a table."""
     providers = ", ".join(provider.removesuffix("ExecutionProvider") for provider in each.runtime.providers)
     heading = Text(each.name, style="bold")
     console.print(heading.append(f"  version {each.version}  {each.state}  {providers}", style="not bold"))

@@ -1,4 +1,4 @@
-"""`onnxserve predict`: one request, its inputs from files."""
+"""`onnxserve predict`: one request with inputs from files."""
 
 import json as jsonlib
 import zipfile
@@ -11,18 +11,20 @@ import typer
 from onnxserve import Prediction
 from onnxserve._base import DEFAULT_TIMEOUT
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
-from onnxserve._cli.inputs import INPUT_HELP, InputError, read_inputs
 from onnxserve._cli.printing import as_json, output_lines, receipt_lines
+from onnxserve._inputs import INPUT_HELP, InputError, read_inputs
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     *,
     inputs: Annotated[list[str], typer.Option("--input", help=INPUT_HELP)],
-    outputs: Annotated[list[str] | None, typer.Option("--output", help="An output wanted; default: all.")] = None,
+    outputs: Annotated[list[str] | None, typer.Option("--output", help="An output to print; default: all.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="The version to run; default: the newest.")] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for the answer.")] = DEFAULT_TIMEOUT,
-    priority: Annotated[int, typer.Option("--priority", min=-10, max=10, help="Higher goes first.")] = 0,
+    priority: Annotated[
+        int, typer.Option("--priority", min=-10, max=10, help="Requests of a higher priority go first.")
+    ] = 0,
     target: Target = DEFAULT_TARGET,
     tls: Tls = False,
     ca: Ca = None,
@@ -48,7 +50,7 @@ def predict(
 
 
 def _save(path: Path, prediction: Prediction) -> None:
-    """Write an .npz; np.savez takes names as keyword arguments, of which it claims some itself."""
+    """Write an .npz file. np.savez would take the names as keyword arguments, some of which are its own."""
     try:
         with zipfile.ZipFile(path, "w") as archive:
             for name, array in prediction.items():

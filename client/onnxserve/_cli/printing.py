@@ -1,4 +1,4 @@
-"""How answers are printed, for people and as JSON."""
+"""Answers as text for people, and as JSON."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import numpy as np
 from onnxserve import Prediction, TensorSpec
 from onnxserve.tensor import Array
 
-_ROWS = 10  # so many are told of an output with labels
-_LABELS = 3  # so many are told of a row
+_ROWS = 10  # printed of an output with labels
+_LABELS = 3  # printed of a row
 
 
 def output_lines(prediction: Prediction, specs: tuple[TensorSpec, ...]) -> Iterator[str]:
-    """Give the lines of the outputs; `specs` are the model's, for their labels."""
+    """Yield the lines of the outputs; `specs` are the model's outputs, for their labels."""
     labels = {spec.name: spec.labels for spec in specs}
     for name, array in prediction.items():
         yield f"{name}: {array.dtype}{list(array.shape)}"
@@ -23,7 +23,7 @@ def output_lines(prediction: Prediction, specs: tuple[TensorSpec, ...]) -> Itera
 
 
 def receipt_lines(prediction: Prediction) -> Iterator[str]:
-    """Give the lines that say what answered, and how."""
+    """Yield the lines with the model, the version and the receipt."""
     yield f"{prediction.model} version {prediction.version}, request {prediction.request_id}"
     receipt = prediction.receipt
     yield (
@@ -33,7 +33,7 @@ def receipt_lines(prediction: Prediction) -> Iterator[str]:
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
-    """Return all of an answer, as values that JSON has."""
+    """Return an answer as values that JSON has."""
     return {
         "model": prediction.model,
         "version": prediction.version,

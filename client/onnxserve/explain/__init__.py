@@ -1,4 +1,4 @@
-"""Explain a prediction: which features, regions or words of one instance moved the model's answer, and which way.
+"""Explain a prediction: how much each feature, region or word of one instance moved the model's answer.
 
     from onnxserve import Client
     from onnxserve.explain import Explainer
@@ -9,8 +9,8 @@
         print(f"{value:+.3f}  {name}")
     Path("wine.png").write_bytes(explanation.plot())
 
-SHAP or LIME asks for the model's answers to thousands of changed rows. They are sent to the server in requests that
-fill its batches. Needs the extra: pip install 'onnxserve[explain]'.
+SHAP and LIME ask for the model's answers to thousands of changed rows, which are sent to the server in requests that
+fill its batches. The module needs an extra: pip install 'onnxserve[explain]'.
 """
 
 from onnxserve.explain._arrays import ExplainError

@@ -8,12 +8,12 @@ import numpy as np
 from onnxserve._models import ModelInfo, TensorSpec
 from onnxserve.tensor import Array
 
-# The kinds of arrays that are taken for each kind of dtype; whole numbers must come through unchanged.
+# For each kind of dtype, the kinds of arrays that are accepted; whole numbers must not change.
 _TAKEN = {"f": "fiu", "i": "iuf", "u": "iuf", "b": "b", "O": "OUST"}
 
 
 class ExplainError(ValueError):
-    """What was asked for cannot be explained; its text says why, and what would help."""
+    """A prediction that cannot be explained as asked; the message says why, and what would help."""
 
 
 def instance_of(info: ModelInfo, inputs: Any) -> dict[str, Array]:
@@ -30,38 +30,40 @@ def instance_of(info: ModelInfo, inputs: Any) -> dict[str, Array]:
     specs = {spec.name: spec for spec in info.inputs}
     given = _by_name(info, inputs)
     if missing := [name for name in specs if name not in given]:
-        raise ExplainError(f"the model also has the input {missing[0]!r}: give all of {', '.join(specs)}")
+        raise ExplainError(f"input {missing[0]!r} is missing; give all of {', '.join(specs)}")
     return {name: _instance(specs[name], given[name]) for name in specs}
 
 
 def background_of(info: ModelInfo, background: Any) -> dict[str, Array]:
-    """Return rows, [rows, ...] each and as many in each, for the inputs that `background` has.
+    """Return the background rows, [rows, ...], of each input that `background` has.
 
     Raises:
-        ExplainError: an input is unknown, of another dtype or shape, or has no rows, or not as many as the others.
+        ExplainError: an input is unknown, has another dtype or shape, has no rows, or another number than the others.
     """
     specs = {spec.name: spec for spec in info.inputs}
     given = {name: _rows(specs[name], array) for name, array in _by_name(info, background).items()}
     counts = {name: len(array) for name, array in given.items()}
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise ExplainError(f"the background has as many rows for each input, but {told}")
+        rows = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise ExplainError(f"the background must have the same number of rows for each input, but {rows}")
     return given
 
 
 def pick(given: str | None, fitting: list[str], what: str) -> str:
-    """Return the input to vary: the one `given`, or the only one that is fitting.
+    """Return the input to vary: the one `given`, or the only fitting one.
 
     Raises:
         ExplainError: there is none, or more than one.
     """
-    told = ", ".join(fitting) or "none"
+    names = ", ".join(fitting) or "none"
     if given is not None:
         if given not in fitting:
-            raise ExplainError(f"{given!r} is no {what} of the model; it has {told}")
+            raise ExplainError(f"{given!r} is not an {what} of the model; those are: {names}")
         return given
-    if len(fitting) != 1:
-        raise ExplainError(f"one {what} is to be varied, and the model has {told}" + "; name one" * bool(fitting))
+    if not fitting:
+        raise ExplainError(f"the model has no {what}")
+    if len(fitting) > 1:
+        raise ExplainError(f"the model has more than one {what}; choose which to vary: {names}")
     return fitting[0]
 
 
@@ -71,10 +73,10 @@ def _by_name(info: ModelInfo, inputs: Any) -> dict[str, Any]:
         inputs = {name: inputs[name].to_numpy() for name in inputs.columns} if len(names) > 1 else inputs.to_numpy()
     if not isinstance(inputs, Mapping):
         if len(names) != 1:
-            raise ExplainError(f"the model has the inputs {', '.join(names)}: give an array for each, by name")
+            raise ExplainError(f"the model has the inputs {', '.join(names)}; give an array for each, by name")
         return {names[0]: inputs}
     if unknown := [name for name in inputs if name not in names]:
-        raise ExplainError(f"the model has no input {unknown[0]!r}; it has {', '.join(names)}")
+        raise ExplainError(f"unknown input {unknown[0]!r}; the model's inputs are {', '.join(names)}")
     return dict(inputs)
 
 
@@ -83,7 +85,7 @@ def _instance(spec: TensorSpec, given: Any) -> Array:
     if spec.batch_axis is None:
         return array
     if array.ndim == len(spec.shape) and len(array) != 1:
-        raise ExplainError(f"input {spec.name!r}: one row is explained at a time, and here are {len(array)}")
+        raise ExplainError(f"input {spec.name!r} has {len(array)} rows; one row is explained at a time")
     if not array.ndim:  # a text, or a number for an input that is one column
         array = array.reshape((1,) * len(spec.shape))
     elif array.ndim == len(spec.shape) - 1:
@@ -104,13 +106,13 @@ def _rows(spec: TensorSpec, given: Any) -> Array:
 
 def _check_shape(spec: TensorSpec, array: Array) -> None:
     if spec.batch_axis != 0:
-        raise ExplainError(f"input {spec.name!r}: its rows do not lie along its first axis, so they cannot be varied")
+        raise ExplainError(f"input {spec.name!r} cannot be varied: its rows do not lie along its first axis")
     fits = array.ndim == len(spec.shape) and all(
         size == axis or not isinstance(axis, int) for size, axis in zip(array.shape[1:], spec.shape[1:], strict=True)
     )
     if not fits:
-        told = ", ".join("?" if axis is None else str(axis) for axis in spec.shape)
-        raise ExplainError(f"input {spec.name!r} has the shape [{told}], not {list(array.shape)}")
+        shape = ", ".join("?" if axis is None else str(axis) for axis in spec.shape)
+        raise ExplainError(f"input {spec.name!r} has the shape [{shape}], not {list(array.shape)}")
 
 
 def _cast(spec: TensorSpec, given: Any) -> Array:
@@ -120,10 +122,10 @@ def _cast(spec: TensorSpec, given: Any) -> Array:
         raise ExplainError(f"input {spec.name!r} is {spec.dtype}, which cannot be explained")
     dtype = np.dtype(object if spec.dtype == "string" else spec.dtype)
     if array.dtype.kind not in _TAKEN[dtype.kind]:
-        raise ExplainError(f"input {spec.name!r} is {spec.dtype}, and these values are {array.dtype}")
+        raise ExplainError(f"input {spec.name!r} is {spec.dtype}, not {array.dtype}")
     cast: Array = array.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(cast, array):
-        raise ExplainError(f"input {spec.name!r} is {spec.dtype}, and a value is not in its range")
+        raise ExplainError(f"input {spec.name!r}: a value is out of range for {spec.dtype}")
     if dtype.kind == "O" and not all(isinstance(element, str) for element in cast.flat):
-        raise ExplainError(f"input {spec.name!r} is string, and a value is not a str")
+        raise ExplainError(f"input {spec.name!r} is string, but a value is not a str")
     return cast

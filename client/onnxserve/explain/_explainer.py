@@ -1,4 +1,4 @@
-"""The calls that explain."""
+"""The public calls that explain a prediction."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,25 +35,26 @@ class _Parted(Protocol):
 class Explainer:
     """Explains single predictions of a served model by SHAP or LIME.
 
-    The rows that they ask for travel in requests of as many rows as the model's batches take, several at a time, behind
-    the requests of other callers. The same call gives the same explanation, as far as the model gives the same answers.
+    Both ask for the model's answers to many changed rows. These are sent in requests of as many rows as the model's
+    batches hold, several at a time, with a lower priority than other callers' requests. The same call gives the same
+    explanation, as far as the model gives the same answers.
 
     Args:
-        client: calls the server.
+        client: the client that calls the server.
         model: the model's name.
         method: "shap" or "lime".
         output: the output to explain; None: the only one, or the only one of floats.
-        label: the class whose score is explained, by name or index; None: the one with the highest score.
-        rows: about how many rows to send at most. None: 131072 for SHAP of tables, which uses no more than exact values
-            take, 5000 for LIME of tables, 1000 for images, 2000 for text and tokens.
-        seed: of what is drawn at random.
+        label: the class whose score is explained, by name or index; None: the class with the highest score.
+        rows: the approximate limit of rows to send. None: 131072 for SHAP of tables, which sends no more than exact
+            values need, 5000 for LIME of tables, 1000 for images, 2000 for text and tokens.
+        seed: the seed of random draws.
         version: the version to explain; None: the newest.
         timeout: seconds for each request; None: no limit.
-        progress: called with the rows answered so far, and about how many there will be.
+        progress: called with the number of rows answered so far, and the approximate total.
 
     Raises:
-        ExplainError: there is no such method.
-        OnnxserveError: the model cannot be asked for.
+        ExplainError: the method is unknown.
+        OnnxserveError: the server cannot describe the model.
     """
 
     def __init__(
@@ -71,27 +72,27 @@ class Explainer:
         progress: Progress | None = None,
     ) -> None:
         if method not in get_args(Method):
-            raise ExplainError(f"there is no method {method!r}; there are {', '.join(get_args(Method))}")
+            raise ExplainError(f"unknown method {method!r}; the methods are {', '.join(get_args(Method))}")
         self._client, self._method, self._output, self._label = client, method, output, label
         self._rows, self._seed, self._timeout, self._progress = rows, seed, timeout, progress
         self._info = client.model(model, version, timeout=timeout)
 
     def table(self, inputs: Any, background: Any, *, names: Sequence[str] | None = None) -> Explanation:
-        """Explain what each feature of a row contributed.
+        """Explain the contribution of each feature of a row.
 
-        SHAP compares with every background row. Its values are exact for up to 12 features, where `rows` suffice, and
-        for a model that adds up its features, however many. LIME learns from the background how the features are
-        distributed, and tells what it matters that each lies in its range.
+        SHAP compares the row with every background row. Its values are exact for up to 12 features, if `rows` suffice,
+        and for a model that adds up its features, for any number of them. LIME learns the distribution of the features
+        from the background, and explains the effect of each feature being in its range.
 
         Args:
             inputs: one row: an array, or an array for each input by name, or a data frame of one row.
-            background: rows to compare with, such as a hundred of the training data, in the same form. Inputs that it
-                has not stay as they are.
-            names: what to call the features; None: as the model's metadata `feature_names`, a JSON list, or the data
-                frame's columns, or the inputs say.
+            background: rows to compare with, such as a hundred of the training data, in the same form. Inputs without
+                background rows stay unchanged.
+            names: the names of the features; None: those of the model's metadata `feature_names` (a JSON list), or the
+                data frame's columns, or the inputs.
 
         Raises:
-            ExplainError: something does not fit the model; its text says what.
+            ExplainError: an argument does not fit the model; the message says which.
             ImportError: the extra is not installed.
             OnnxserveError: a call failed.
         """
@@ -106,7 +107,7 @@ class Explainer:
         else:
             found, conditions = table.lime(served, rows=self._rows or LIME_ROWS, seed=self._seed)
             used = table.background_rows
-        return self._told(
+        return self._explanation(
             "table", served, found, found.values, names=table.names, conditions=conditions, background_rows=used
         )
 
@@ -119,20 +120,20 @@ class Explainer:
         regions: int = REGIONS,
         vary: str | None = None,
     ) -> Explanation:
-        """Explain what each part of an image contributed.
+        """Explain the contribution of each part of an image.
 
-        SHAP halves the image again and again, where it matters most. LIME hides regions of like colour (SLIC).
+        SHAP halves the image again and again where it matters most. LIME hides regions of similar colour (SLIC).
 
         Args:
             inputs: the image, with or without a batch axis; for a model of several inputs, each by name.
-            mask: what hidden pixels show: a number, a colour of a number for each channel, or another image; None: its
-                own mean colour.
-            layout: "NCHW", "NHWC" or "NHW"; None: as the shape says.
-            regions: about how many regions LIME cuts the image into.
-            vary: the input that is the image, where several could be.
+            mask: the value of hidden pixels: a number, a colour with a number for each channel, or another image; None:
+                the mean colour of the image.
+            layout: "NCHW", "NHWC" or "NHW"; None: guessed from the shape.
+            regions: the approximate number of regions that LIME cuts the image into.
+            vary: the name of the input that is the image, if several inputs could be.
 
         Raises:
-            ExplainError: something does not fit the model; its text says what.
+            ExplainError: an argument does not fit the model; the message says which.
             ImportError: the extra is not installed.
             OnnxserveError: a call failed.
         """
@@ -144,16 +145,16 @@ class Explainer:
         return explanation if cut is None else replace(explanation, regions=picture.regions.reshape(picture.shape))
 
     def text(self, inputs: Any, *, mask: str = "", word: str = WORD, vary: str | None = None) -> Explanation:
-        """Explain what each word of a text contributed, for a model that takes strings.
+        """Explain the contribution of each word of a text, for a model that takes strings.
 
         Args:
             inputs: the text; for a model of several inputs, each by name.
-            mask: what stands in the place of a hidden word.
-            word: the regular expression of a word; what lies between words is never hidden.
-            vary: the input that is the text, where several could be.
+            mask: the text that replaces a hidden word.
+            word: the regular expression of a word; text between words is never hidden.
+            vary: the name of the input that is the text, if several inputs could be.
 
         Raises:
-            ExplainError: something does not fit the model; its text says what.
+            ExplainError: an argument does not fit the model; the message says which.
             ImportError: the extra is not installed.
             OnnxserveError: a call failed.
         """
@@ -164,16 +165,16 @@ class Explainer:
     def tokens(
         self, inputs: Any, *, mask: int, names: Sequence[str] | None = None, vary: str | None = None
     ) -> Explanation:
-        """Explain what each position of a sequence of token ids contributed.
+        """Explain the contribution of each position of a sequence of token ids.
 
         Args:
             inputs: the ids, with or without a batch axis; for a model of several inputs, each by name.
-            mask: the id that stands in the place of a hidden one: the tokenizer's mask, unknown or padding id.
-            names: what to call the positions, such as the tokens' text; None: position and id.
-            vary: the input that is the ids, where several could be.
+            mask: the id that replaces a hidden one, such as the tokenizer's mask, unknown or padding id.
+            names: the names of the positions, such as the tokens' text; None: position and id.
+            vary: the name of the input that is the ids, if several inputs could be.
 
         Raises:
-            ExplainError: something does not fit the model; its text says what.
+            ExplainError: an argument does not fit the model; the message says which.
             ImportError: the extra is not installed.
             OnnxserveError: a call failed.
         """
@@ -194,7 +195,7 @@ class Explainer:
             score, self._method, shape=parted.shape, regions=parted.regions, rows=rows, seed=self._seed
         )
         values = found.values if image is None else found.values.reshape(parted.shape)
-        return self._told(kind, served, found, values, names=parted.names, image=image)
+        return self._explanation(kind, served, found, values, names=parted.names, image=image)
 
     def _served(self, instance: Inputs) -> Served:
         return Served(
@@ -207,7 +208,7 @@ class Explainer:
             progress=self._progress,
         )
 
-    def _told(
+    def _explanation(
         self, kind: Kind, served: Served, found: Contributions, values: Floats, *, names: tuple[str, ...], **fields: Any
     ) -> Explanation:
         return Explanation(

@@ -1,4 +1,4 @@
-"""What an explanation holds."""
+"""The result of explaining a prediction."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,21 +12,21 @@ from onnxserve.explain._served import Floats
 Method = Literal["shap", "lime"]
 Kind = Literal["table", "image", "text", "tokens"]
 
-_TILES = 8  # so many along each side of an image, for top()
+_TILES = 8  # along each side of an image, for top()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """Why a model answered one instance as it did: for each of its parts, how far it moved one number of the answer.
+    """How much each part of an instance moved one number of the model's answer.
 
-    With SHAP, `base` and all `values` add up to the prediction. With LIME they are a linear model of what is near the
-    instance, which `fit` judges.
+    With SHAP, `base` and all `values` add up to the prediction. With LIME they are a linear model of the neighbourhood
+    of the instance; `fit` rates it.
     """
 
     kind: Kind
-    """What the instance is."""
+    """The kind of instance."""
     method: Method
-    """What explained it."""
+    """The method that explained it."""
     model: str
     """The model's name."""
     version: str
@@ -34,33 +34,33 @@ class Explanation:
     output: str
     """The output explained."""
     index: int | None
-    """The class explained, along the output's last axis; None for an output of one number a row."""
+    """The index of the explained class along the output's last axis; None for an output of one number a row."""
     label: str
-    """The name of the class; "" when unknown."""
+    """The name of the class; "" if unknown."""
     prediction: float
-    """The number that the model gives for the instance."""
+    """The model's number for the instance."""
     base: float
     """SHAP: the mean of the number when every part is hidden. LIME: the intercept of its linear model."""
     values: Floats
-    """The contribution of each part, in the output's own unit; above 0 it moved the number up. Tables: [features];
-    text: [words]; token ids: [positions]; images: [height, width], where each pixel has an even share of its region's
-    contribution, so that the sum over any area is what the area contributes."""
+    """The contribution of each part, in the output's unit; positive ones moved the number up. Tables: [features]; text:
+    [words]; token ids: [positions]; images: [height, width], where the contribution of a region is spread evenly over
+    its pixels, so that the contribution of any area is the sum over its pixels."""
     names: tuple[str, ...]
     """The features, words or positions, in the order of `values`; () for images."""
     fit: float | None
-    """LIME: how much of the answers' variance its linear model tells, at most 1. None with SHAP."""
+    """LIME: the fraction of the answers' variance that its linear model explains (R²), at most 1. None with SHAP."""
     rows: int
     """Rows sent to the server."""
     requests: int
     """Requests sent to the server."""
     batch_rows: int
-    """The most rows that the server ran together."""
+    """The rows of the largest batch in the server."""
     seed: int
-    """The seed of what was drawn at random."""
+    """The seed of random draws."""
     conditions: tuple[str, ...] = ()
-    """For tables: what of each feature is explained: its value, or with LIME the range that it lies in. Else ()."""
+    """For tables: the explained property of each feature: its value, or with LIME its range. Else ()."""
     background_rows: int = 0
-    """Rows of background data in use; for tables alone."""
+    """The number of background rows that were used; for tables only."""
     regions: npt.NDArray[np.intp] | None = field(default=None, repr=False)
     """For images with LIME: the number of each pixel's region, [height, width], from 0; not in to_json()."""
     image: Floats | None = field(default=None, repr=False)
@@ -68,22 +68,22 @@ class Explanation:
 
     @property
     def target(self) -> str:
-        """What is explained, in words: the output, and the class."""
+        """The output that is explained, and the class, as text."""
         if self.index is None:
             return self.output
         return f"{self.output}[{self.label or self.index}]"
 
     def top(self, count: int = 10) -> list[tuple[str, float]]:
-        """Return the strongest contributions, strongest first: names and values.
+        """Return the strongest contributions, strongest first, as names and values.
 
-        Parts of an image are LIME's regions, as plot() shows them; with SHAP, whose parts are of many sizes, tiles.
+        The parts of an image are LIME's regions, as in plot(); with SHAP, whose parts have many sizes, they are tiles.
         """
         names, values = self._parts()
         order = np.argsort(-np.abs(values), kind="stable")[:count]
         return [(names[part], float(values[part])) for part in order]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the image and its regions as dicts, lists, strings and numbers."""
+        """Return everything but the image and its regions as dicts, lists, strings and numbers."""
         left_out = {"image", "regions", "values", "names", "conditions"}
         facts = {name: value for name, value in vars(self).items() if name not in left_out}
         return facts | {
@@ -98,7 +98,7 @@ class Explanation:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def plot(self) -> bytes:
-        """Return a picture of the explanation: a PNG file's bytes.
+        """Return a picture of the explanation, as the bytes of a PNG file.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -123,7 +123,7 @@ def _tiles(rows: int, columns: int) -> npt.NDArray[np.intp]:
 
 
 def _place(within: npt.NDArray[np.bool_]) -> str:
-    """Say where in an image some pixels are, given as [height, width]."""
+    """Return a description of the place of some pixels, given as [height, width]."""
     rows, columns = np.nonzero(within)
     top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
     box = f"rows {top} to {bottom}, columns {left} to {right}"

@@ -24,10 +24,10 @@ class Picture:
     Args:
         name: the input.
         instance: the image, [1, ...] in its layout.
-        layout: "NCHW", "NHWC" or "NHW"; None: as the shape says.
-        mask: what hidden pixels show: a number, a colour [channels] or an image of the instance's shape; None: its own
-            mean colour.
-        regions: about how many regions LIME shall show and hide, found by SLIC; None: none are wanted.
+        layout: "NCHW", "NHWC" or "NHW"; None: guessed from the shape.
+        mask: the value of hidden pixels: a number, a colour [channels] or an image of the instance's shape; None: the
+            mean colour of the image.
+        regions: the approximate number of regions (SLIC) for LIME to show and hide; None: none are needed.
     """
 
     names: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Picture:
         if len(self._layout) != instance.ndim:
             raise ExplainError(f"input {name!r} has the shape {list(instance.shape)}, which is not {self._layout}")
         if instance.dtype.kind not in "fiu":
-            raise ExplainError(f"input {name!r} is {instance.dtype}; pixels are numbers")
+            raise ExplainError(f"input {name!r} is {instance.dtype}, but pixels must be numbers")
         self._pixels = self._to_pixels(instance)
         self.shape = (self._pixels.shape[0], self._pixels.shape[1])
         self._hidden = self._mask(mask, instance.shape[1:])
@@ -76,7 +76,7 @@ class Picture:
             if colour.shape == row and colour.ndim > 1:
                 colour = self._to_pixels(colour[np.newaxis])
             elif colour.shape not in {(), (self._pixels.shape[2],)}:
-                raise ExplainError(f"the mask has the shape {list(colour.shape)}, and the image {list(row)}")
+                raise ExplainError(f"the mask has the shape {list(colour.shape)}, but the image has {list(row)}")
         if self._dtype.kind in "iu":
             limits = np.iinfo(self._dtype.name)
             colour = colour.round().clip(limits.min, limits.max)
@@ -94,12 +94,12 @@ def _layout_of(shape: tuple[int, ...]) -> Layout:
         return "NHW"
     first, last = shape[1] in _CHANNELS, shape[-1] in _CHANNELS
     if len(shape) != 4 or first == last:
-        raise ExplainError(f"which axis of {list(shape)} has the channels? Say layout NCHW or NHWC")
+        raise ExplainError(f"the axis of channels in {list(shape)} is ambiguous; give layout NCHW or NHWC")
     return "NCHW" if first else "NHWC"
 
 
 def _drawn(pixels: Array) -> Floats:
-    """Return an image to look at: [height, width], or [height, width, 3], from 0 to 1."""
+    """Return an image for display: [height, width], or [height, width, 3], from 0 to 1."""
     floats = pixels.astype(np.float64)
     floats -= floats.min()
     floats /= floats.max() or 1.0
@@ -108,9 +108,9 @@ def _drawn(pixels: Array) -> Floats:
 
 def _regions(image: Floats, count: int) -> npt.NDArray[np.intp]:
     if count < 2:
-        raise ExplainError(f"regions is {count}, and at least 2 are needed")
+        raise ExplainError(f"regions must be at least 2, not {count}")
     segmentation = load("skimage.segmentation")
-    # Place counts as much as colour does at its most, else regions of noise would be too small, and joined to one.
+    # Position weighs as much as the largest difference of colours; or regions of noise would be too small, and merged.
     found = segmentation.slic(
         image,
         n_segments=count,

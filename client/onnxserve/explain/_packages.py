@@ -1,4 +1,4 @@
-"""The explainers' own packages, which come with an extra and take seconds to import."""
+"""The packages of SHAP and LIME, which come with an extra and take seconds to import."""
 
 import contextlib
 import importlib

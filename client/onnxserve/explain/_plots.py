@@ -14,12 +14,12 @@ _UP, _DOWN = "#c2304a", "#2f6db5"
 _COLOURS = LinearSegmentedColormap.from_list("contributions", [_DOWN, "#f4f4f4", _UP])
 _TEXT, _GRID = "#222222", "#dddddd"
 _BARS = 15
-_LONGEST = 48  # characters of a name
+_MAX_NAME = 48  # characters of a name
 _DPI = 150
 
 
 def png(explanation: Explanation) -> bytes:
-    """Return an explanation as a PNG file's bytes: bars, or for an image the image and a map of what its parts did."""
+    """Return an explanation as the bytes of a PNG file: bars, or an image beside a map of its parts' contributions."""
     figure = _image(explanation) if explanation.image is not None else _bars(explanation)
     figure.suptitle(_title(explanation), color=_TEXT, fontsize=10, parse_math=False)
     file = io.BytesIO()
@@ -58,7 +58,7 @@ def _image(explanation: Explanation) -> Figure:
         explanation.values,
         cmap=_COLOURS,
         norm=colours,
-        alpha=np.sqrt(np.abs(explanation.values) / furthest),  # the weak ones leave the image to be seen
+        alpha=np.sqrt(np.abs(explanation.values) / furthest),  # weak contributions leave the image visible
     )
     bar = figure.colorbar(ScalarMappable(colours, _COLOURS), ax=right, shrink=0.8)
     bar.ax.tick_params(labelsize=7, colors=_TEXT)
@@ -91,4 +91,4 @@ def _title(explanation: Explanation) -> str:
 
 def _short(name: str) -> str:
     name = " ".join(name.split())
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"

@@ -17,14 +17,14 @@ Part = Callable[[int, int], Inputs]
 Progress = Callable[[int, int], None]
 """Called with the rows that have been answered, and about how many there will be."""
 
-# Explaining goes on behind everybody else's requests, and leaves room in the queue for them.
+# Explaining goes behind the requests of all other callers, and leaves room in the queue for them.
 _PRIORITY = -1
 _WINDOW = 4
 _REQUEST_BYTES = 8 * 1024 * 1024
 
 
 class Served:
-    """One number of a model's answer, as a function of rows. Counts what it sends.
+    """One number of a model's answer, as a function of rows. It counts the rows and requests that it sends.
 
     Args:
         client: calls the server.
@@ -33,7 +33,7 @@ class Served:
         output: the output to explain; None: the only one, or the only one of floats.
         label: the class whose score is explained, by name or index; None: the one with the highest score.
         timeout: seconds for each request.
-        progress: is told how far it is.
+        progress: called with the rows answered so far, and about how many there will be.
 
     Attributes:
         output: the name of the output.
@@ -84,8 +84,8 @@ class Served:
         """Return the number for each of `count` rows, float64.
 
         Args:
-            count: how many.
-            part: gives the varied inputs of the rows from a first up to a last; called on another thread, in order.
+            count: the number of rows.
+            part: returns the varied inputs of rows [first, last); called on another thread, in order.
 
         Raises:
             ExplainError: a number is not finite.
@@ -109,8 +109,8 @@ class Served:
             self._count(answer, last - first)
         if not np.isfinite(numbers).all():
             raise ExplainError(
-                f"output {self.output!r} is not finite for {(~np.isfinite(numbers)).sum()} of {count} changed rows, so "
-                "it cannot be explained"
+                f"output {self.output!r} cannot be explained: it is not finite for {(~np.isfinite(numbers)).sum()} of "
+                f"{count} changed rows"
             )
         return numbers
 
@@ -139,18 +139,18 @@ class Served:
 
 
 def _output(info: ModelInfo, name: str | None) -> TensorSpec:
-    told = ", ".join(f"{spec.name} ({spec.dtype})" for spec in info.outputs)
+    names = ", ".join(f"{spec.name} ({spec.dtype})" for spec in info.outputs)
     if name is not None:
         found = [spec for spec in info.outputs if spec.name == name]
         if not found:
-            raise ExplainError(f"the model has no output {name!r}; it has {told}")
+            raise ExplainError(f"unknown output {name!r}; the model's outputs are {names}")
     else:
         found = [spec for spec in info.outputs if "float" in spec.dtype]
         found = found or [spec for spec in info.outputs if spec.dtype != "string"]
         if len(found) != 1:
-            raise ExplainError(f"choose the output to explain; the model has {told}")
+            raise ExplainError(f"choose the output to explain; the model's outputs are {names}")
     if found[0].dtype == "string":
-        raise ExplainError(f"output {name!r} is text; an output of numbers can be explained; the model has {told}")
+        raise ExplainError(f"output {name!r} is text; choose an output of numbers; the model's outputs are {names}")
     return found[0]
 
 
@@ -159,8 +159,8 @@ def _scores(prediction: Prediction, output: str, rows: int) -> Floats:
     array = prediction[output]
     if not array.ndim or len(array) != rows or array.size > rows * max(array.shape[-1], 1):
         raise ExplainError(
-            f"output {output!r} has the shape {list(array.shape)} for {rows} rows; one number a row can be explained, "
-            "or one for each class"
+            f"output {output!r} cannot be explained: it has the shape {list(array.shape)} for {rows} rows, not one "
+            "number for each row, or for each row and class"
         )
     return array.reshape(rows, -1).astype(np.float64)
 
@@ -176,5 +176,5 @@ def _index(label: str | int | None, spec: TensorSpec, scores: Floats) -> int:
         index = -1
     if not 0 <= index < scores.size:
         names = f", which are {', '.join(spec.labels)}" if spec.labels else ""
-        raise ExplainError(f"output {spec.name!r} has no class {label!r}; it has {scores.size}{names}")
+        raise ExplainError(f"unknown class {label!r}; output {spec.name!r} has {scores.size} classes{names}")
     return index

@@ -14,14 +14,14 @@ Switches = npt.NDArray[np.bool_]
 """[rows, parts]: True where a part is shown."""
 Score = Callable[[Switches], Floats]
 
-_LEAST_ROWS = 10
+_MIN_ROWS = 10
 _ROWS_AT_A_TIME = 64
 _KERNEL_WIDTH = 0.25  # of the cosine distance, as in LIME's own explainers of images and text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contributions:
-    """What each part contributes, and what is left over."""
+    """The contribution of each part, and the base to which they add."""
 
     values: Floats
     base: float
@@ -34,34 +34,34 @@ def explain_switches(
     """Explain a function of shown and hidden parts.
 
     Args:
-        score: gives the number for each row of switches, one switch a cell of `shape`.
+        score: returns the number for each row of switches, one switch for each cell of `shape`.
         method: "shap": the cells are halved again and again, along the longer side, where it matters most (Partition);
             "lime": a linear model of `regions`.
         shape: the grid of cells, [height, width]; a text is one line of words.
         regions: for LIME: the region of each cell, from 0 up, [height * width]; its cells are hidden together.
-        rows: about how many rows to ask for.
-        seed: of what is drawn at random.
+        rows: the approximate limit of rows to ask for.
+        seed: the seed of random draws.
 
     Raises:
         ExplainError: `rows` is too small.
     """
-    if rows < (least := max(_LEAST_ROWS, regions.max() + 3 if method == "lime" else 0)):
-        raise ExplainError(f"rows is {rows}, and at least {least} are needed")
+    if rows < (min_rows := max(_MIN_ROWS, regions.max() + 3 if method == "lime" else 0)):
+        raise ExplainError(f"rows must be at least {min_rows} here, not {rows}")
     return _shap(score, shape, rows, seed) if method == "shap" else _lime(score, regions, rows, seed)
 
 
 def _shap(score: Score, shape: tuple[int, int], rows: int, seed: int) -> Contributions:
     shap = load("shap")
-    # The instance is all ones and what hides a part is zero: the masked "image" is the switches themselves.
+    # The instance is all ones, and a hidden part is zero: the masked "image" is the switches themselves.
     grid = (*shape, 1)
     explainer = shap.explainers.Partition(
         lambda shown: score(shown.reshape(len(shown), -1) > 0), shap.maskers.Image(np.zeros(grid), grid)
     )
     with seeded(seed):
-        told = explainer(
+        found = explainer(
             np.ones((1, *grid)), max_evals=rows, batch_size=max(2, min(_ROWS_AT_A_TIME, rows // 10)), silent=True
         )
-    return Contributions(values=told.values[0].ravel(), base=float(told.base_values[0]), fit=None)
+    return Contributions(values=found.values[0].ravel(), base=float(found.base_values[0]), fit=None)
 
 
 def _lime(score: Score, regions: npt.NDArray[np.intp], rows: int, seed: int) -> Contributions:

@@ -1,4 +1,4 @@
-"""Tables: SHAP and LIME over the features of a row, each of which takes values of background rows."""
+"""Tables: SHAP and LIME over the features of a row, which take their values from background rows."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from onnxserve.tensor import Array
 SHAP_ROWS = 2**17
 LIME_ROWS = 5000
 
-_MOST_EXACT = 12  # features
+_MAX_EXACT = 12  # features
 _PERMUTATIONS = 10
-_MOST_BACKGROUND = 10_000  # rows
-_MOST_CELLS = 2**26  # of the float64 array that shap makes of the rows for one call
+_MAX_BACKGROUND = 10_000  # rows
+_MAX_CELLS = 2**26  # of the float64 array that shap makes of the rows for one call
 
 Codes = npt.NDArray[np.intp]
 """[rows, features]: the place of each value among the rows of a table, 0 for the instance's own."""
@@ -45,7 +45,7 @@ class _Input:
 
     @property
     def is_number(self) -> bool:
-        """Whether its values may be any number. Else they are whole numbers, truth values or text: classes, to LIME."""
+        """Whether its values are floats. LIME takes all others (integers, truth values, text) for classes."""
         return self.values.dtype.kind == "f"
 
     def of_codes(self, codes: Codes) -> Array:
@@ -59,7 +59,7 @@ class _Input:
         return self._rows(mine.astype(self.values.dtype)) if self.is_number else self.of_codes(matrix.astype(np.intp))
 
     def numbers(self, codes: Codes) -> Floats:
-        """Return its columns as LIME takes them: numbers as they are, classes by their codes."""
+        """Return its columns for LIME: floats as they are, classes as their codes."""
         return (self.values if self.is_number else codes[:, self.columns]).astype(np.float64)
 
     def _rows(self, values: Array) -> Array:
@@ -67,13 +67,13 @@ class _Input:
 
 
 class Table:
-    """A row, and background rows that its features take other values from.
+    """A row, and background rows from which its features take other values.
 
     Args:
         info: the model.
         instance: one row of each input.
         background: rows of the inputs that are varied.
-        names: what to call the features; None: as the model's metadata or its inputs say.
+        names: the names of the features; None: those of the model's metadata, or of its inputs.
     """
 
     def __init__(
@@ -91,25 +91,25 @@ class Table:
         self.background_rows = len(self._codes) - 1
         self.names = tuple(_names(info, self._inputs) if names is None else names)
         if len(self.names) != self._count:
-            raise ExplainError(f"{len(self.names)} names are given for {self._count} features")
+            raise ExplainError(f"expected {self._count} names, one for each feature, not {len(self.names)}")
 
     def shap(self, served: Served, *, rows: int, seed: int) -> tuple[Contributions, int]:
-        """Return exact Shapley values where `rows` suffice, else means over permutations; and the background rows used.
+        """Return Shapley values, exact if `rows` suffice, else means over permutations; and the background rows used.
 
         Both are exact for a model that adds up its features.
         """
         shap = load("shap")
-        # SHAP takes values that are close for equal. Codes are never close, and keep text and large integers whole.
+        # SHAP treats close values as equal. Codes are never close, and represent text and large integers exactly.
         instance, background = self._codes[0], self._codes[1:]
         varying = int((background != instance).any(axis=0).sum())
-        most, least = min(rows, _MOST_CELLS // self._count), 2 * varying + 1
-        if most < least:
-            raise ExplainError(f"rows is {rows}, and at least {least} are needed for {varying} features that vary")
-        is_exact = 0 < varying <= _MOST_EXACT and 2**varying * len(background) <= most
+        max_rows, min_rows = min(rows, _MAX_CELLS // self._count), 2 * varying + 1
+        if max_rows < min_rows:
+            raise ExplainError(f"rows must be at least {min_rows} for {varying} features that vary, not {rows}")
+        is_exact = 0 < varying <= _MAX_EXACT and 2**varying * len(background) <= max_rows
         if not is_exact:
-            background = _sample(background, min(most // least, _MOST_BACKGROUND), seed)
-        permutations = max(1, min(_PERMUTATIONS, rows // (least * len(background))))
-        evaluations = 2**varying if is_exact else permutations * least
+            background = _sample(background, min(max_rows // min_rows, _MAX_BACKGROUND), seed)
+        permutations = max(1, min(_PERMUTATIONS, rows // (min_rows * len(background))))
+        evaluations = 2**varying if is_exact else permutations * min_rows
         served.expected = evaluations * len(background)
 
         def score(matrix: Floats) -> Floats:
@@ -121,21 +121,21 @@ class Table:
         kind = shap.explainers.Exact if is_exact else shap.explainers.Permutation
         with seeded(seed):
             explainer = kind(score, shap.maskers.Independent(background.astype(np.float64), len(background)))
-            np.random.seed(seed)  # Permutation has just taken one of its own
-            told = explainer(instance[np.newaxis].astype(np.float64), max_evals=evaluations, silent=True)
-        return Contributions(values=told.values[0], base=float(told.base_values[0]), fit=None), len(background)
+            np.random.seed(seed)  # Permutation has just set a seed of its own
+            found = explainer(instance[np.newaxis].astype(np.float64), max_evals=evaluations, silent=True)
+        return Contributions(values=found.values[0], base=float(found.base_values[0]), fit=None), len(background)
 
     def lime(self, served: Served, *, rows: int, seed: int) -> tuple[Contributions, tuple[str, ...]]:
-        """Return the weights of LIME's linear model, and the range or class that each is about.
+        """Return the weights of LIME's linear model, and the range or class that each belongs to.
 
-        Numbers are drawn from the quartiles of the background, classes as often as they are in it.
+        Floats are drawn from the quartiles of the background, classes by their frequency in it.
         """
         tabular = load("lime.lime_tabular")
-        if rows < (least := self._count + 2):
-            raise ExplainError(f"rows is {rows}, and at least {least} are needed for {self._count} features")
+        if rows < (min_rows := self._count + 2):
+            raise ExplainError(f"rows must be at least {min_rows} for {self._count} features, not {rows}")
         matrix = np.hstack([each.numbers(self._codes) for each in self._inputs])
         if not np.isfinite(matrix).all():
-            raise ExplainError("LIME takes no missing or infinite values; SHAP takes missing ones")
+            raise ExplainError("LIME does not accept missing or infinite values; SHAP accepts missing ones")
         classes = [i for each in self._inputs if not each.is_number for i in range(self._count)[each.columns]]
         explainer = tabular.LimeTabularExplainer(
             matrix[1:],
@@ -152,29 +152,29 @@ class Table:
                 len(drawn), lambda first, last: {each.name: each.of_numbers(drawn[first:last]) for each in self._inputs}
             )
 
-        told = explainer.explain_instance(matrix[0], score, num_features=self._count, num_samples=rows)
+        found = explainer.explain_instance(matrix[0], score, num_features=self._count, num_samples=rows)
         values = np.zeros(self._count)
-        for feature, weight in told.local_exp[1]:
+        for feature, weight in found.local_exp[1]:
             values[feature] = weight
-        found = Contributions(values=values, base=float(told.intercept[1]), fit=float(told.score))
-        return found, self._ranges(explainer.discretizer, matrix[0])
+        contributions = Contributions(values=values, base=float(found.intercept[1]), fit=float(found.score))
+        return contributions, self._ranges(explainer.discretizer, matrix[0])
 
     def conditions(self) -> tuple[str, ...]:
         """Return each feature with the instance's value."""
         values = [value for each in self._inputs for value in each.values[0].tolist()]
-        told = (f"{value:.5g}" if isinstance(value, float) else str(value) for value in values)
-        return tuple(f"{name} = {value}" for name, value in zip(self.names, told, strict=True))
+        texts = (f"{value:.5g}" if isinstance(value, float) else str(value) for value in values)
+        return tuple(f"{name} = {text}" for name, text in zip(self.names, texts, strict=True))
 
     def _ranges(self, discretizer: Any, row: Floats) -> tuple[str, ...]:
-        """Return conditions() with the range in the place of the value where a feature is cut into ranges."""
-        told = [*self.conditions()]
+        """Return conditions() with a range in place of the value, for features that are cut into ranges."""
+        conditions = [*self.conditions()]
         for feature, place in discretizer.lambdas.items():
             number, name = int(place(row[feature])), self.names[feature]
             low, high = discretizer.mins[feature][number], discretizer.maxs[feature][number]
             is_first, is_last = number == 0, number == len(discretizer.maxs[feature]) - 1
             bound = name if is_last else f"{name} <= {high:.5g}"
-            told[feature] = bound if is_first else f"{name} > {low:.5g}" if is_last else f"{low:.5g} < {bound}"
-        return tuple(told)
+            conditions[feature] = bound if is_first else f"{name} > {low:.5g}" if is_last else f"{low:.5g} < {bound}"
+        return tuple(conditions)
 
 
 def _inputs(instance: Mapping[str, Array], background: Mapping[str, Array]) -> list[_Input]:
@@ -185,7 +185,7 @@ def _inputs(instance: Mapping[str, Array], background: Mapping[str, Array]) -> l
         one, many = instance[name], background[name]
         if many.shape[1:] != one.shape[1:]:
             raise ExplainError(
-                f"input {name!r} has rows of {list(one.shape[1:])}, but in the background of {list(many.shape[1:])}"
+                f"input {name!r} has rows of shape {list(one.shape[1:])}, but its background has {list(many.shape[1:])}"
             )
         values = np.concatenate([one, many]).reshape(1 + len(many), -1)
         if not values.shape[1]:
@@ -197,7 +197,7 @@ def _inputs(instance: Mapping[str, Array], background: Mapping[str, Array]) -> l
 
 
 def _codes(values: Array) -> Codes:
-    """Return for each value the first row that has the same in its column."""
+    """Return for each value the first row that has the same value in its column."""
     codes = np.empty(values.shape, np.intp)
     for column in range(values.shape[1]):
         _, first, inverse = np.unique(values[:, column], return_index=True, return_inverse=True)
@@ -205,22 +205,22 @@ def _codes(values: Array) -> Codes:
     return codes
 
 
-def _sample(background: Codes, most: int, seed: int) -> Codes:
-    """Return so many rows at most, drawn without replacement, in their order."""
-    if len(background) <= most:
+def _sample(background: Codes, max_rows: int, seed: int) -> Codes:
+    """Return at most `max_rows` rows, drawn without replacement, in their order."""
+    if len(background) <= max_rows:
         return background
-    chosen = np.random.default_rng(seed).choice(len(background), most, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(background), max_rows, replace=False)
     return background[np.sort(chosen)]
 
 
 def _names(info: ModelInfo, inputs: Sequence[_Input]) -> list[str]:
     names = [name for each in inputs for name in _names_of(each)]
     try:
-        told = json.loads(info.metadata.get("feature_names", "null"))
+        given = json.loads(info.metadata.get("feature_names", "null"))
     except ValueError:
         return names
-    is_fitting = isinstance(told, list) and len(told) == len(names) and all(isinstance(name, str) for name in told)
-    return told if is_fitting else names
+    is_fitting = isinstance(given, list) and len(given) == len(names) and all(isinstance(name, str) for name in given)
+    return given if is_fitting else names
 
 
 def _names_of(each: _Input) -> list[str]:

@@ -1,4 +1,4 @@
-"""Parts of a text, which are its words, and of a sequence of token ids, which are its positions."""
+"""Parts of a text (its words), and of a sequence of token ids (its positions)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,15 @@ class Words:
     Args:
         name: the input.
         instance: the text, one string, [1, ...].
-        mask: what stands in the place of a hidden word.
-        word: the regular expression of a word; what lies between words is never hidden.
+        mask: the text that replaces a hidden word.
+        word: the regular expression of a word; text between words is never hidden.
     """
 
     def __init__(self, name: str, instance: Array, *, mask: str, word: str) -> None:
         text = str(instance.item())
         spans = [match.span() for match in re.finditer(word, text) if match.group()]
         if not spans:
-            raise ExplainError(f"input {name!r} has no word in {text!r}")
+            raise ExplainError(f"input {name!r}: no word in {text!r}")
         self.shape = (1, len(spans))
         self.regions = np.arange(len(spans))
         self.names = tuple(text[first:last] for first, last in spans)
@@ -54,18 +54,18 @@ class Tokens:
     Args:
         name: the input.
         instance: the ids, integers [1, positions].
-        mask: the id that stands in the place of a hidden one.
-        names: what to call the positions; None: position and id.
+        mask: the id that replaces a hidden one.
+        names: the names of the positions; None: position and id.
     """
 
     def __init__(self, name: str, instance: Array, *, mask: int, names: Sequence[str] | None) -> None:
         if not instance.size:
             raise ExplainError(f"input {name!r} has no positions")
         if names is not None and len(names) != instance.size:
-            raise ExplainError(f"{len(names)} names are given for {instance.size} positions")
+            raise ExplainError(f"expected {instance.size} names, one for each position, not {len(names)}")
         limits = np.iinfo(instance.dtype.name)
         if not limits.min <= mask <= limits.max:
-            raise ExplainError(f"the mask {mask} is not in the range of {instance.dtype}")
+            raise ExplainError(f"the mask {mask} is out of range for {instance.dtype}")
         self.shape = (1, instance.size)
         self.regions = np.arange(instance.size)
         self.names = tuple(names or (f"{position}: {number}" for position, number in enumerate(instance[0].tolist())))

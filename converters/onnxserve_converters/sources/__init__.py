@@ -1,1 +1,1 @@
-"""Where trained models come from: one module a framework, each imported only when it is needed."""
+"""The sources of trained models: one module for each framework, imported only when it is needed."""

@@ -1,4 +1,4 @@
-"""Inputs as a source declares them itself, completed with what the caller says of them."""
+"""The inputs that a source declares, completed with the caller's descriptions."""
 
 import re
 from collections.abc import Sequence
@@ -37,21 +37,21 @@ def complete(
 
     Args:
         source: for messages.
-        declared: what the source says.
-        described: what the caller says, of some inputs or all: names for free axes, or sizes that fix them.
+        declared: the source's declarations.
+        described: the caller's descriptions of some or all inputs: names for free axes, or sizes that fix them.
         fixes_rows: whether the caller may name a first axis that the source fixes to 1.
 
     Raises:
-        BadRequest: the caller contradicts the source, or must describe an input whose shape it does not tell.
+        BadRequest: the caller contradicts the source, or does not describe an input without a declared shape.
     """
     by_name = {spec.name: spec for spec in described}
     if unknown := [name for name in by_name if name not in {own.name for own in declared}]:
-        told = ", ".join(own.name for own in declared) or "none"
-        raise BadRequest(f"--input {unknown[0]}: {source} has no such input; it has {told}")
+        known = ", ".join(own.name for own in declared) or "none"
+        raise BadRequest(f"--input {unknown[0]}: unknown input; {source} has {known}")
     for own in declared:
         if own.name in by_name and not _fits(own, by_name[own.name], fixes_rows):
             raise BadRequest(
-                f"--input {by_name[own.name]}: {source} has it as {own}; of this, free axes alone can be named or fixed"
+                f"--input {by_name[own.name]}: {source} declares {own}; only its free axes can be named or fixed"
             )
     return tuple(by_name.get(own.name) or _named(source, own) for own in declared)
 
@@ -73,7 +73,7 @@ def _fits(own: Declared, spec: InputSpec, fixes_rows: bool) -> bool:
 def _named(source: Path, own: Declared) -> InputSpec:
     if own.shape is None:
         raise BadRequest(
-            f"input {own.name}: {source} does not tell its shape; describe it with --input {own.name}={own.dtype}[...]"
+            f"input {own.name}: no shape in {source}; describe it with --input {own.name}={own.dtype}[...]"
         )
     name = re.sub(r"\W", "_", own.name)
     axes = (axis if axis is not None else f"{name}_{i}" if i else _BATCH for i, axis in enumerate(own.shape))

@@ -1,4 +1,4 @@
-"""Architectures that Keras 2 wrote, repaired so that Keras 3.15 reads them as they were meant."""
+"""Converts architectures of Keras 2 to the form in which Keras 3.15 reads them correctly."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from onnxserve_converters.sources.keras_files import nodes
 Config = dict[str, Any]
 
 _ANY = object()
-_GONE: dict[str, Config] = {
+_REMOVED: dict[str, Config] = {
     "": {"time_major": False, "rng_type": _ANY},
     "Attention": {"score_mode": "dot"},  # the default, which Keras 3.15 takes for its function keras.layers.dot
     "Conv1DTranspose": {"groups": 1},
@@ -22,18 +22,18 @@ _GONE: dict[str, Config] = {
     "Separable": dict.fromkeys(("kernel_initializer", "kernel_regularizer", "kernel_constraint"), _ANY) | {"groups": 1},
     "SpatialDropout": {"noise_shape": None, "trainable": _ANY},
 }
-"""By the start of a class's name: arguments that Keras 3 no longer has, and the value that was without effect."""
+"""By the start of a class's name: arguments that Keras 3 removed, and the value that has no effect."""
 
 _FUNCTIONAL = ("Functional", "Model")
 _RECURRENT = ("RNN", "SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Bidirectional")
-_CONSTANT = "_CONSTANT_VALUE"  # stands for the name of a layer where an input is no tensor
+_CONSTANT = "_CONSTANT_VALUE"  # in place of a layer's name, where an input is not a tensor
 
 
 def repair(config: Config) -> Config:
     """Return {"class_name": ..., "config": ...} of a Sequential or functional model as Keras 3 reads it.
 
     Raises:
-        BadRequest: a layer has an argument that Keras 3 no longer has, with a value that changes what it does.
+        BadRequest: a layer has an argument that Keras 3 removed, with a value that has an effect.
     """
     repaired = copy.deepcopy(config)
     for node in nodes({"layers": [repaired]}):
@@ -50,7 +50,7 @@ def repair(config: Config) -> Config:
 
 
 def _inner_layers(config: Config) -> Iterator[Config]:
-    """Give the layers that a wrapper or a recurrent layer is made of."""
+    """Yield the inner layers of a wrapper or a recurrent layer."""
     for part in (config.get("layer"), config.get("backward_layer"), config.get("cell"), *(config.get("cells") or ())):
         if isinstance(part, dict) and "class_name" in part:
             yield part
@@ -62,12 +62,12 @@ def _repair_layer(layer: Config) -> None:
     if kind == "Sequential":
         layer["config"] = _sequential(layer["config"])
     config = layer["config"]
-    for start, arguments in _GONE.items():
+    for start, arguments in _REMOVED.items():
         for argument, harmless in arguments.items() if kind.startswith(start) else ():
             if config.pop(argument, harmless) != harmless and harmless is not _ANY:
                 raise BadRequest(
-                    f"layer {config.get('name', kind)}: Keras 3 has no {argument} other than {harmless}; build the "
-                    "model without it"
+                    f"layer {config.get('name', kind)}: Keras 3 supports only {argument}={harmless}; build the model "
+                    "without it"
                 )
     if kind != "InputLayer":
         config.pop("batch_input_shape", None)
@@ -77,20 +77,20 @@ def _repair_layer(layer: Config) -> None:
 
 def _sequential(config: Any) -> Config:
     """Return the configuration of a Sequential, which was a list before Keras 2.2.3, with an input layer."""
-    told: Config = {"name": "sequential", "layers": config} if isinstance(config, list) else config
-    first = told["layers"][0]
+    model: Config = {"name": "sequential", "layers": config} if isinstance(config, list) else config
+    first = model["layers"][0]
     if first["class_name"] == "InputLayer" or "batch_input_shape" not in first["config"]:
-        return told
+        return model
     given = {"name": "input", "batch_input_shape": first["config"]["batch_input_shape"]}
     if isinstance(dtype := first["config"].get("dtype"), str):
         given["dtype"] = dtype
-    return told | {"layers": [{"class_name": "InputLayer", "config": given}, *told["layers"]]}
+    return model | {"layers": [{"class_name": "InputLayer", "config": given}, *model["layers"]]}
 
 
 def _repair_calls(model: Config) -> None:
     """Write the calls of a functional model's layers as Keras 3 does.
 
-    Keras 2 counts the making of a nested model as its call 0. Keras 3 does so for functional ones among the outputs.
+    Keras 2 counts the creation of a nested model as its call 0; Keras 3 only for functional models among the outputs.
     """
     classes = {layer["name"]: layer["class_name"] for layer in model["layers"]}
     classes[_CONSTANT] = _CONSTANT
@@ -108,7 +108,7 @@ def _repair_calls(model: Config) -> None:
     for layer in model["layers"]:
         calls = []
         for call in layer["inbound_nodes"]:
-            beside: list[Config] = []  # in Keras 2 each input has the keyword arguments with it
+            beside: list[Config] = []  # the keyword arguments, which Keras 2 writes with each input
             _replace(call, classes, lambda *reference, kept=beside: kept.extend(reference[3:]))
             inputs = _only(_replace(call, classes, tensor))
             keywords = _replace(beside[-1], classes, tensor) if beside else {}

@@ -1,4 +1,4 @@
-"""What a file says of a Keras model, read without Keras: the architecture, who wrote it, how weights are laid out."""
+"""Reads files of Keras models without Keras: architecture, version of the writer, layout of the weights."""
 
 import json
 import zipfile
@@ -11,7 +11,7 @@ import h5py
 
 from onnxserve_converters.errors import BadRequest
 
-_NO_WEIGHTS = {"optimizer", "metrics"}  # groups of a weights file that are for training
+_TRAINING_GROUPS = {"optimizer", "metrics"}  # of a weights file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Architecture:
 
     Attributes:
         config: {"class_name": ..., "config": ...} and more.
-        version: of the Keras that wrote it; None where the file does not say.
+        version: of the Keras that wrote it; None where unknown.
     """
 
     config: dict[str, Any]
@@ -33,12 +33,12 @@ class Architecture:
 
     @property
     def is_legacy(self) -> bool:
-        """Whether it names classes without their modules, as all of Keras 2 and HDF5 files of Keras 3 do."""
+        """Whether classes are named without their modules, as in all files of Keras 2 and HDF5 files of Keras 3."""
         return self.of_keras_2 or "module" not in self.config
 
     @property
     def holds_code(self) -> bool:
-        """Whether a function stands in it as code, as that of a Lambda layer does."""
+        """Whether it contains a function as code, such as that of a Lambda layer."""
         return any(
             node.get("class_name") == "__lambda__"
             or (node.get("class_name") == "Lambda" and isinstance(node["config"].get("function"), list))  # of Keras 2
@@ -50,28 +50,28 @@ def read_archive(path: Path) -> Architecture:
     """Return the architecture in a .keras file.
 
     Raises:
-        BadRequest: it cannot be read.
+        BadRequest: the file cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
-            told = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
+            metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BadRequest(f"{path}: it cannot be read as a .keras file: {error}") from error
-    return Architecture(config=config, version=told.get("keras_version"))
+        raise BadRequest(f"{path}: not a readable .keras file: {error}") from error
+    return Architecture(config=config, version=metadata.get("keras_version"))
 
 
 def read_json(path: Path) -> Architecture:
-    """Return the architecture in a .json file, as model.to_json() gives it."""
+    """Return the architecture in a .json file of model.to_json()."""
     config = json.loads(path.read_text())
     return Architecture(config=config, version=config.get("keras_version"))
 
 
 def read_h5(path: Path) -> Architecture | None:
-    """Return the architecture in an HDF5 file; None where it holds weights alone.
+    """Return the architecture in an HDF5 file; None where the file holds weights alone.
 
     Raises:
-        BadRequest: it cannot be read.
+        BadRequest: the file cannot be read.
     """
     with _open(path) as file:
         config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
@@ -80,14 +80,14 @@ def read_h5(path: Path) -> Architecture | None:
     try:
         return Architecture(config=json.loads(config), version=str(version))
     except ValueError as error:
-        raise BadRequest(f"{path}: its model_config is no JSON: {error}") from error
+        raise BadRequest(f"{path}: the attribute model_config is not valid JSON: {error}") from error
 
 
 def weights_suffix(path: Path) -> str:
-    """Return the ending by which Keras knows how the weights in a file are laid out.
+    """Return the file ending by which Keras recognizes the layout of the weights.
 
     Raises:
-        BadRequest: it cannot be read.
+        BadRequest: the file cannot be read.
     """
     if zipfile.is_zipfile(path):
         return ".keras"
@@ -97,19 +97,19 @@ def weights_suffix(path: Path) -> str:
 
 
 def count_weights(path: Path) -> int:
-    """Return the number of arrays in an HDF5 file, without those for training.
+    """Return the number of arrays in an HDF5 file, without those of the optimizer and metrics.
 
     Raises:
-        BadRequest: it cannot be read.
+        BadRequest: the file cannot be read.
     """
     arrays: list[str] = []
     with _open(path) as file:
         file.visititems(lambda name, part: arrays.append(name) if isinstance(part, h5py.Dataset) else None)
-    return sum(_NO_WEIGHTS.isdisjoint(name.split("/")) for name in arrays)
+    return sum(_TRAINING_GROUPS.isdisjoint(name.split("/")) for name in arrays)
 
 
 def nodes(config: Any) -> Iterator[dict[str, Any]]:
-    """Give every dictionary in a configuration, outer ones first."""
+    """Yield every dictionary in a configuration, outer ones first."""
     if isinstance(config, dict):
         yield config
     parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
@@ -121,4 +121,4 @@ def _open(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise BadRequest(f"{path}: it cannot be read as HDF5: {error}") from error
+        raise BadRequest(f"{path}: not a readable HDF5 file: {error}") from error

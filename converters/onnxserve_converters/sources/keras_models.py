@@ -1,4 +1,4 @@
-"""Keras models, made from architectures and classes. For import once KERAS_BACKEND is set."""
+"""Makes Keras models from architectures and classes. Import it only after KERAS_BACKEND is set."""
 
 import inspect
 import pickle
@@ -12,31 +12,31 @@ import keras
 from keras.src.utils import module_utils
 
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.live import OBJECTS
+from onnxserve_converters.in_memory import OBJECTS
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
 from onnxserve_converters.sources.keras2 import repair
 from onnxserve_converters.sources.keras_files import Architecture, count_weights, weights_suffix
 
-SAVED_MODEL = "save it with model.export(FOLDER) and convert that folder, which TensorFlow runs"
-"""What helps where Keras' torch backend cannot be used."""
+SAVED_MODEL = "save it with model.export(DIRECTORY) and convert that directory, which TensorFlow runs"
+"""The alternative where Keras' torch backend cannot be used, for messages."""
 
 _MISSING = re.compile(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'")  # Keras 3.15's words
 _NOISE = re.compile(r".*Exception encountered: |\.? Full object config: .*|\x1b\[\d+m", re.DOTALL)
 _AVERAGES = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D)
 _RESIZES = (keras.layers.Resizing, keras.layers.UpSampling2D)
 
-module_utils.tensorflow._available = False  # Keras would import it to recognise its types, and that takes seconds
-keras.config.disable_traceback_filtering()  # it buries what layers raise in descriptions of their arguments
+module_utils.tensorflow._available = False  # Keras would import it to detect its types, which takes seconds
+keras.config.disable_traceback_filtering()  # it hides a layer's error among descriptions of its arguments
 
 
 def from_architecture(request: Request, architecture: Architecture) -> tuple[Any, list[str]]:
-    """Return a keras.Model without its weights, and notes on what it needed.
+    """Return a keras.Model without its weights, and notes on how it was read.
 
     Raises:
-        BadRequest: a class is missing, Keras 3 cannot read it, or would read it as another model than it was.
+        BadRequest: a class is missing, or Keras 3 cannot read the model, or would compute other results.
     """
-    if request.trust_code or request.live:
+    if request.trust_code or request.in_memory:
         keras.config.enable_unsafe_deserialization()
     objects = _custom_objects(request)
     try:
@@ -44,14 +44,14 @@ def from_architecture(request: Request, architecture: Architecture) -> tuple[Any
             model = _deserialized(architecture, objects)
     except BadRequest:
         raise
-    except Exception as error:  # layers raise whatever they like
+    except Exception as error:  # layers raise exceptions of any class
         raise BadRequest(f"{request.source}: {_explained(architecture, error)}") from error
     _refuse_other_results(request, model)
     if not architecture.of_keras_2:
         return model, []
     notes = [f"written by Keras {architecture.version} and read by Keras {keras.__version__}"]
     if _restore_hard_sigmoid(model):
-        notes.append("hard_sigmoid is that of Keras 2, clip(0.2 x + 0.5, 0, 1); that of Keras 3 is another function")
+        notes.append("hard_sigmoid is that of Keras 2, clip(0.2 x + 0.5, 0, 1), which Keras 3 defines differently")
     return model, notes
 
 
@@ -59,12 +59,12 @@ def from_class(request: Request) -> Any:
     """Return a keras.Model of the class that the request names.
 
     Raises:
-        BadRequest: it cannot be made.
+        BadRequest: the model cannot be created.
     """
     assert request.class_path is not None
     model = base.make(request.class_path, request.class_arguments)
     if not isinstance(model, keras.Model):
-        raise BadRequest(f"--class {request.class_path}: it is no keras.Model")
+        raise BadRequest(f"--class {request.class_path}: expected a keras.Model, got a {type(model).__name__}")
     return model
 
 
@@ -72,25 +72,25 @@ def load_weights(model: Any, path: Path) -> None:
     """Load weights into a model that has all its variables.
 
     Raises:
-        BadRequest: they are those of another.
+        BadRequest: the weights do not fit the model.
     """
     suffix = weights_suffix(path)
-    if suffix == ".weights.h5" and (told := count_weights(path)) > (takes := len(model.variables)):
+    if suffix == ".weights.h5" and (arrays := count_weights(path)) > (variables := len(model.variables)):
         raise BadRequest(
-            f"{path}: it has {told} arrays, and the model takes {takes}: these are another model's weights"
+            f"{path}: the file has {arrays} arrays, but the model has {variables}; name the weights of this model"
         )
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder, f"model{suffix}")  # Keras goes by the name
+        link = Path(folder, f"model{suffix}")  # Keras decides by the ending
         link.symlink_to(path.absolute())
         try:
             model.load_weights(link)
         except Exception as error:  # ValueError, KeyError and more
-            hint = "; a class with arguments has to return them from get_config()" if suffix == ".keras" else ""
-            raise BadRequest(f"{path}: its weights do not fit the model: {_telling(error)}{hint}") from error
+            hint = "; a class with arguments must return them from get_config()" if suffix == ".keras" else ""
+            raise BadRequest(f"{path}: the weights do not fit the model: {_innermost(error)}{hint}") from error
 
 
 def forget_states(model: Any) -> list[str]:
-    """Let recurrent layers that keep their state from call to call begin each call anew, and return their names."""
+    """Make stateful recurrent layers begin each call with zero states, and return their names."""
     stateful = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
     for layer in stateful:
         layer.stateful = False
@@ -98,8 +98,8 @@ def forget_states(model: Any) -> list[str]:
 
 
 def _custom_objects(request: Request) -> dict[str, Any]:
-    """Return, by name, the classes of a live model, or all that the module of the class in the request defines."""
-    if request.live:
+    """Return, by name, the custom classes of an in-memory model, or all that the module of --class defines."""
+    if request.in_memory:
         file = request.source.with_suffix(OBJECTS)
         return dict(pickle.loads(file.read_bytes())) if file.exists() else {}  # noqa: S301 - from our own parent
     if request.class_path is None:
@@ -125,30 +125,30 @@ def _deserialized(architecture: Architecture, objects: Mapping[str, Any]) -> Any
 
 
 def _refuse_other_results(request: Request, model: Any) -> None:
-    """Refuse layers that run, but as other functions than on TensorFlow: seen with Keras 3.15 and TensorFlow 2.21."""
+    """Refuse layers whose results differ from TensorFlow's, as seen with Keras 3.15 and TensorFlow 2.21."""
     for layer in model._flatten_layers():
-        what = None
+        feature = None
         if isinstance(layer, _AVERAGES) and _averages_padding(layer):
-            what = "averages with padding='same'"
+            feature = "averages with padding='same'"
         elif isinstance(layer, _RESIZES) and layer.interpolation == "bicubic":
-            what = "bicubic interpolation"
-        if what is not None:
+            feature = "bicubic interpolation"
+        if feature is not None:
             raise BadRequest(
-                f"{request.source}: layer {layer.name}, {what}, gives other results on Keras' torch backend, which "
-                f"runs it here, than on TensorFlow; {SAVED_MODEL}"
+                f"{request.source}: layer {layer.name}: {feature} gives other results on Keras' torch backend, used "
+                f"here, than on TensorFlow; {SAVED_MODEL}"
             )
 
 
 def _averages_padding(layer: Any) -> bool:
-    """Whether the torch backend would take padding into a layer's averages, as it does where the sides differ in it.
+    """Whether the torch backend would include padding in a layer's averages, as it does for uneven padding.
 
-    It pads with copies of the edge, so windows of two come out right nevertheless.
+    It pads with copies of the edge, so that windows of two are right nevertheless.
     """
     if layer.padding != "same" or max(layer.pool_size) <= 2:
         return False
     try:
         shape = layer.input.shape
-    except AttributeError:  # of a layer outside of a graph
+    except AttributeError:  # for a layer outside a graph
         shape = [None] * (len(layer.pool_size) + 2)
     lengths = shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
     for length, size, stride in zip(lengths, layer.pool_size, layer.strides, strict=True):
@@ -161,7 +161,7 @@ def _averages_padding(layer: Any) -> bool:
 
 
 def _restore_hard_sigmoid(model: Any) -> bool:
-    """Replace the function of Keras 3 by that of Keras 2; return whether there was any."""
+    """Replace the hard_sigmoid of Keras 3 by that of Keras 2; return whether the model uses it."""
     found = False
     for layer in model._flatten_layers():
         for role in ("activation", "recurrent_activation"):
@@ -176,21 +176,21 @@ def _hard_sigmoid(x: Any) -> Any:
 
 
 def _explained(architecture: Architecture, error: Exception) -> str:
-    """Return why Keras cannot read an architecture, and what helps."""
+    """Return why Keras cannot read an architecture, and the cure."""
     cure = ""
     if architecture.is_legacy and not architecture.of_keras_2:
-        cure = "; an .h5 file has no place for functions and operators between tensors: save it as a .keras file"
+        cure = "; an .h5 file cannot store functions and operators between tensors: save it as a .keras file"
     elif "requires TensorFlow" in str(error):  # layers that work on strings
         cure = f"; {SAVED_MODEL}"
     if missing := _MISSING.search(str(error)):
         name = missing[1]
         return (
-            f"its class {name} is not one of Keras {keras.__version__}; if it is your own, name it with --class "
+            f"class {name} is not part of Keras {keras.__version__}; if it is your own, name it with --class "
             f"package.module:{name}{cure}"
         )
-    return f"Keras {keras.__version__} cannot read it: {_telling(error)}{cure}"
+    return f"Keras {keras.__version__} cannot read it: {_innermost(error)}{cure}"
 
 
-def _telling(error: Exception) -> str:
-    """Return the innermost reason of an error of Keras, without the configurations that it quotes."""
+def _innermost(error: Exception) -> str:
+    """Return the innermost cause in an error of Keras, without the configurations that it quotes."""
     return f"{type(error).__name__}: {' '.join(_NOISE.sub('', str(error)).split())[:400]}"

@@ -1,8 +1,8 @@
-"""Layers of Keras that walk along a sequence, with a free length, for torch.export.
+"""Gives Keras layers over sequences a free length under torch.export.
 
 On its torch backend Keras 3.15 runs recurrent and time-distributed layers as a loop in Python, which is unrolled for
-the one length that an exporter sees. Here LSTM and GRU become torch's own operations, by the functions with which that
-backend calls them on a GPU; every other recurrent layer becomes a scan over its step; and a time-distributed layer
+the one length that an exporter sees. Here LSTM and GRU become torch's own operations, by the functions that that
+backend uses on a GPU; every other recurrent layer becomes a scan over its step; and a time-distributed layer
 takes all steps as rows of one batch.
 """
 
@@ -28,15 +28,15 @@ def free_length(run: Callable[[], object]) -> Iterator[None]:
     """Replace the loops until the block ends.
 
     Args:
-        run: runs the model once; the steps of its recurrent layers are recorded meanwhile.
+        run: runs the model once, while the steps of its recurrent layers are recorded.
 
     Raises:
-        BadRequest: this version of Keras has no such loops.
+        BadRequest: the installed version of Keras has other loops.
     """
     if missing := [name for owner, name in _NEEDED if not hasattr(owner, name)]:
         raise BadRequest(
-            f"Keras {keras.__version__} has no {missing[0]}, which recurrent layers need for their export: "
-            "pip install 'keras>=3.15,<3.16'"
+            f"Keras {keras.__version__} has no {missing[0]}, which the export of recurrent layers needs; install "
+            "another version: pip install 'keras>=3.15,<3.16'"
         )
     steps: dict[tuple[int, bool], _Step] = {}
     loop = keras.layers.RNN.inner_loop
@@ -46,7 +46,7 @@ def free_length(run: Callable[[], object]) -> Iterator[None]:
         key = id(layer), is_on is None
         if torch.compiler.is_exporting() and key in steps:
             return steps[key].scan(sequences, initial_state, is_on)
-        with contextlib.suppress(Exception):  # of a step that cannot be recorded: it stays in its loop
+        with contextlib.suppress(Exception):  # a step that cannot be recorded stays in its loop
             steps[key] = _Step(layer, sequences, initial_state, is_on)
         return loop(layer, sequences, initial_state, mask, training)
 
@@ -72,7 +72,7 @@ class _Step:
 
     Args:
         layer: a keras.layers.RNN.
-        sequences: an example [rows, steps, ...] of what it takes.
+        sequences: an example of its input, [rows, steps, ...].
         initial_state: its states, in any nesting.
         mask: bool [rows, steps], or None.
     """
@@ -102,7 +102,7 @@ class _Step:
     def scan(self, sequences: Any, initial_state: Any, mask: Any) -> Any:
         """Run the step over all steps, as one operation."""
         for name, weight in self._weights.items():
-            setattr(self._graph, name, weight.clone())  # a clone is part of what is exported; a constant is not
+            setattr(self._graph, name, weight.clone())  # a clone is exported; a constant is not
         xs = [x.transpose(0, 1) for x in (sequences, mask) if x is not None]
         if self._layer.go_backwards:
             xs = [x.flip(0) for x in xs]
@@ -143,12 +143,12 @@ def _time_distributed(layer: Any, inputs: Any, training: Any = None, mask: Any =
 
 
 def _is_standard(layer: Any) -> bool:
-    """Whether an LSTM or GRU has the activations of torch's."""
+    """Whether an LSTM or GRU has the same activations as torch's."""
     return layer.activation is keras.activations.tanh and layer.recurrent_activation is keras.activations.sigmoid
 
 
 def _prepared(layer: Any, sequences: Any) -> tuple[Any, Any, Any, Any]:
-    """Return the sequences in the order and dtype in which they are taken, and the weights; no bias: None."""
+    """Return the sequences in the layer's order and dtype, its kernel, recurrent kernel, and bias (None without)."""
     weights = layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias
     tensors: list[Any] = [None if weight is None else keras.ops.convert_to_tensor(weight) for weight in weights]
     kernel, recurrent, bias = tensors

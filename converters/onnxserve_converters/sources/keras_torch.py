@@ -1,4 +1,4 @@
-"""A Keras model as a module of PyTorch: its inputs and outputs, its run and its export."""
+"""A Keras model as a PyTorch module: its inputs and outputs, run and export."""
 
 import dataclasses
 import inspect
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from onnxserve.tensor import Array
+from onnxserve_converters.cases import Case, Cases
 from onnxserve_converters.errors import BadRequest, ConverterError, ExportFailed, one_line
-from onnxserve_converters.inputs import Case, Cases, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.declared import Declared, complete
 from onnxserve_converters.sources.keras_models import SAVED_MODEL, forget_states, load_weights
@@ -23,31 +24,29 @@ from onnxserve_converters.sources.torch_exporters import DYNAMO
 from onnxserve_converters.sources.torch_values import check_dtype, to_tensor
 
 Arrangement = Callable[[Sequence[Any]], Arguments]
-"""Makes the arguments of a model of its inputs."""
+"""Turns the inputs into the arguments of a model."""
 
-_CURE = f"give axes that need not be free a size with --input, or {SAVED_MODEL}"
+_CURE = f"fix the axes that need not be free with --input, or {SAVED_MODEL}"
 
 
 class KerasModel:
     """A model that Keras runs on PyTorch; implements sources.base.Model.
 
     Args:
-        request: what was asked for.
+        request: the options of the conversion.
         model: a keras.Model, without its weights.
         weights: their file.
-        notes: on what was loaded.
+        notes: on how it was loaded.
 
     Raises:
-        BadRequest: the inputs are not described as the model takes them, or the weights are another's.
+        BadRequest: the inputs are described wrongly, or the weights do not fit the model.
     """
 
     def __init__(self, request: Request, model: Any, weights: Path, notes: list[str]) -> None:
         if stateful := forget_states(model):
-            notes.append(
-                f"{', '.join(stateful)}: states are not kept; each call begins with zeros, as after reset_states()"
-            )
+            notes.append(f"{', '.join(stateful)}: states are not kept between calls; each call begins with zeros")
         if not _is_graph(model) and not request.inputs:
-            notes.append("the input is taken to be float32, of the shape that the model was first called with")
+            notes.append("the input is assumed to be float32, of the shape of the model's first call")
         self.inputs = _inputs(request, model)
         if _is_graph(model):
             module = _Module(model, lambda tensors: ((_packed(model, tensors),), {}), _output_names(model))
@@ -67,20 +66,20 @@ class KerasModel:
         return self._torch.run(feeds)
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
-        """Export through torch.export, with recurrent layers whose length stays free."""
+        """Export through torch.export; the length of recurrent layers stays free."""
         try:
             with free_length(lambda: self._torch.run(example.feeds)):
                 self._torch.export(path, example, opset)
         except ConverterError:
             raise
-        except Exception as error:  # of a layer that does not run with its loop replaced
+        except Exception as error:  # a layer may fail with its loop replaced
             raise ExportFailed(
                 f"Keras {keras.__version__} cannot run the model for its export: {one_line(error)}"
             ) from error
 
 
 class _Module(nn.Module):
-    """A Keras model that takes its inputs one by one, and gives its outputs by name where it knows names."""
+    """A Keras model that takes its inputs one by one, and returns its outputs by name where names are known."""
 
     def __init__(self, model: Any, arrange: Arrangement, names: Sequence[str]) -> None:
         super().__init__()
@@ -95,17 +94,17 @@ class _Module(nn.Module):
 
 
 def _is_graph(model: Any) -> bool:
-    """Whether a model tells its inputs and outputs: one that is functional, or a Sequential with a known input."""
+    """Whether a model declares its inputs and outputs: a functional one, or a Sequential with a known input."""
     return bool(getattr(model, "inputs", None))
 
 
 def _packed(model: Any, tensors: Sequence[Any]) -> Any:
-    """Return inputs in the structure that a graph takes."""
+    """Return the inputs in the structure that a graph expects."""
     return keras.tree.pack_sequence_as(model.input, list(tensors)) if hasattr(model, "input") else tensors[0]
 
 
 def _output_names(model: Any) -> list[str]:
-    """Return the names of the layers that give a graph's outputs, numbered where one gives several."""
+    """Return the names of a graph's output layers, numbered where a layer has several outputs."""
     names = getattr(model, "output_names", None) or [model.layers[-1].name] * len(model.outputs)
     return [f"{name}_{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
@@ -118,12 +117,12 @@ def _inputs(request: Request, model: Any) -> tuple[InputSpec, ...]:
         own = [Declared(spec.name, spec.dtype, None) for spec in request.inputs]
     else:
         own = [_as_built(request, model)]
-    if len(own) == len(request.inputs) == 1:  # a name is all that Keras has made up
+    if len(own) == len(request.inputs) == 1:  # Keras made up the name alone
         own = [dataclasses.replace(own[0], name=request.inputs[0].name)]
     for declared in own:
         if declared.dtype == "string":
             raise BadRequest(
-                f"{request.source}: its input {declared.name} takes strings, which PyTorch cannot; {SAVED_MODEL}"
+                f"{request.source}: input {declared.name} is of strings, which PyTorch does not support; {SAVED_MODEL}"
             )
     specs = complete(request.source, own, request.inputs)
     for spec in specs:
@@ -132,27 +131,27 @@ def _inputs(request: Request, model: Any) -> tuple[InputSpec, ...]:
 
 
 def _declared(name: str, dtype: str, shape: Sequence[int | None]) -> Declared:
-    """Return an input whose rows are free, however many the model was built with."""
+    """Return an input with a free batch axis, whatever size the model was built with."""
     return Declared(name, dtype, (None, *shape[1:]) if shape else ())
 
 
 def _as_built(request: Request, model: Any) -> Declared:
-    """Return the input of a model that has no graph, as its first call was."""
+    """Return the input of a model without a graph, from its first call."""
     name = next(iter(inspect.signature(model.call).parameters))
     shape = (model.get_build_config() or {}).get("input_shape")
     if not shape or not all(axis is None or isinstance(axis, int) for axis in shape):
         raise BadRequest(
-            f"{request.source}: the model does not tell its inputs; describe them, such as "
+            f"{request.source}: the model does not declare its inputs; describe them, such as "
             f"--input {name}=float32[batch,10]"
         )
     return _declared(name, "float32", shape)
 
 
 def _build(model: Any, inputs: Sequence[InputSpec], example: Case) -> Arrangement:
-    """Call a model that has no graph, which makes its variables, and return the way in which it can be called.
+    """Call a model without a graph, which creates its variables, and return the arrangement that it accepts.
 
     Raises:
-        BadRequest: it cannot be called with these inputs in any way.
+        BadRequest: it accepts these inputs in no arrangement.
     """
     tensors = [to_tensor(example.feeds[spec.name]) for spec in inputs]
     failures = []
@@ -167,7 +166,7 @@ def _build(model: Any, inputs: Sequence[InputSpec], example: Case) -> Arrangemen
         return arrange
     raise BadRequest(
         f"the model cannot be called with {', '.join(map(str, inputs))}: {failures[0]}; describe all its inputs with "
-        "--input, by the names that its call() has for them"
+        "--input, by the parameter names of its call()"
     )
 
 

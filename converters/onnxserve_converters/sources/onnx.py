@@ -1,4 +1,4 @@
-"""A model that is ONNX already: adopted as it is, its optimized run compared with the plain one."""
+"""Adopts ONNX files; their optimized run is compared with the one without optimization."""
 
 import json
 from collections.abc import Mapping
@@ -12,11 +12,12 @@ from onnx import ModelProto, TensorShapeProto
 
 from onnxserve.tensor import NAMES, Array
 from onnxserve_converters import graph
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, NotProved, one_line
-from onnxserve_converters.inputs import Case, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.declared import Declared, complete
-from onnxserve_converters.sources.freeing import free_rows
+from onnxserve_converters.sources.dynamic_axes import free_batch_axis
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.session import Session, SessionOptions
 
@@ -27,15 +28,17 @@ def load(request: Request, kind: str) -> "OnnxModel":
     """Return the model of an .onnx file.
 
     Raises:
-        BadRequest: it is no ONNX file, ONNX Runtime cannot run it, or it is asked to be another than it is.
-        NotProved: it breaks a rule of the standard.
+        BadRequest: the file is not a valid ONNX file, ONNX Runtime cannot load it, or the request contradicts it.
+        NotProved: the file violates the ONNX standard.
     """
     del kind
     path = request.source
     proto = _read(path)
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), None)
     if request.opset not in (None, opset):
-        raise BadRequest(f"--opset {request.opset}: {path} has the opset {opset} and is adopted as it is")
+        raise BadRequest(
+            f"--opset {request.opset}: {path} has opset {opset}, which adopting it does not change; leave --opset out"
+        )
     _check(path)
     try:
         session = Session(path, SessionOptions(graph_optimization="disable"))
@@ -53,7 +56,7 @@ class OnnxModel:
         proto: the file, with its weights.
         session: the file, loaded.
         inputs: complete descriptions.
-        freed: inputs that have one row in the file, and as many as `inputs` say once it is exported.
+        freed: inputs with a batch fixed to 1 in the file, and a free one in the export.
     """
 
     def __init__(self, proto: ModelProto, session: Session, inputs: tuple[InputSpec, ...], freed: set[str]) -> None:
@@ -62,10 +65,12 @@ class OnnxModel:
         self.reference = f"ONNX Runtime {onnxruntime.__version__}, without optimization"
         self.versions = {"onnxruntime": metadata.version("onnxruntime")}
         self.labels = _labels(proto)
-        self.notes = [f"the file fixes the batch of {', '.join(sorted(freed))} to 1; it was freed"] if freed else []
+        self.notes = (
+            [f"the file fixes the batch of {', '.join(sorted(freed))} to 1; the conversion freed it"] if freed else []
+        )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the file as it is written; where it knows one row alone, row by row."""
+        """Run the file as it is; row by row where its batch is fixed to 1."""
         if not self._freed:
             return self._run(feeds)
         rows = len(feeds[min(self._freed)])
@@ -76,16 +81,16 @@ class OnnxModel:
         for name, array in answers[0].items():
             if array.shape[:1] != (1,):
                 raise BadRequest(
-                    f"output {name}: for one row it has the shape {list(array.shape)}, so several "
-                    "cannot be put together; leave the batch of the file fixed to 1"
+                    f"output {name}: its shape for one row, {list(array.shape)}, has no batch axis, so rows cannot be "
+                    "joined; leave the batch fixed to 1 in --input"
                 )
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
-        """Write the file again, with its weights inside or beside it, and with its rows freed."""
+        """Write the file again, with its weights inside or beside it, and with a free batch where requested."""
         del example, opset
         if self._freed:
-            free_rows(self._proto.graph, self._freed)
+            free_batch_axis(self._proto.graph, self._freed)
         graph.write(self._proto, path, _EXTERNAL_DATA_ABOVE)
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -97,18 +102,18 @@ def _read(path: Path) -> ModelProto:
     try:
         proto = onnx.load(path)
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
-        raise BadRequest(f"{path}: it cannot be read as an ONNX file: {one_line(error)}") from error
+        raise BadRequest(f"{path}: not a valid ONNX file: {one_line(error)}") from error
     if not (proto.ir_version and proto.graph.output):
-        raise BadRequest(f"{path}: it is no ONNX file: there is no graph in it")
+        raise BadRequest(f"{path}: not a valid ONNX file: it has no graph")
     return proto
 
 
 def _check(path: Path) -> None:
-    """Check the structure alone: shapes are checked when they have been set right."""
+    """Check the structure alone: shapes are checked later, once they are corrected."""
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # ValidationError, by version
-        raise NotProved(f"{path}: it breaks a rule of the standard: {one_line(error)}") from error
+        raise NotProved(f"{path}: the file violates the ONNX standard: {one_line(error)}") from error
 
 
 def _declared(proto: ModelProto, session: Session) -> list[Declared]:
@@ -126,24 +131,24 @@ def _axis(dimension: TensorShapeProto.Dimension) -> int | str | None:
 
 
 def _freed(declared: list[Declared], inputs: tuple[InputSpec, ...]) -> set[str]:
-    """Return the inputs whose first axis the file fixes and the caller names."""
+    """Return the inputs whose first axis is fixed in the file and named by the caller."""
     freed = {
         spec.name: spec.shape[0]
         for own, spec in zip(declared, inputs, strict=True)
         if spec.shape and own.shape and isinstance(own.shape[0], int) and isinstance(spec.shape[0], str)
     }
     if len(set(freed.values())) > 1:
-        raise BadRequest(f"--input: give the first axes of {', '.join(freed)} one name: rows are freed together")
+        raise BadRequest(f"--input: give the first axes of {', '.join(freed)} one name; they are freed together")
     return set(freed)
 
 
 def _labels(proto: ModelProto) -> dict[str, list[str]]:
-    """Return the class names that the file has in the form in which graph.annotate() writes them."""
+    """Return the class names in a file's metadata, if they have the form of graph.annotate()."""
     written = {entry.key: entry.value for entry in proto.metadata_props}
     try:
-        told = json.loads(written.get("labels", "{}"))
+        labels = json.loads(written.get("labels", "{}"))
     except ValueError:
         return {}
-    if not (isinstance(told, dict) and all(isinstance(names, list) for names in told.values())):
+    if not (isinstance(labels, dict) and all(isinstance(names, list) for names in labels.values())):
         return {}
-    return {output: [str(name) for name in names] for output, names in told.items()}
+    return {output: [str(name) for name in names] for output, names in labels.items()}

@@ -21,8 +21,9 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from onnxserve.tensor import Array
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
-from onnxserve_converters.inputs import Case, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import sklearn_text
 from onnxserve_converters.sources.base import TRUST
@@ -32,29 +33,29 @@ _TYPES = {
     "int64": data_types.Int64TensorType,
     "string": data_types.StringTensorType,
 }
-_ONNX_ML = 3  # the newest operators for trees that skl2onnx 1.20 writes for all estimators
+_ONNX_ML_OPSET = 3  # the newest tree operators that skl2onnx 1.20 writes for all estimators
 
 Answers = Mapping[str, Callable[[Any], Any]]
-"""By output, in the order in which skl2onnx writes them, what gives it."""
+"""By output, in the order in which skl2onnx writes them, the function that computes it."""
 
 
 def load(request: Request, kind: str) -> "SklearnModel":
     """Return the model of a joblib file or a pickle.
 
     Raises:
-        BadRequest: its code may not run, it cannot be loaded, or it is nothing that can be converted.
+        BadRequest: its code is not trusted, or it cannot be loaded or converted.
     """
     del kind
     path = request.source
     if not request.trust_code:
-        raise BadRequest(f"{path}: it is a pickle: {TRUST}")
+        raise BadRequest(f"{path}: the file is a pickle: {TRUST}")
     estimator, notes = _unpickled(path)
     if not isinstance(estimator, BaseEstimator):
-        raise BadRequest(f"{path}: it holds a {type(estimator).__name__}, which is no estimator of scikit-learn")
+        raise BadRequest(f"{path}: expected a scikit-learn estimator, got a {type(estimator).__name__}")
     try:
         check_is_fitted(estimator)
     except NotFittedError as error:
-        raise BadRequest(f"{path}: it is not trained: {one_line(error)}") from error
+        raise BadRequest(f"{path}: the estimator is not trained: {one_line(error)}") from error
     answers = _answers(path, estimator)
     inputs = _inputs(path, estimator, request.inputs)
     return SklearnModel(estimator, inputs, answers, notes)
@@ -64,10 +65,10 @@ class SklearnModel:
     """A trained estimator; implements sources.base.Model.
 
     Args:
-        estimator: a classifier, a regressor or another, or a pipeline that ends in one.
+        estimator: a classifier, a regressor or any other, or a pipeline that ends in one.
         inputs: one of shape [batch, features], or a column [batch, 1] each; for texts [batch] or [batch, 1].
-        answers: what it gives.
-        notes: what was seen on loading.
+        answers: its outputs.
+        notes: warnings on loading it.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class SklearnModel:
         self.notes = notes
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the estimator on values that have passed through the inputs' dtypes."""
+        """Run the estimator on values converted to the inputs' dtypes."""
         table = _table(self._estimator, {spec.name: feeds[spec.name] for spec in self.inputs})
         return {name: _as_in_onnx(name, answer(table)) for name, answer in self._answers.items()}
 
@@ -105,15 +106,15 @@ class SklearnModel:
                     self._estimator,
                     initial_types=types,
                     options={**texts, **options},
-                    target_opset={"": opset, "ai.onnx.ml": _ONNX_ML},
+                    target_opset={"": opset, "ai.onnx.ml": _ONNX_ML_OPSET},
                 )
-            except NameError as error:  # it is of a class that has no such option
+            except NameError as error:  # its class has no such option
                 refused = error
         raise refused
 
 
 def _tensor_options(estimator: Any) -> list[dict[int, dict[str, bool]]]:
-    """Return the options by which skl2onnx writes tensors in place of a sequence of maps; classes know one each."""
+    """Return the options that make skl2onnx write tensors, not a sequence of maps; each class has one of them."""
     last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
     return [{id(estimator): {"zipmap": False}}, {id(last): {"raw_scores": True}}, {}]
 
@@ -125,23 +126,23 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
             loaded = joblib.load(path)
         except Exception as error:  # a pickle may raise anything
             raise BadRequest(
-                f"{path}: it cannot be loaded: {one_line(error)}; scikit-learn {sklearn.__version__} is installed "
-                "here, and so must be all modules that the model uses"
+                f"{path}: cannot be loaded: {one_line(error)}; all modules that the model uses must be installed, and "
+                f"scikit-learn must fit it: {sklearn.__version__} is installed"
             ) from error
-    told = {str(getattr(warning.message, "original_sklearn_version", "")) for warning in caught} - {""}
+    versions = {str(getattr(warning.message, "original_sklearn_version", "")) for warning in caught} - {""}
     return loaded, [
-        f"it was trained with scikit-learn {version}; here it ran in {sklearn.__version__}" for version in told
+        f"trained with scikit-learn {version}, but converted with {sklearn.__version__}" for version in versions
     ]
 
 
 def _answers(path: Path, estimator: Any) -> Answers:
-    """Return what an estimator gives, as skl2onnx writes it."""
+    """Return the outputs of an estimator, as skl2onnx writes them."""
     match get_tags(estimator).estimator_type:
         case "classifier" if hasattr(estimator, "predict_proba"):
             return {"label": estimator.predict, "probabilities": estimator.predict_proba}
         case "classifier" if len(estimator.classes_) > 2 and hasattr(estimator, "decision_function"):
             return {"label": estimator.predict, "scores": estimator.decision_function}
-        case "classifier":  # of two classes skl2onnx writes scores that have another form for each estimator
+        case "classifier":  # for two classes the form of skl2onnx's scores varies by estimator
             return {"label": estimator.predict}
         case "regressor":
             return {"prediction": _columns(estimator.predict)}
@@ -153,7 +154,7 @@ def _answers(path: Path, estimator: Any) -> Answers:
             return {"label": _columns(estimator.predict), "scores": _columns(estimator.decision_function)}
         case _ if hasattr(estimator, "transform"):
             return {"transformed": estimator.transform}
-    raise BadRequest(f"{path}: a {type(estimator).__name__} can neither predict nor transform other rows")
+    raise BadRequest(f"{path}: a {type(estimator).__name__} can neither predict nor transform new rows")
 
 
 def _columns(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -175,7 +176,7 @@ def _text(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple
     (spec, *others) = described
     if others or spec.dtype != "string" or len(spec.shape) not in (1, 2) or spec.shape[1:] not in ((), (1,)):
         raise BadRequest(
-            f"--input {(others or [spec])[0]}: {path} reads texts, one a row: describe one input, text=string[batch] "
+            f"--input {(others or [spec])[0]}: {path} reads texts, one a row; expected one input, text=string[batch] "
             "or text=string[batch,1], or none"
         )
     return described
@@ -192,27 +193,27 @@ def _columns_of(path: Path, estimator: Any, described: tuple[InputSpec, ...]) ->
     for spec in described:
         if spec.dtype not in _TYPES or len(spec.shape) != 2 or not isinstance(spec.shape[1], int):
             raise BadRequest(
-                f"--input {spec}: scikit-learn takes tables: describe one [batch,features] or columns [batch,1], of "
-                f"{', '.join(_TYPES)}"
+                f"--input {spec}: scikit-learn reads tables; expected one input [batch,features] or columns [batch,1], "
+                f"of {', '.join(_TYPES)}"
             )
     if features is not None and (total := sum(int(spec.shape[1]) for spec in described)) != features:
-        raise BadRequest(f"--input: {path} takes {features} columns, and {total} are described")
+        raise BadRequest(f"--input: {path} takes {features} columns, but {total} are described")
     if names is not None and len(described) > 1:
         if unknown := [spec.name for spec in described if spec.name not in names]:
-            raise BadRequest(f"--input {unknown[0]}: {path} has no such column; it has {', '.join(names)}")
+            raise BadRequest(f"--input {unknown[0]}: unknown column; {path} has {', '.join(names)}")
         if importlib.util.find_spec("pandas") is None:
-            raise BadRequest(f"{path}: it was trained on a data frame, and pandas is not installed: pip install pandas")
+            raise BadRequest(f"{path}: trained on a data frame, which needs pandas: pip install pandas")
     return described
 
 
 def _selects_by_name(estimator: Any) -> bool:
-    """Say whether a step picks columns of a data frame."""
+    """Whether a step selects columns of a data frame."""
     parts = [estimator, *estimator.get_params().values()]
     return any(isinstance(part, ColumnTransformer) for part in parts)
 
 
 def _table(estimator: Any, feeds: Mapping[str, Array]) -> Any:
-    """Put inputs together to what the estimator was trained on: texts, a data frame, or one array."""
+    """Combine the inputs to the form that the estimator was trained on: texts, a data frame, or one array."""
     if sklearn_text.reads_texts(estimator):
         (texts,) = feeds.values()
         return texts.ravel()
@@ -230,9 +231,11 @@ def _is_text(array: Array) -> bool:
     return array.dtype == object
 
 
-def _as_in_onnx(name: str, told: Any) -> Array:
-    """Return what an estimator gives in the dtype of skl2onnx: text, int64 for classes, float32 for all else."""
-    array: Array = told.toarray() if hasattr(told, "toarray") else np.asarray(told)  # encoders give sparse matrices
+def _as_in_onnx(name: str, values: Any) -> Array:
+    """Return an output of an estimator in skl2onnx's dtype: strings, int64 for classes, float32 for all others."""
+    array: Array = (
+        values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    )  # encoders give sparse matrices
     if array.dtype.kind in "OU":
         return array.astype(object)
     if name != "label":
@@ -247,13 +250,13 @@ def _labels(estimator: Any, answers: Answers) -> dict[str, list[str]]:
     by_class = [name for name in answers if name in ("probabilities", "scores")]
     if not isinstance(classes, np.ndarray):
         return {}
-    return {name: [str(told) for told in classes] for name in by_class}
+    return {name: [str(each) for each in classes] for name in by_class}
 
 
 def _make_node(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
-    """Do as onnx.helper.make_node, with numbers for truth values.
+    """Call onnx.helper.make_node with booleans converted to integers.
 
-    skl2onnx 1.20 gives truth values for HistGradientBoosting, and protobuf 7 takes none for a number.
+    skl2onnx 1.20 passes booleans for HistGradientBoosting, which protobuf 7 does not accept as numbers.
     """
     plain: dict[str, Any] = {
         name: [int(value) if isinstance(value, bool | np.bool) else value for value in values]

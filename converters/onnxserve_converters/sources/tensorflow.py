@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from onnxserve.tensor import NUMBERS, Array, strings_array
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
-from onnxserve_converters.inputs import Case, InputSpec
+from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.base import TRUST, load_class, need
 from onnxserve_converters.sources.declared import Declared, complete
@@ -21,10 +22,10 @@ _SERVING = "serving_default"
 
 
 def load(request: Request, kind: str) -> "TensorFlowModel":
-    """Return the model of a SavedModel folder.
+    """Return the model of a SavedModel directory.
 
     Raises:
-        BadRequest: it cannot be loaded, or has no signature to choose.
+        BadRequest: it cannot be loaded, or its signature is missing or ambiguous.
     """
     del kind
     tf, path = _tensorflow(), request.source
@@ -40,47 +41,47 @@ def load_keras2(request: Request) -> "TensorFlowModel":
     """Return the model of an .h5 file of Keras 2, loaded with tf_keras.
 
     Raises:
-        BadRequest: it cannot be loaded, or may hold code that is not to be run.
+        BadRequest: it cannot be loaded, or may contain code that is not trusted.
     """
     tf, path = _tensorflow(), request.source
     try:
         import tf_keras
     except ImportError:
         raise BadRequest(
-            f"{path}: Keras 2 wrote it, and of its layers some are for Keras 2 alone: pip install --no-deps tf_keras "
-            "(what it depends on would bring a second TensorFlow)"
+            f"{path}: some layers of this Keras 2 file exist only in Keras 2: pip install --no-deps tf_keras "
+            "(its dependencies would install a second TensorFlow)"
         ) from None
     architecture = read_h5(path)
     if architecture is None:
-        raise BadRequest(f"{path}: it holds weights without an architecture")
+        raise BadRequest(f"{path}: weights without an architecture; save the whole model")
     if not request.trust_code and any(node.get("class_name") == "Lambda" for node in nodes(architecture.config)):
-        raise BadRequest(f"{path}: it has a Lambda layer: {TRUST}")  # tf_keras would run its code without asking
+        raise BadRequest(f"{path}: the model has a Lambda layer: {TRUST}")  # tf_keras would run its code without asking
     name = (request.class_path or "").rpartition(":")[2]
     custom = {name: load_class(request.class_path)} if request.class_path else {}
     try:
         model = tf_keras.models.load_model(path, custom_objects=custom, compile=False)
     except Exception as error:  # Keras' own, of many classes
         raise BadRequest(f"{path}: Keras 2 cannot load it: {one_line(error)}") from error
-    told = TensorFlowModel(request, model, _forward(tf, model), model.input_names, model.output_names)
-    told.reference += f" with tf_keras {tf_keras.__version__}"
-    told.versions["tf_keras"] = tf_keras.__version__
-    return told
+    loaded = TensorFlowModel(request, model, _forward(tf, model), model.input_names, model.output_names)
+    loaded.reference += f" with tf_keras {tf_keras.__version__}"
+    loaded.versions["tf_keras"] = tf_keras.__version__
+    return loaded
 
 
 class TensorFlowModel:
     """A function that TensorFlow runs; implements sources.base.Model.
 
     Args:
-        request: what it is loaded from, and what the caller says of its inputs.
+        request: the source and the descriptions of its inputs.
         owner: the object that holds the function's variables and tables.
-        function: takes inputs and gives outputs by name; a SavedModel keeps no order of them.
-        inputs, outputs: the names in an order.
+        function: takes inputs and returns outputs by name; a SavedModel has no order of them.
+        inputs, outputs: the names in the order to use.
     """
 
     def __init__(self, request: Request, owner: Any, function: Any, inputs: list[str], outputs: list[str]) -> None:
         self._tf, path = _tensorflow(), request.source
         if request.opset is not None and request.opset > _latest_opset():
-            raise BadRequest(f"--opset {request.opset}: tf2onnx writes {_latest_opset()} at most")
+            raise BadRequest(f"--opset {request.opset}: tf2onnx supports at most {_latest_opset()}")
         self._owner, self._function, self._outputs = owner, function, outputs
         declared = [_declared(path, name, _takes(function)[name]) for name in inputs]
         self.inputs = complete(path, declared, request.inputs)
@@ -103,10 +104,10 @@ class TensorFlowModel:
             raise ExportFailed(f"tf2onnx could not export the model: {one_line(error)}") from error
 
     def _converted(self, opset: int) -> onnx.ModelProto:
-        """Do what `python -m tf2onnx.convert --saved-model` does, with the function at hand, tables included."""
+        """Convert the function as `python -m tf2onnx.convert --saved-model` does, tables included."""
         from tf2onnx import optimizer, tf_loader, tfonnx
 
-        # TensorFlow sorts what it takes and gives by name; tensors that the function holds come after its inputs.
+        # TensorFlow sorts inputs and outputs by name; tensors that the function captured come after its inputs.
         inputs = dict(zip(sorted(spec.name for spec in self.inputs), self._function.inputs, strict=False))
         outputs = dict(zip(sorted(self._outputs), self._function.outputs, strict=True))
         given = [inputs[spec.name].name for spec in self.inputs]
@@ -129,7 +130,7 @@ class TensorFlowModel:
 
 
 def _tensorflow() -> Any:
-    """Import TensorFlow, without its log and without a GPU: the server may be using that.
+    """Import TensorFlow without its log and without a GPU, which the server may be using.
 
     Raises:
         BadRequest: it is not installed.
@@ -149,9 +150,11 @@ def _latest_opset() -> int:
 
 def _signature(path: Path, signatures: Mapping[str, Any]) -> Any:
     if not signatures:
-        raise BadRequest(f"{path}: it has no signature; save it with one: tf.saved_model.save(..., signatures=...)")
+        raise BadRequest(
+            f"{path}: the SavedModel has no signature; save it with one: tf.saved_model.save(..., signatures=...)"
+        )
     if _SERVING not in signatures and len(signatures) > 1:
-        raise BadRequest(f"{path}: it has the signatures {', '.join(signatures)}; name the one to take {_SERVING}")
+        raise BadRequest(f"{path}: several signatures: {', '.join(signatures)}; save the one to convert as {_SERVING}")
     return signatures[_SERVING if _SERVING in signatures else next(iter(signatures))]
 
 
@@ -170,12 +173,14 @@ def _forward(tf: Any, model: Any) -> Any:
         return dict(zip(model.output_names, tf.nest.flatten(results), strict=True))
 
     takes = zip(names, model.inputs, strict=True)
-    return forward.get_concrete_function(**{name: tf.TensorSpec(told.shape, told.dtype) for name, told in takes})
+    return forward.get_concrete_function(**{name: tf.TensorSpec(spec.shape, spec.dtype) for name, spec in takes})
 
 
 def _declared(path: Path, name: str, spec: Any) -> Declared:
     if spec.dtype.name not in NUMBERS:
-        raise BadRequest(f"input {name}: {path} takes it as {spec.dtype.name}, which cannot be served")
+        raise BadRequest(
+            f"input {name}: {path} declares {spec.dtype.name}; expected a dtype of ONNX: {', '.join(NUMBERS)}"
+        )
     return Declared(name, spec.dtype.name, None if spec.shape.rank is None else tuple(spec.shape.as_list()))
 
 
@@ -191,7 +196,7 @@ def _sizes(spec: InputSpec) -> list[int | None]:
 
 
 def _erfc(context: Any, node: Any, name: str, args: list[Any]) -> Any:
-    """Write 1 - Erf(x) for Erfc(x), which exact GELU uses and ONNX has not. A handler of tf2onnx."""
+    """Handle Erfc for tf2onnx: write 1 - Erf(x), for exact GELU; ONNX has no Erfc."""
     del args
     from tf2onnx import utils
 

@@ -1,4 +1,4 @@
-"""PyTorch: TorchScript, exported programs, weights of a class, whole modules, and modules of the calling process."""
+"""PyTorch: TorchScript, exported programs, weights of a class, whole modules, and in-memory modules."""
 
 import inspect
 import os
@@ -12,16 +12,16 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from onnxserve.tensor import Array
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
-from onnxserve_converters.inputs import Case
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
 from onnxserve_converters.sources.torch_calls import Call, ModuleCall, ProgramCall, script_signature
-from onnxserve_converters.sources.torch_exporters import DYNAMO, EXPORTERS, LEGACY, OPSET, Job, telling
-from onnxserve_converters.sources.torch_files import read_live, read_module, read_program, read_script
+from onnxserve_converters.sources.torch_exporters import DYNAMO, EXPORTERS, LEGACY, OPSET, Export, first_cause
+from onnxserve_converters.sources.torch_files import read_in_memory, read_module, read_program, read_script
 from onnxserve_converters.sources.torch_values import check_dtype, named_tensors, to_array, to_tensor
 
-_THREADS = 4  # at most: references are small, and the machine may be serving
+_MAX_THREADS = 4  # references are small, and the machine may be serving
 _FROM_CLASS = "convert it from its class: save its state_dict() and name the class with --class package.module:Class"
 
 
@@ -29,18 +29,18 @@ def load(request: Request, kind: str) -> "TorchModel":
     """Return the model of a source of the kind "torchscript", "pt2", "state_dict" or "live_torch".
 
     Raises:
-        BadRequest: it cannot be loaded as asked, or its inputs are not described as it takes them.
+        BadRequest: it cannot be loaded as requested, or its inputs are described wrongly.
     """
     base.need("torch", "onnxscript")
-    torch.set_num_threads(min(_THREADS, len(os.sched_getaffinity(0))))
-    torch.backends.mha.set_fastpath_enabled(False)  # it zeroes what is padded, and no exporter writes it
+    torch.set_num_threads(min(_MAX_THREADS, len(os.sched_getaffinity(0))))
+    torch.backends.mha.set_fastpath_enabled(False)  # it zeroes padded positions, which no exporter writes
     match kind:
         case "torchscript":
             return _of_script(request)
         case "pt2":
             return _of_program(request)
         case "live_torch":
-            return _of_module(request, read_live(request.source), [])
+            return _of_module(request, read_in_memory(request.source), [])
         case _:
             return _of_module(request, *read_module(request))
 
@@ -49,12 +49,12 @@ class TorchModel:
     """A module or program that PyTorch runs; implements sources.base.Model.
 
     Args:
-        runs: gives the reference.
-        exported: what the exporters are given.
+        runs: computes the reference.
+        exported: the module or program to export.
         call: how the inputs become the arguments of both.
         exporters: names of EXPORTERS, tried in this order until one writes a file.
         cure: what to do where none does, for the message.
-        notes: on what was loaded.
+        notes: on how it was loaded.
 
     Raises:
         BadRequest: an input has a dtype that cannot be compared.
@@ -89,7 +89,7 @@ class TorchModel:
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
         """Write the model with the first exporter that can."""
-        job = Job(
+        task = Export(
             model=self._exported,
             call=self._call,
             tensors={name: to_tensor(array) for name, array in example.feeds.items()},
@@ -101,13 +101,13 @@ class TorchModel:
         for name in self._exporters:
             try:
                 with torch.no_grad():
-                    EXPORTERS[name](job)
-            except Exception as error:  # exporters raise whatever their parts do
-                failures.append(f"{name}: {telling(error)}")
+                    EXPORTERS[name](task)
+            except Exception as error:  # exporters raise exceptions of any class
+                failures.append(f"{name}: {first_cause(error)}")
                 continue
-            self.notes += [f"{name} wrote the graph, after a failure of {failure}" for failure in failures]
+            self.notes += [f"exported by {name} after a failure of {failure}" for failure in failures]
             return
-        raise ExportFailed(f"PyTorch cannot write it as ONNX ({'; '.join(failures)}); {self._cure}")
+        raise ExportFailed(f"PyTorch cannot export the model to ONNX ({'; '.join(failures)}); {self._cure}")
 
 
 def _of_module(request: Request, module: nn.Module, notes: list[str]) -> TorchModel:
@@ -123,16 +123,16 @@ def _of_script(request: Request) -> TorchModel:
 
 
 def _of_program(request: Request) -> TorchModel:
-    if not request.trust_code:  # of the sample inputs in it, which are pickled, and of its guards (torch 2.13)
-        raise BadRequest(f"{request.source}: it is a program of torch.export: {base.TRUST}")
+    if not request.trust_code:  # its pickled sample inputs and its guards are code (torch 2.13)
+        raise BadRequest(f"{request.source}: a program of torch.export: {base.TRUST}")
     program = read_program(request.source)
     call = ProgramCall(program, request.inputs)
     if not call.frees_more:
         return TorchModel(program.module(), program, call, exporters=(DYNAMO,), cure=_FROM_CLASS, notes=[])
 
     module = program.module(check_guards=False)
-    module.validate_inputs = False  # type: ignore[assignment]  # it is no submodule
-    cure = "save it with its free axes, by torch.export.export(..., dynamic_shapes=...)"
+    module.validate_inputs = False  # type: ignore[assignment]  # not a submodule
+    cure = "save it with free axes: torch.export.export(..., dynamic_shapes=...)"
 
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -143,5 +143,5 @@ def _of_program(request: Request) -> TorchModel:
                 f"{one_line(error)}; {cure}"
             ) from error
 
-    notes = ["the program was saved with fixed sizes; at others it was compared with itself, run without its guards"]
+    notes = ["the program was saved with fixed sizes; for other sizes the reference is the program without its guards"]
     return TorchModel(run, module, call, exporters=(DYNAMO,), cure=cure, notes=notes)

@@ -1,4 +1,4 @@
-"""How inputs become the arguments of a PyTorch model."""
+"""Turns inputs into the arguments of a PyTorch model."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class Call(Protocol):
     inputs: tuple[InputSpec, ...]
 
     def arguments(self, tensors: Mapping[str, torch.Tensor]) -> Arguments:
-        """Return the arguments that these inputs make."""
+        """Return the arguments for these inputs."""
         ...
 
 
@@ -38,7 +38,7 @@ class ModuleCall:
         described: the caller's inputs.
 
     Raises:
-        BadRequest: there are none, or forward() does not take them.
+        BadRequest: none are described, or forward() does not accept them.
     """
 
     def __init__(self, signature: inspect.Signature, described: tuple[InputSpec, ...]) -> None:
@@ -60,7 +60,7 @@ class ModuleCall:
         self.inputs = (*bound.args, *bound.kwargs.values())
 
     def arguments(self, tensors: Mapping[str, torch.Tensor]) -> Arguments:
-        """Return the arguments, by position as far as that goes."""
+        """Return the arguments, by position where possible."""
         bound = self._bind(tensors)
         return bound.args, bound.kwargs
 
@@ -74,14 +74,14 @@ class ProgramCall:
     """A call of an exported program, in the structure that it was exported with.
 
     Args:
-        program: it tells its inputs.
-        described: what the caller says of them: of some by their own names, or of all in their order.
+        program: declares its inputs.
+        described: the caller's descriptions: of some inputs by their own names, or of all in their order.
 
     Attributes:
-        frees_more: whether the caller has an axis free that is fixed in the program.
+        frees_more: whether the caller frees an axis that is fixed in the program.
 
     Raises:
-        BadRequest: the program has an input that is no tensor, or others than described.
+        BadRequest: an input of the program is not a tensor, or the descriptions do not fit.
     """
 
     def __init__(self, program: ExportedProgram, described: tuple[InputSpec, ...]) -> None:
@@ -89,9 +89,9 @@ class ProgramCall:
         self._program = program
         self.inputs = _as_described(own, described)
         self.frees_more = any(
-            isinstance(told, int) and isinstance(wanted, str)
+            isinstance(fixed, int) and isinstance(axis, str)
             for theirs, spec in zip(own, self.inputs, strict=True)
-            for told, wanted in zip(theirs.shape, spec.shape, strict=True)
+            for fixed, axis in zip(theirs.shape, spec.shape, strict=True)
         )
 
     def arguments(self, tensors: Mapping[str, torch.Tensor]) -> Arguments:
@@ -108,7 +108,7 @@ class ProgramCall:
 
 
 def script_signature(script: torch.jit.ScriptModule) -> inspect.Signature:
-    """Return the signature of a script's forward(), which inspect cannot read."""
+    """Return the signature of a script's forward(), which inspect.signature() cannot read."""
     _, *arguments = script.forward.schema.arguments  # type: ignore[attr-defined]  # typed as any callable
     return inspect.Signature([
         inspect.Parameter(
@@ -121,7 +121,7 @@ def script_signature(script: torch.jit.ScriptModule) -> inspect.Signature:
 
 
 def _parameters(signature: inspect.Signature) -> list[inspect.Parameter]:
-    """Return the parameters that have a name of their own."""
+    """Return the parameters without *args and **kwargs."""
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [parameter for parameter in signature.parameters.values() if parameter.kind not in variable]
 
@@ -136,7 +136,7 @@ def _user_arguments(program: ExportedProgram) -> list[Any]:
 
 
 def _own_inputs(program: ExportedProgram) -> tuple[InputSpec, ...]:
-    """Return a program's inputs. Its symbols for free axes have no telling names: equal ones get the same name."""
+    """Return a program's inputs. Free axes are renamed from its symbols; equal symbols get the same name."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     names: dict[str, str] = {}
     inputs: list[InputSpec] = []
@@ -145,7 +145,7 @@ def _own_inputs(program: ExportedProgram) -> tuple[InputSpec, ...]:
             continue
         if not isinstance(argument, TensorArgument):
             raise BadRequest(
-                f"input {argument.name}: the program takes a number there; export it anew with a tensor of the shape ()"
+                f"input {argument.name}: the program takes a number; export it again with a tensor of shape ()"
             )
         tensor = values[argument.name]
         shape = [
@@ -159,23 +159,25 @@ def _own_inputs(program: ExportedProgram) -> tuple[InputSpec, ...]:
 
 
 def _as_described(own: Sequence[InputSpec], described: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """Return a program's inputs as the caller describes them: some by their own names, or all in their order."""
-    told = {spec.name: spec for spec in described}
-    if not told.keys() <= {spec.name for spec in own}:
+    """Return a program's inputs as described: some by their own names, or all in their order."""
+    given = {spec.name: spec for spec in described}
+    if not given.keys() <= {spec.name for spec in own}:
         if len(described) != len(own):
             takes = ", ".join(map(str, own)) or "none"
-            raise BadRequest(f"--input: {len(described)} are described, and the program takes {len(own)}: {takes}")
-        told = {theirs.name: spec for theirs, spec in zip(own, described, strict=True)}
+            raise BadRequest(
+                f"--input: {len(described)} inputs are described, but the program takes {len(own)}: {takes}"
+            )
+        given = {theirs.name: spec for theirs, spec in zip(own, described, strict=True)}
     axes: dict[int | str, int | str] = {}
     for theirs in own:
-        spec = told.get(theirs.name, theirs)
+        spec = given.get(theirs.name, theirs)
         if spec.dtype != theirs.dtype or len(spec.shape) != len(theirs.shape) or _contradict(theirs.shape, spec.shape):
-            raise BadRequest(f"--input {spec.name}: the program takes it as {theirs}")
+            raise BadRequest(f"--input {spec.name}: does not fit the program, which takes {theirs}")
         if spec is not theirs:
             axes |= {axis: now for axis, now in zip(theirs.shape, spec.shape, strict=True) if isinstance(axis, str)}
     renamed = (replace(theirs, shape=tuple(axes.get(axis, axis) for axis in theirs.shape)) for theirs in own)
-    return tuple(told.get(theirs.name, theirs) for theirs in renamed)
+    return tuple(given.get(theirs.name, theirs) for theirs in renamed)
 
 
-def _contradict(told: Sequence[int | str], wanted: Sequence[int | str]) -> bool:
-    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(told, wanted, strict=True))
+def _contradict(own: Sequence[int | str], described: Sequence[int | str]) -> bool:
+    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(own, described, strict=True))

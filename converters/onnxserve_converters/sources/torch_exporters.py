@@ -1,4 +1,4 @@
-"""PyTorch's two exporters to ONNX: the one of torch.export ("dynamo"), and the one of TorchScript before it."""
+"""PyTorch's two exporters to ONNX: by torch.export ("dynamo"), and the older one by TorchScript."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
 
-from onnxserve_converters import graph
+from onnxserve_converters import interface
 from onnxserve_converters.errors import one_line
 from onnxserve_converters.sources.torch_calls import Arguments, Call
 from onnxserve_converters.sources.torch_values import named_tensors
@@ -23,14 +23,14 @@ DYNAMO, LEGACY = "torch.onnx.export(dynamo=True)", "torch.onnx.export(dynamo=Fal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What an exporter needs to know.
+class Export:
+    """The inputs of an exporter.
 
     Attributes:
         model: a module, a script or an exported program.
-        call: how inputs become its arguments; their free axes are to stay free.
-        tensors: inputs, by name, to run the model with while it is recorded.
-        outputs: how many there are.
+        call: turns inputs into its arguments; their free axes must stay free.
+        tensors: inputs, by name, for the run that is recorded.
+        outputs: the number of outputs.
         opset: the ONNX operator set.
         path: of the file to write.
     """
@@ -43,7 +43,7 @@ class Job:
     path: Path
 
     def subject(self) -> tuple[Any, Arguments]:
-        """Return what is exported, and with which arguments."""
+        """Return the exported object and its arguments."""
         if isinstance(self.model, nn.Module) and not isinstance(self.model, torch.jit.ScriptModule):
             return _Flat(self.model, self.call), (tuple(self.tensors[spec.name] for spec in self.call.inputs), {})
         return self.model, self.call.arguments(self.tensors)
@@ -53,25 +53,25 @@ class Job:
         return [{i: axis for i, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in self.call.inputs]
 
     def options(self) -> dict[str, Any]:
-        """Return the options of both exporters: the opset, and names as nothing inside a model has them.
+        """Return the options of both exporters: the opset, and names that no value inside a model has.
 
-        Either exporter writes what it is told, though a weight or an inner value have that name already: torch 2.13
-        multiplies a weight by itself where an input "weight" was meant.
+        Neither exporter checks whether a weight or an inner value has the same name: with an input "weight" torch 2.13
+        multiplies the weight by itself.
         """
         return {
             "opset_version": self.opset,
-            "input_names": [graph.stand_in(i) for i in range(len(self.call.inputs))],
+            "input_names": [interface.stand_in(i) for i in range(len(self.call.inputs))],
             "output_names": [f"output__{i}__" for i in range(self.outputs)],
         }
 
 
 class _Flat(nn.Module):
-    """A module that both exporters take: from tensors, in the order of its inputs, to a tuple of tensors."""
+    """A module that both exporters accept: from tensors, in the order of its inputs, to a tuple of tensors."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
         super().__init__()
         self.model, self._call = model, call
-        self.training = False  # not eval(), which the module of a program refuses
+        self.training = False  # not eval(), which a program's module does not support
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         names = (spec.name for spec in self._call.inputs)
@@ -79,41 +79,43 @@ class _Flat(nn.Module):
         return tuple(named_tensors(self.model(*args, **kwargs)).values())
 
 
-def _by_torch_export(job: Job) -> None:
-    """Export a module, or a program, which knows its free axes and needs no arguments."""
-    subject, (args, kwargs) = job.subject()
-    shapes = {"tensors": tuple(job.free_axes())} if isinstance(subject, _Flat) else None
-    # The exporter frees the length of LSTM and GRU in its first step alone; in its second it would freeze it again.
+def _by_torch_export(export: Export) -> None:
+    """Export a module, or a program, whose free axes are in the program."""
+    subject, (args, kwargs) = export.subject()
+    shapes = {"tensors": tuple(export.free_axes())} if isinstance(subject, _Flat) else None
+    # The exporter frees the length of LSTM and GRU in its first step alone; its second would fix it again.
     with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
         program = torch.onnx.export(
-            subject, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False, **job.options()
+            subject, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False, **export.options()
         )
     assert program is not None
     written = program.model.opset_imports[""]
-    if written != job.opset:  # it does not fail where it cannot convert to an older set
-        raise ValueError(f"it writes opset {written}, not {job.opset}")
-    program.save(job.path)
+    if written != export.opset:  # a failed conversion to an older opset raises nothing
+        raise ValueError(f"it wrote opset {written}, not {export.opset}")
+    program.save(export.path)
 
 
-def _by_torchscript(job: Job) -> None:
-    """Export a script, or trace a module: what it does for the example must be what it always does."""
-    subject, (args, kwargs) = job.subject()
-    axes = {graph.stand_in(i): axes for i, axes in enumerate(job.free_axes())}
+def _by_torchscript(export: Export) -> None:
+    """Export a script, or trace a module, whose operations must not depend on the example's values."""
+    subject, (args, kwargs) = export.subject()
+    axes = {interface.stand_in(i): axes for i, axes in enumerate(export.free_axes())}
     with warnings.catch_warnings():
-        # torch's own layers only check shapes in that way.
+        # torch's own layers convert tensors only to check shapes.
         warnings.filterwarnings("error", "Converting a tensor to a Python boolean", module=r"(?!torch\.)")
-        torch.onnx.export(subject, args, job.path, kwargs=kwargs, dynamic_axes=axes, dynamo=False, **job.options())
+        torch.onnx.export(
+            subject, args, export.path, kwargs=kwargs, dynamic_axes=axes, dynamo=False, **export.options()
+        )
 
 
-def telling(error: BaseException) -> str:
-    """Return what an exporter's long text says is wrong: how its first cause begins."""
+def first_cause(error: BaseException) -> str:
+    """Return the first two lines of the first cause of an exporter's error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error, lines=2)
 
 
-EXPORTERS: dict[str, Callable[[Job], None]] = {
+EXPORTERS: dict[str, Callable[[Export], None]] = {
     DYNAMO: _by_torch_export,
     LEGACY: _by_torchscript,
 }
-"""By the name that messages have for them."""
+"""By the name used in messages."""

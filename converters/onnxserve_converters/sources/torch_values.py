@@ -1,4 +1,4 @@
-"""Arrays and tensors, and the names of what a PyTorch model returns."""
+"""Converts arrays and tensors, and names the outputs of a PyTorch model."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -15,15 +15,15 @@ _WITHOUT_ARRAYS = {name for name in NUMBERS if name == "string" or name.startswi
 
 
 def check_dtype(spec: InputSpec) -> None:
-    """Check that an input is of a dtype that both numpy and PyTorch have.
+    """Check that an input's dtype exists in both numpy and PyTorch.
 
     Raises:
-        BadRequest: it is not.
+        BadRequest: it does not.
     """
     if spec.dtype in _WITHOUT_ARRAYS:
         raise BadRequest(
-            f"--input {spec.name}: a PyTorch model cannot be compared on {spec.dtype}; convert the model, with its "
-            "inputs, to float32 or float16"
+            f"--input {spec.name}: a PyTorch model cannot be compared in {spec.dtype}; change it and its inputs to "
+            "float32 or float16"
         )
 
 
@@ -36,24 +36,24 @@ def to_array(name: str, value: Any) -> Array:
     """Return the array of an output.
 
     Raises:
-        BadRequest: it is no tensor, or of a dtype that numpy or ONNX has not.
+        BadRequest: it is not a tensor, or its dtype does not exist in numpy or ONNX.
     """
     if not isinstance(value, torch.Tensor):
         raise BadRequest(
-            f"output {name}: the model returns {type(value).__name__} there, and an ONNX file returns tensors alone; "
-            "wrap it in a module that returns tensors"
+            f"output {name}: expected a tensor, got {type(value).__name__}; wrap the model in a module that returns "
+            "tensors only"
         )
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in NUMBERS or dtype in _WITHOUT_ARRAYS:
-        raise BadRequest(f"output {name}: it is {dtype}, which cannot be compared; make it float32 in the model")
+        raise BadRequest(f"output {name}: {dtype} cannot be compared; convert it to float32 in the model")
     array: Array = value.detach().cpu().numpy().copy()  # the model may use its memory again
     return array
 
 
 def named_tensors(result: Any) -> dict[str, Any]:
-    """Return the leaves of what a model returns, in the order in which exporters write them, without None.
+    """Return the tensors in a model's result, without None, in the order in which exporters write them.
 
-    A leaf is named by the keys and fields on the way to it; positions alone give "output_0", "output_1_0" and so on,
+    A tensor is named by the keys and fields that lead to it; positions alone give "output_0", "output_1_0" and so on,
     and a lone tensor is "output".
     """
     named: dict[str, Any] = {}
@@ -66,19 +66,19 @@ def named_tensors(result: Any) -> dict[str, Any]:
         name = "_".join(words)
         named[name if name not in named else f"{name}_{len(named)}"] = leaf
     if not named:
-        raise BadRequest("the model returns no tensor")
+        raise BadRequest("the model returns no tensor; convert a model that returns at least one")
     return named
 
 
 def _leaves(value: Any, path: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], Any]]:
     if dataclasses.is_dataclass(value) and type(value) not in pytree.SUPPORTED_NODES:
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    children, structure = pytree.tree_flatten(value, is_leaf=lambda node: node is not value)
+    parts, structure = pytree.tree_flatten(value, is_leaf=lambda node: node is not value)
     if structure.is_leaf():
         yield path, value
         return
-    for key, child in zip(_keys(value, len(children)), children, strict=True):
-        yield from _leaves(child, (*path, key))
+    for key, part in zip(_keys(value, len(parts)), parts, strict=True):
+        yield from _leaves(part, (*path, key))
 
 
 def _keys(value: Any, count: int) -> list[int | str]:

@@ -1,1 +1,1 @@
-"""Hop 2, and the one door to everything behind it: requests go in, each calls back once."""
+"""Hop 2, and the entry to everything behind it: requests go in, each calls back once."""

@@ -64,16 +64,17 @@ class Admission:
             outputs = (*(outputs if request.outputs else server_inputs.answered), *server_inputs.outputs)
             given = server_inputs.inputs
         arrays = self._arrays(request.inputs, faults, given)
+        if faults or arrays is None:
+            raise InvalidRequest(faults, model=spec.name, version=spec.version)
         rows, nbytes = 1, sum(map(_size, request.inputs))
-        if not faults:
-            if self._batch_axes:
-                first, axis = self._batch_axes[0]
-                rows = arrays[first].shape[axis]
-            if not rows:  # it is run as one row of zeros, see gather(), whose size no byte of the message has paid for
-                nbytes += sum(
-                    math.prod(spec.inputs[i].row_of(arrays[i].shape)) * arrays[i].itemsize for i, _ in self._batch_axes
-                )
-            self._check_together(arrays, rows, nbytes, request.inputs, faults)
+        if self._batch_axes:
+            first, axis = self._batch_axes[0]
+            rows = arrays[first].shape[axis]
+        if not rows:  # it is run as one row of zeros, see gather(), whose size no byte of the message has paid for
+            nbytes += sum(
+                math.prod(spec.inputs[i].row_of(arrays[i].shape)) * arrays[i].itemsize for i, _ in self._batch_axes
+            )
+        self._check_together(arrays, rows, nbytes, request.inputs, faults)
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
         return Job(
@@ -98,10 +99,10 @@ class Admission:
 
     def _arrays(
         self, tensors: Sequence[WireTensor], faults: list[Violation], given: Mapping[int, Array]
-    ) -> tuple[Array, ...]:
-        """Return the request's tensors, and those that the server gives, as arrays, in the model's order."""
+    ) -> tuple[Array, ...] | None:
+        """Return the request's tensors and those that the server gives, in the model's order; None beside a fault."""
         inputs = self._inputs
-        arrays: dict[int, Array | None] = {**given}
+        arrays, at_fault = {**given}, list[int]()
         for position, tensor in enumerate(tensors):
             known = inputs.get(tensor.name)
             if known is None:
@@ -110,17 +111,23 @@ class Admission:
             elif known.index in given:
                 message = f"input {tensor.name!r} is the sequence's state, which the server keeps; leave it out"
                 faults.append(Violation(f"inputs[{position}].name", message))
-            elif known.index in arrays:
+            elif known.index in arrays or known.index in at_fault:
                 faults.append(Violation(f"inputs[{position}].name", f"input {tensor.name!r} is given twice"))
+            elif (array := known.array(tensor, position, faults)) is not None:
+                arrays[known.index] = array
             else:
-                arrays[known.index] = known.array(tensor, position, faults)
-        if len(arrays) < len(inputs):
-            missing = [known.spec for known in inputs.values() if known.index not in arrays]
+                at_fault.append(known.index)
+        if len(arrays) + len(at_fault) < len(inputs):
+            missing = [
+                known.spec for known in inputs.values() if known.index not in arrays and known.index not in at_fault
+            ]
             message = f"{_names(missing)} missing; the model needs {_names(self._spec.inputs)}"
             faults.append(Violation("inputs", message))
+        if faults:
+            return None
         if len(arrays) == 1:
-            return (arrays.get(0),)  # type: ignore[return-value]  # None only beside a fault, and then nobody looks
-        return tuple(arrays.get(i) for i in range(len(inputs)))  # type: ignore[misc]
+            return (arrays[0],)
+        return tuple([arrays[i] for i in range(len(inputs))])
 
     def _wanted(self, names: Sequence[str], faults: list[Violation]) -> tuple[TensorSpec, ...]:
         wanted: list[TensorSpec] = []

@@ -81,7 +81,7 @@ class LiveSequences:
             self.free(sequence)
 
     def expire(self, now: float) -> float:
-        """Evict sequences idle for too long, end held requests that are late; return the next time to look, or inf."""
+        """Evict sequences idle for too long, end held requests that are too late; return when to look again, or inf."""
         following = math.inf
         with self._lock:
             live, held = list(self._live), list(self._held)

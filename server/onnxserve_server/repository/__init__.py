@@ -1,1 +1,1 @@
-"""Where models come from: folders on disk, their configuration, and what it takes to make one serve."""
+"""Models on disk: their directories, their configuration, and how one is loaded and stopped."""

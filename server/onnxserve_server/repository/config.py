@@ -1,4 +1,4 @@
-"""model.yaml: what an operator says of one model. Everything is optional; the graph itself tells the rest."""
+"""model.yaml: how an operator configures one model. Every key is optional; defaults come from the graph itself."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,11 +13,11 @@ FILE_NAME = "model.yaml"
 
 
 class BatchingConfig(BaseModel):
-    """How requests share runs. What is left out is decided by the server's settings, then by these defaults."""
+    """How requests share runs. Keys that are left out have the value of the server's settings, else these defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool | None = Field(None, description="true or false to decide it; left out: as the probe at load finds")
+    enabled: bool | None = Field(None, description="whether requests share runs; left out: as the probe finds")
     max_rows: int = Field(64, ge=1, description="most rows of one run")
     max_delay_us: int = Field(
         0, ge=0, le=10_000_000, description="longest wait for batch-mates while an executor is free, µs"
@@ -25,11 +25,11 @@ class BatchingConfig(BaseModel):
     max_queue_rows: int = Field(4096, ge=1, description="most rows that may wait")
     max_queue_bytes: int = Field(256 << 20, ge=1, description="most bytes of input that may wait")
     ageing_ms: int = Field(1000, ge=1, description="waiting time that is worth one step of priority, ms")
-    oversize: Literal["split", "refuse"] = Field("split", description="what becomes of a request of more than max_rows")
+    oversize: Literal["split", "refuse"] = Field("split", description="split or refuse a request of more than max_rows")
 
 
 class StateConfig(BaseModel):
-    """An input that is an output of the sequence's step before."""
+    """An input that is an output of the sequence's previous step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class StateConfig(BaseModel):
         if value == "zeros":
             return 0.0
         if not isinstance(value, (int, float)) and not str(value).endswith(".npy"):
-            raise ValueError("it must be zeros, a number, or the name of an .npy file")
+            raise ValueError("must be zeros, a number, or the name of an .npy file")
         return value
 
 
@@ -73,19 +73,19 @@ class ModelConfig(BaseModel):
         default_factory=dict, description="ONNX Runtime session configuration entries"
     )
     batch_axis: Annotated[
-        dict[str, int] | None, Field(description="the axis of the rows, by input or output; left out: the first")
+        dict[str, int] | None, Field(description="axis of the rows, by input or output; left out: the first")
     ] = None
     shared: Annotated[
-        list[str] | None, Field(description="inputs without rows; requests that share a run have the same in them")
+        list[str] | None, Field(description="inputs without rows; requests share a run only if these are equal")
     ] = None
     state: Annotated[
         Literal["auto"] | list[StateConfig] | None,
-        Field(description="inputs that are outputs of the sequence's step before; auto: as their names say"),
+        Field(description="inputs that are outputs of the sequence's previous step; auto: by their names"),
     ] = None
     sequences: SequencesConfig = SequencesConfig()
     feedback: Annotated[
         dict[str, str] | None,
-        Field(description="outputs that are inputs of the next run of a request with several steps: output: input"),
+        Field(description="outputs that are inputs of the next step of a request, as output: input"),
     ] = None
     labels: dict[str, list[str]] = Field(default_factory=dict, description="class names, by output")
     versions: Literal["latest", "all"] | Annotated[list[str], Field(min_length=1)] = Field(
@@ -103,62 +103,62 @@ class ModelConfig(BaseModel):
         if isinstance(value, list) and value:
             return [str(version) for version in value]
         if value not in ("latest", "all"):
-            raise ValueError("it must be latest, all, or a list of version numbers")
+            raise ValueError("must be latest, all, or a list of version numbers")
         return value
 
     @field_validator("state", mode="before")
     @classmethod
     def _take_pairs(cls, value: object) -> object:
         if value not in (None, "auto") and not (isinstance(value, list) and all(isinstance(i, dict) for i in value)):
-            raise ValueError("it must be auto, or a list of pairs such as `{input: state, output: stateN}`")
+            raise ValueError("must be auto, or a list of pairs such as `{input: state, output: stateN}`")
         return value
 
     @field_validator("batch_axis", mode="before")
     @classmethod
     def _take_any_tensor(cls, value: object) -> object:
         if value is not None and not isinstance(value, dict):
-            raise ValueError("it must be an axis for each input or output, such as `state: 1`")
+            raise ValueError("must map inputs and outputs to an axis, such as `state: 1`")
         return value and {str(name): axis for name, axis in value.items()}
 
     @field_validator("shared", mode="before")
     @classmethod
     def _take_any_inputs(cls, value: object) -> object:
         if value is not None and not isinstance(value, list):
-            raise ValueError("it must be a list of inputs, such as `[scale]`")
+            raise ValueError("must be a list of inputs, such as `[scale]`")
         return value and [str(name) for name in value]
 
     @field_validator("labels", mode="before")
     @classmethod
     def _take_any_names(cls, value: object) -> object:
         if not isinstance(value, dict) or not all(isinstance(names, list) for names in value.values()):
-            raise ValueError("it must be a list of class names for each output, such as `probabilities: [cat, dog]`")
+            raise ValueError("must map outputs to a list of class names, such as `probabilities: [cat, dog]`")
         return {str(output): [str(name) for name in names] for output, names in value.items()}
 
     @field_validator("session_config", mode="before")
     @classmethod
     def _take_any_values(cls, value: object) -> object:
-        """YAML reads 1 as a number and true as a truth value; ONNX Runtime wants "1" for both."""
+        """YAML reads 1 as a number and true as a boolean; ONNX Runtime expects "1" for both."""
         if not isinstance(value, dict):
             return value
-        return {name: str(int(told) if isinstance(told, bool) else told) for name, told in value.items()}
+        return {name: str(int(entry) if isinstance(entry, bool) else entry) for name, entry in value.items()}
 
 
 def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig:
-    """Read a model.yaml; one that does not exist says nothing.
+    """Read a model.yaml; a file that does not exist counts as an empty one.
 
     Args:
         path: the file.
-        batching_defaults: the server's settings for batching, which the file's own override.
+        batching_defaults: the server's settings for batching, which the file overrides.
 
     Raises:
-        ConfigurationError: it is no YAML mapping, or has an unknown key or a bad value; the message names the key.
+        ConfigurationError: not a YAML mapping, or an unknown key or a bad value; the message names the key.
     """
-    told = read_mapping(path) if path.exists() else {}
-    batching = told.get("batching", {})
+    config = read_mapping(path) if path.exists() else {}
+    batching = config.get("batching", {})
     if isinstance(batching, dict):
-        told = {**told, "batching": {**batching_defaults, **batching}}
+        config = {**config, "batching": {**batching_defaults, **batching}}
     try:
-        return ModelConfig.model_validate(told)
+        return ModelConfig.model_validate(config)
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {explain(error)}") from error
 
@@ -167,32 +167,32 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file of settings; an empty one has none.
 
     Raises:
-        ConfigurationError: it cannot be read, or is no mapping.
+        ConfigurationError: it cannot be read, or is not a mapping.
     """
     try:
-        told = yaml.safe_load(path.read_text())
+        mapping = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
-    if told is None:
+    if mapping is None:
         return {}
-    if not isinstance(told, dict):
-        raise ConfigurationError(f"{path}: it must be a mapping of settings, a line each, such as `threads: 2`")
-    return told
+    if not isinstance(mapping, dict):
+        raise ConfigurationError(f"{path}: must be a mapping of settings, such as `threads: 2`")
+    return mapping
 
 
 def explain(error: ValidationError) -> str:
-    """Return what a validation found, on one line: each key and what is wrong with it."""
+    """Return the errors of a validation on one line: each key and what is wrong with it."""
     return "; ".join(
-        f"{'.'.join(map(str, fault['loc']))}: {_complaint(fault['type'], fault['msg'])}" for fault in error.errors()
+        f"{'.'.join(map(str, one['loc']))}: {_explain_one(one['type'], one['msg'])}" for one in error.errors()
     )
 
 
-def _complaint(kind: str, message: str) -> str:
+def _explain_one(kind: str, message: str) -> str:
     match kind:
         case "extra_forbidden":
-            return "there is no such setting"
+            return "unknown setting"
         case "value_error":  # our own validators'
             return message.removeprefix("Value error, ")
         case "model_type":
-            return "it must be a mapping of settings"
+            return "must be a mapping of settings"
     return message[0].lower() + message[1:]

@@ -1,4 +1,4 @@
-"""What became of each version that was to be served, for those who ask a running server."""
+"""The state of each version that was to be served, for the status page and the metrics of a running server."""
 
 import threading
 import time
@@ -24,9 +24,9 @@ class LoadStatus:
 
     Attributes:
         error: why it failed; "" otherwise.
-        at: Unix time, in seconds, of when it reached this state.
+        at: when it reached this state, Unix time in seconds.
         seconds: how long probing, loading and warming up took, once they are over.
-        memory_bytes: by how much the process grew meanwhile.
+        memory_bytes: by how much the process grew in that time.
     """
 
     model: str
@@ -50,11 +50,11 @@ class LoadStatuses:
         return self._put(LoadStatus(model=model, version=version, state=LoadState.LOADING, at=time.time()))
 
     def succeed(self, loading: LoadStatus, memory_bytes: int) -> LoadStatus:
-        """Note that it is over."""
+        """Note that a load succeeded."""
         return self._end(loading, state=LoadState.READY, memory_bytes=memory_bytes)
 
     def fail(self, loading: LoadStatus, error: str) -> LoadStatus:
-        """Note that it failed."""
+        """Note that a load failed."""
         return self._end(loading, state=LoadState.FAILED, error=error)
 
     def stop(self, model: str, version: str) -> LoadStatus:
@@ -62,7 +62,7 @@ class LoadStatuses:
         return self._put(LoadStatus(model=model, version=version, state=LoadState.STOPPED, at=time.time()))
 
     def all(self) -> list[LoadStatus]:
-        """Return them all."""
+        """Return the status of every version."""
         with self._lock:
             return list(self._statuses.values())
 

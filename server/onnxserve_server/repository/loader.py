@@ -11,7 +11,9 @@ from onnxserve_server.repository.config import BatchingConfig
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
-from onnxserve_server.runtime.probe import Prober, Verdict, batch_axis, warm_up
+from onnxserve_server.runtime.probe import Verdict, check_batch_axes
+from onnxserve_server.runtime.prober import Prober
+from onnxserve_server.runtime.samples import warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What the server's settings say where a model.yaml does not."""
+    """What the server's settings say of models whose model.yaml says nothing."""
 
     threads: int
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
@@ -38,13 +40,13 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     options = _session_options(found, defaults)
     verdict = prober.probe(found.path, options)
     session = Session(found.path, options)
-    if found.config.batching.enabled and not (declared := batch_axis(session.inputs, session.outputs)).batchable:
+    if found.config.batching.enabled and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
     spec = _spec(found, session, options, _policy(found.config.batching, verdict))
     if not spec.batching.enabled:
-        logger.info("model %s/%s is run one request at a time: %s", spec.name, spec.version, spec.batching.reason)
+        logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
     if found.config.batching.enabled and not verdict.batchable:
         logger.warning(
             "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
@@ -52,7 +54,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
         logger.warning(
-            "model %s/%s runs on %s; asked for, but not there: %s",
+            "model %s/%s runs on %s; requested, but not available: %s",
             spec.name,
             spec.version,
             spec.providers[0],
@@ -117,12 +119,14 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
 
 
 def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str, str]) -> tuple[TensorSpec, ...]:
-    """Give the outputs their class names: model.yaml's, else those in the file's metadata, which then loses them."""
+    """Give the outputs their class names: those of model.yaml, else those of the metadata, where they are deleted."""
     labels = found.config.labels
     unknown = set(labels) - {output.name for output in outputs}
     if unknown:
-        told = f"the model has no such output; it has {', '.join(output.name for output in outputs)}"
-        raise ConfigurationError(f"{found.config_file}: labels.{min(unknown)}: {told}")
+        expected = ", ".join(output.name for output in outputs)
+        raise ConfigurationError(
+            f"{found.config_file}: labels.{min(unknown)}: unknown output; the model's outputs are {expected}"
+        )
     if not labels and (labels := _labels_in(metadata)):
         del metadata["labels"]
     for output in outputs:
@@ -134,11 +138,11 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
 
 
 def _labels_in(metadata: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the metadata's "labels" where it is a JSON object of lists by output; other tools mean other things."""
+    """Return "labels" of the metadata if it is a JSON object of lists by output; other tools may mean other things."""
     try:
-        told = json.loads(metadata.get("labels", "{}"))
+        labels = json.loads(metadata.get("labels", "{}"))
     except ValueError:
         return {}
-    if isinstance(told, dict) and all(isinstance(names, list) for names in told.values()):
-        return {output: [str(name) for name in names] for output, names in told.items()}
+    if isinstance(labels, dict) and all(isinstance(names, list) for names in labels.values()):
+        return {output: [str(name) for name in names] for output, names in labels.items()}
     return {}

@@ -13,7 +13,7 @@ from onnxserve_server.errors import ConfigurationError, ModelNotFound
 from onnxserve_server.repository.discovery import Found, discover
 from onnxserve_server.repository.load_status import LoadStatus, LoadStatuses
 from onnxserve_server.repository.loader import Defaults, load
-from onnxserve_server.runtime.probe import Prober
+from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.resources import resident_bytes
 from onnxserve_server.scheduling.services import Services
 
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repository:
-    """Where models come from, and what holds for all of them.
+    """The directory of models, and the settings that hold for all of them.
 
     Attributes:
         root: the directory that holds the models.
-        batching_defaults: what the server's settings say of batching, by the names of model.yaml.
-        defaults: what else they say where a model.yaml does not.
+        batching_defaults: the server's settings for batching, by the keys of model.yaml.
+        defaults: its other settings for models whose model.yaml says nothing.
         skip_broken: whether load_all() goes on without a model that cannot be loaded.
     """
 
@@ -41,14 +41,14 @@ class ModelManager:
     """Loads and stops models while requests run. Everything may be called from any thread; one load or stop at a time.
 
     Args:
-        repository: where models come from.
+        repository: the models on disk.
         table: the versions that serve; changed by this object alone.
-        services: what models share.
-        on_change: told each new status of a version, before requests can see a version that is ready, and when none
-            can see a version that was stopped.
+        services: shared by all models.
+        on_change: called with each new status of a version: before requests can reach a version that is ready, and
+            when none can reach a version that was stopped.
 
     Attributes:
-        statuses: what became of each version.
+        statuses: the state of each version.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class ModelManager:
         self._lock = threading.Lock()
 
     def load_all(self, stop: threading.Event | None = None) -> None:
-        """Load every model of the repository; no further one once `stop` is set.
+        """Load every model of the repository, or stop between two models once `stop` is set.
 
         Raises:
-            ConfigurationError: a model cannot be loaded, or none is left.
+            ConfigurationError: a model cannot be loaded; with skip_broken, none can.
         """
         repository = self._repository
         with Prober() as prober:
@@ -81,15 +81,17 @@ class ModelManager:
                 except ConfigurationError as error:
                     if not repository.skip_broken:
                         raise
-                    logger.error("model %s/%s is left out: %s", found.name, found.version, error)
+                    logger.error("model %s/%s is skipped: %s", found.name, found.version, error)
         if not self._table.models():
-            raise ConfigurationError(f"{repository.root}: none of its models can be loaded; the log says why")
+            raise ConfigurationError(
+                f"{repository.root}: none of its models can be loaded; see the log for the reasons"
+            )
 
     def load(self, found: Found, prober: Prober | None = None) -> None:
-        """Load a version and serve it. One of that name and version that serves is replaced, and stopped afterwards.
+        """Load a version and serve it. If one of that name and number serves, it is replaced, then stopped.
 
         Raises:
-            ConfigurationError: it cannot be loaded; what served before goes on serving.
+            ConfigurationError: it cannot be loaded; the version that served before goes on serving.
         """
         with self._lock, contextlib.ExitStack() as stack:
             self._load(found, prober or stack.enter_context(Prober()))
@@ -110,7 +112,7 @@ class ModelManager:
         logger.info("model %s/%s is stopped", name, version)
 
     def stop_all(self) -> None:
-        """Stop every version; the statuses stay as they are, for the server stops too."""
+        """Stop every version; the statuses stay as they are, because the server stops too."""
         for model in self._table.models():
             model.stop()
 

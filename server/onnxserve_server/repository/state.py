@@ -1,4 +1,4 @@
-"""Which inputs of a model are the outputs of the step before: what model.yaml or the file's metadata says, checked."""
+"""Which inputs of a model are outputs of its previous step: from model.yaml or the file's metadata, and checked."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from onnxserve_server.repository.discovery import Found
 from onnxserve_server.runtime.session import Session
 from onnxserve_server.spec import Feedback, SequencePolicy, StatePair, TensorSpec
 
-# How exports name a state and what becomes of it, for `state: auto`: input, output.
+# How exported models name a state and its next value, for `state: auto`: patterns of the input, and of the output.
 _NAMES = (
     (r"([hc]|h_|c_)0", r"\1n"),
     (r"(.+)_0", r"\1_n"),
@@ -33,7 +33,7 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
     """Return the model's state pairs; () for a model without state.
 
     Raises:
-        ConfigurationError: a name is unknown, or an output cannot be the input it is for.
+        ConfigurationError: a name is unknown, or an output does not fit its input.
     """
     config, place = found.config.state, f"{found.config_file}: state"
     if config is None and "state" in session.metadata:
@@ -42,7 +42,7 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
     if config is None:
         return ()
     if config == "auto":
-        return _recognised(session, place)
+        return _recognise(session, place)
     pairs = []
     for i, pair in enumerate(config):
         input_ = _named(pair.input, session.inputs, f"{place}[{i}].input", "input")
@@ -54,15 +54,15 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
     for kind in ("input", "output"):
         names = [getattr(pair, kind).name for pair in pairs]
         if len(set(names)) < len(names):
-            raise ConfigurationError(f"{place}: an {kind} is named twice")
+            raise ConfigurationError(f"{place}: an {kind} is listed twice")
     return tuple(pairs)
 
 
 def feedback_of(found: Found, session: Session) -> tuple[Feedback, ...]:
-    """Return which outputs are inputs of the next step; () for most models.
+    """Return the outputs that are inputs of the next step; () for most models.
 
     Raises:
-        ConfigurationError: a name is unknown, or an output cannot be the input it is for.
+        ConfigurationError: a name is unknown, or an output does not fit its input.
     """
     config, place = found.config.feedback, f"{found.config_file}: feedback"
     if config is None and "feedback" in session.metadata:
@@ -79,21 +79,21 @@ def feedback_of(found: Found, session: Session) -> tuple[Feedback, ...]:
 
 
 def policy_of(config: SequencesConfig) -> SequencePolicy:
-    """Return how much state is kept."""
+    """Return how much state the server keeps."""
     return SequencePolicy(max_live=config.max, idle=config.idle_ms / 1e3)
 
 
 def _read(text: str, place: str, key: str) -> ModelConfig:
-    """Return a configuration of one key, which the file's metadata has as JSON."""
+    """Return a configuration of one key, whose value is JSON from the file's metadata."""
     try:
         return ModelConfig.model_validate({key: json.loads(text)})
     except ValidationError as error:
         raise ConfigurationError(f"{place}: {explain(error)}") from error
     except ValueError as error:
-        raise ConfigurationError(f"{place}: it is no JSON: {error}") from error
+        raise ConfigurationError(f"{place}: not valid JSON: {error}") from error
 
 
-def _recognised(session: Session, place: str) -> tuple[StatePair, ...]:
+def _recognise(session: Session, place: str) -> tuple[StatePair, ...]:
     outputs = {output.name: output for output in session.outputs}
     pairs = []
     for input_ in session.inputs:
@@ -104,8 +104,10 @@ def _recognised(session: Session, place: str) -> tuple[StatePair, ...]:
                 pairs.append(StatePair(input=input_, output=output))
                 break
     if not pairs:
-        told = ", ".join(spec.name for spec in session.inputs + session.outputs)
-        raise ConfigurationError(f"{place}: no two of {told} look like a state and what becomes of it; name them")
+        names = ", ".join(spec.name for spec in session.inputs + session.outputs)
+        raise ConfigurationError(
+            f"{place}: no input and output of {names} look like a state and its next value; list the pairs"
+        )
     return tuple(pairs)
 
 
@@ -113,38 +115,38 @@ def _named(name: str, specs: tuple[TensorSpec, ...], place: str, kind: str) -> T
     for spec in specs:
         if spec.name == name:
             return spec
-    known = ", ".join(spec.name for spec in specs)
-    raise ConfigurationError(f"{place}: the model has no {kind} {name!r}; it has {known}")
+    names = ", ".join(spec.name for spec in specs)
+    raise ConfigurationError(f"{place}: unknown {kind} {name!r}; the model's {kind}s are {names}")
 
 
 def _mismatch(input_: TensorSpec, output: TensorSpec) -> str:
-    """Return why an output cannot be the next step's input; "" when it can."""
+    """Return why an output cannot be the next step's input; "" if it can."""
     if input_.data_type == STRING or input_.data_type != output.data_type:
         types = f"{NAMES[output.data_type]} and {NAMES[input_.data_type]}"
-        return f"output {output.name} and input {input_.name} are {types}; a state has one type, and is no text"
+        return f"output {output.name} and input {input_.name} are {types}; both must have one type, other than string"
     fits = len(input_.shape) == len(output.shape) and all(
         isinstance(size, str) or isinstance(other, str) or size == other
         for size, other in zip(input_.shape, output.shape, strict=True)
     )
     if not fits or input_.batch_axis != output.batch_axis:
-        return f"output {output.name} {list(output.shape)} cannot be input {input_.name} {list(input_.shape)}"
+        return f"output {output.name} {list(output.shape)} does not fit input {input_.name} {list(input_.shape)}"
     return ""
 
 
-def _initial(told: float | str, spec: TensorSpec, folder: Path, place: str) -> float | Array:
-    if not isinstance(told, str):
-        return told
+def _initial(value: float | str, spec: TensorSpec, directory: Path, place: str) -> float | Array:
+    if not isinstance(value, str):
+        return value
     try:
-        array: Array = np.load(folder / told, allow_pickle=False)
+        array: Array = np.load(directory / value, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigurationError(f"{place}: {folder / told}: {error}") from error
+        raise ConfigurationError(f"{place}: {directory / value}: {error}") from error
     row = spec.row_of(spec.shape)
     fits = array.ndim == len(row) and all(
         isinstance(size, str) or size == other for size, other in zip(row, array.shape, strict=True)
     )
     if array.dtype != STORAGE[spec.data_type] or not fits:
         raise ConfigurationError(
-            f"{place}: {told} is {array.dtype}{list(array.shape)}; a row of {spec.name} is "
+            f"{place}: {value} is {array.dtype}{list(array.shape)}, but a row of {spec.name} is "
             f"{NAMES[spec.data_type]}{list(row)}"
         )
     return array

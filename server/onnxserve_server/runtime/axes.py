@@ -1,10 +1,11 @@
-"""Along which axis the rows of a model's inputs and outputs lie, where it is not the first, and which inputs have none.
+"""Along which axis the rows of a model's inputs and outputs lie, and which inputs have no rows.
 
-model.yaml says it, or else the metadata of the model file: JSON, under the same two keys.
+The default is the first axis. The configuration says otherwise, or else the metadata of the model file: JSON, under the
+keys "batch_axis" and "shared".
 """
 
 import json
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from onnxserve_server.spec import TensorSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchAxes:
-    """What model.yaml says of it. None: nothing, and the model file's metadata counts.
+    """What one place says of the axes. A field that is None says nothing: then the model file's metadata counts.
 
     Attributes:
-        file: the model.yaml, to be named where it is wrong.
+        file: that place, which errors name.
         batch_axis: axes, by the name of their input or output.
-        shared: inputs without rows: requests share a run only where they have the same in them.
+        shared: inputs without rows: requests share a run only if these are equal.
     """
 
     file: str = ""
@@ -30,51 +31,54 @@ class BatchAxes:
 Specs = tuple[TensorSpec, ...]
 
 
-def placed(
-    path: Path, told: BatchAxes, inputs: Specs, outputs: Specs, metadata: MutableMapping[str, str]
-) -> tuple[Specs, Specs]:
-    """Return a model's inputs and outputs with their batch axes; what the metadata says of them is taken out of it.
+def assign_axes(
+    path: Path, configured: BatchAxes, inputs: Specs, outputs: Specs, metadata: Mapping[str, str]
+) -> tuple[Specs, Specs, dict[str, str]]:
+    """Return a model's inputs and outputs with their batch axes, and the metadata without the keys that were used.
 
     Args:
         path: the model file.
-        told: what model.yaml says.
+        configured: what the configuration says.
         inputs: as the graph has them.
         outputs: as the graph has them.
         metadata: the model file's.
 
     Raises:
-        ConfigurationError: there is no such tensor or axis, the axis is not free, or no input is left that has rows.
+        ConfigurationError: a tensor or an axis does not exist, an axis has a fixed size, or no input has rows.
     """
-    axes, said_by = told.batch_axis, told.file
-    if axes is None:
-        axes, said_by = _axes_in(metadata), str(path)
+    in_file = BatchAxes(file=str(path), batch_axis=_axes_in(metadata), shared=_shared_in(metadata))
+    by_axis = in_file if configured.batch_axis is None else configured
+    by_shared = in_file if configured.shared is None else configured
+    axes, shared = by_axis.batch_axis or {}, by_shared.shared or ()
     for name, axis in axes.items():
         if fault := _fault_of_axis(name, axis, inputs + outputs):
-            raise ConfigurationError(f"{said_by}: batch_axis.{name}: {fault}")
-    shared, said_by = told.shared, told.file
-    if shared is None:
-        shared, said_by = _shared_in(metadata), str(path)
+            raise ConfigurationError(f"{by_axis.file}: batch_axis.{name}: {fault}")
     for name in shared:
         if fault := _fault_of_shared(name, inputs, outputs, axes):
-            raise ConfigurationError(f"{said_by}: shared.{name}: {fault}")
+            raise ConfigurationError(f"{by_shared.file}: shared.{name}: {fault}")
     if inputs and all(spec.name in shared for spec in inputs):
-        raise ConfigurationError(f"{said_by}: shared: no input is left that has rows")
+        raise ConfigurationError(f"{by_shared.file}: shared: at least one input must have rows, and so not be shared")
 
-    def place(spec: TensorSpec) -> TensorSpec:
+    def assign(spec: TensorSpec) -> TensorSpec:
         return replace(spec, batch_axis=None if spec.name in shared else axes.get(spec.name, 0))
 
-    return tuple(map(place, inputs)), tuple(map(place, outputs))
+    used = {
+        *(["batch_axis"] if by_axis is in_file and in_file.batch_axis is not None else []),
+        *(["shared"] if by_shared is in_file and in_file.shared is not None else []),
+    }
+    unused = {key: text for key, text in metadata.items() if key not in used}
+    return tuple(map(assign, inputs)), tuple(map(assign, outputs)), unused
 
 
 def _fault_of_axis(name: str, axis: int, specs: Specs) -> str:
     spec = next((spec for spec in specs if spec.name == name), None)
     if spec is None:
-        return f"the model has no such input or output; it has {_names(specs)}"
+        return f"unknown input or output; the model's are {_names(specs)}"
     if not 0 <= axis < len(spec.shape):
         shape = ", ".join(str(size or "?") if isinstance(size, str) else str(size) for size in spec.shape)
-        return f"its shape [{shape}] has no axis {axis}; they are counted from 0"
+        return f"its shape [{shape}] has no axis {axis}; axes are counted from 0"
     if isinstance(spec.shape[axis], int):
-        return f"its axis {axis} has the fixed size {spec.shape[axis]}"
+        return f"axis {axis} has the fixed size {spec.shape[axis]}; rows need a free axis"
     return ""
 
 
@@ -82,30 +86,24 @@ def _fault_of_shared(name: str, inputs: Specs, outputs: Specs, axes: Mapping[str
     if any(spec.name == name for spec in outputs):
         return "it is an output; only inputs can be shared"
     if all(spec.name != name for spec in inputs):
-        return f"the model has no such input; it has {_names(inputs)}"
-    return "it cannot have a batch_axis, too" if name in axes else ""
+        return f"unknown input; the model's inputs are {_names(inputs)}"
+    return "a shared input has no rows; remove it from batch_axis" if name in axes else ""
 
 
 def _names(specs: Iterable[TensorSpec]) -> str:
     return ", ".join(spec.name for spec in specs)
 
 
-def _axes_in(metadata: MutableMapping[str, str]) -> dict[str, int]:
-    """Take "batch_axis" out of the metadata where it is a JSON object of numbers; other tools may mean other things."""
-    told = _json(metadata, "batch_axis")
-    if not isinstance(told, dict) or not all(type(axis) is int for axis in told.values()):
-        return {}
-    del metadata["batch_axis"]
-    return told
+def _axes_in(metadata: Mapping[str, str]) -> dict[str, int] | None:
+    """Return "batch_axis" of the metadata if it is a JSON object of integers; other tools may mean other things."""
+    axes = _json(metadata, "batch_axis")
+    return axes if isinstance(axes, dict) and all(type(axis) is int for axis in axes.values()) else None
 
 
-def _shared_in(metadata: MutableMapping[str, str]) -> list[str]:
-    """Take "shared" out of the metadata where it is a JSON list of names."""
-    told = _json(metadata, "shared")
-    if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
-        return []
-    del metadata["shared"]
-    return told
+def _shared_in(metadata: Mapping[str, str]) -> list[str] | None:
+    """Return "shared" of the metadata if it is a JSON list of names."""
+    names = _json(metadata, "shared")
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def _json(metadata: Mapping[str, str], key: str) -> object:

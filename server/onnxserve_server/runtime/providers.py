@@ -1,4 +1,4 @@
-"""Execution providers: how they are named in a configuration, and which to use when nobody says."""
+"""Execution providers: their names in a configuration, and the default."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ CUDA = "CUDAExecutionProvider"
 
 _SHORT = {"cpu": CPU, "cuda": CUDA, "tensorrt": "TensorrtExecutionProvider"}
 
-# Batches differ in size: grow the arena by what is needed, do not search the fastest convolution anew for each size.
+# Batches differ in size: grow the arena by what a run needs, do not search the fastest convolution for each size.
 _DEFAULTS = {CUDA: {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}}
 
 
@@ -18,10 +18,10 @@ def parse_providers(value: object) -> dict[str, dict[str, str]]:
     """Return providers by full name with their options, preferred first, the CPU last.
 
     Accepts "cuda", ["cuda", "cpu"] and {"cuda": {"gpu_mem_limit": 2147483648}}; "auto" is CUDA where this onnxruntime
-    has it and the machine shows an NVIDIA device, else the CPU. The CPU is always there for nodes that the others lack.
+    has it and the machine shows an NVIDIA device, else the CPU. The CPU is always last, for nodes that the others lack.
 
     Raises:
-        ValueError: something else, or a name that is no execution provider.
+        ValueError: something else, or a name that is not an execution provider.
     """
     if value == "auto":
         value = ["cuda"] if CUDA in onnxruntime.get_available_providers() and Path("/dev/nvidiactl").exists() else []
@@ -30,16 +30,16 @@ def parse_providers(value: object) -> dict[str, dict[str, str]]:
     if isinstance(value, (list, tuple)):
         value = {name: {} for name in value}
     if not isinstance(value, Mapping):
-        raise ValueError("providers are a name, a list of names, or a mapping of names to options")
+        raise ValueError("expected a name, a list of names, or a mapping of names to options")
     providers = {}
     for name, options in value.items():
         full = _SHORT.get(str(name).lower(), str(name))
         if full not in onnxruntime.get_all_providers():
             raise ValueError(
-                f"{name!r} is no execution provider of ONNX Runtime; try {', '.join(_SHORT)} or a full name"
+                f"unknown execution provider {name!r}; use {', '.join(_SHORT)}, or ONNX Runtime's full name of one"
             )
         if not isinstance(options or {}, Mapping):
-            raise ValueError(f"the options of {name} must be a mapping")
+            raise ValueError(f"the options of {name} must be a mapping of names to values")
         providers[full] = _DEFAULTS.get(full, {}) | {str(key): str(option) for key, option in (options or {}).items()}
     providers[CPU] = providers.pop(CPU, {})
     return providers

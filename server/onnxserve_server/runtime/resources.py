@@ -42,11 +42,11 @@ def resident_bytes() -> int:
 
 def _cpu_quota(root: Path) -> float | None:
     quotas = []
-    for folder in cgroup_folders(root, "cpu"):
-        words = _words(folder / "cpu.max")
+    for directory in cgroup_directories(root, "cpu"):
+        words = _words(directory / "cpu.max")
         if len(words) == 2 and words[0] != "max":
             quotas.append(int(words[0]) / int(words[1]))
-        quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
+        quota, period = _words(directory / "cpu.cfs_quota_us"), _words(directory / "cpu.cfs_period_us")
         if quota and period and int(quota[0]) > 0:
             quotas.append(int(quota[0]) / int(period[0]))
     return min(quotas, default=None)
@@ -54,18 +54,18 @@ def _cpu_quota(root: Path) -> float | None:
 
 def _memory_limit(root: Path) -> int | None:
     limits = []
-    for folder in cgroup_folders(root, "memory"):
+    for directory in cgroup_directories(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            words = _words(folder / name)
+            words = _words(directory / name)
             if words and words[0] != "max":
                 limits.append(int(words[0]))
     return min(limits, default=None)
 
 
-def cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """Return where figures of this process's cgroup may stand (version 2, or 1): its own folder, then upwards.
+def cgroup_directories(root: Path, controller: str) -> list[Path]:
+    """Return the directories that may hold figures of this process's cgroup (version 2, or 1): its own, then upwards.
 
-    In a container the root of what it sees is its own.
+    In a container the root that it sees is its own cgroup.
     """
     found = [line.split(":", 2) for line in _lines(Path("/proc/self/cgroup")) if line.count(":") >= 2]
     own = [Path(path.lstrip("/")) for _, names, path in found if controller in names.split(",") or not names]

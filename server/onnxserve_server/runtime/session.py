@@ -1,4 +1,4 @@
-"""One model in ONNX Runtime: load it, tell what it takes and gives, run it."""
+"""One model in ONNX Runtime: load it, describe its inputs and outputs, run it."""
 
 import contextlib
 import ctypes
@@ -14,11 +14,11 @@ import onnxruntime
 
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.axes import BatchAxes, placed
+from onnxserve_server.runtime.axes import BatchAxes, assign_axes
 from onnxserve_server.runtime.providers import CUDA
 from onnxserve_server.spec import TensorSpec
 
-# What ONNX Runtime calls the element types.
+# ONNX Runtime's names of the element types.
 _TYPES = {
     "tensor(float)": DataType.DATA_TYPE_FLOAT,
     "tensor(uint8)": DataType.DATA_TYPE_UINT8,
@@ -40,8 +40,8 @@ _TYPES = {
     "tensor(float8e5m2fnuz)": DataType.DATA_TYPE_FLOAT8E5M2FNUZ,
 }
 
-# What a session or a run fails with, it raises, and we report it. Its logger would tell the same again, in colours, and
-# of trials, too, that are meant to fail. What has no session, such as a provider's library, is still told of.
+# A session or a run raises its error, and we report it. ONNX Runtime's logger would print it again, in colours, and
+# also print errors of trials that are meant to fail. Parts without a session, such as a provider's library, still log.
 _SILENT = 4
 
 # Ops whose time depends on the values they are given: they run a graph of their own, or not, or many times.
@@ -62,11 +62,11 @@ class SessionOptions:
 
     Attributes:
         providers: execution providers in order of preference, each with its options.
-        allow_cpu_fallback: whether the CPU may stand in for a provider that is not to be had.
+        allow_cpu_fallback: whether the CPU may stand in for a provider that is not available.
         threads: threads of one run, at least 1.
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
-        axes: where the model's rows lie, as far as model.yaml says.
+        axes: where the model's rows lie, as far as its configuration says.
     """
 
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
@@ -78,7 +78,7 @@ class SessionOptions:
 
 
 class RunFailed(Exception):
-    """ONNX Runtime refused or broke off a run; the text is its own."""
+    """ONNX Runtime refused or aborted a run; the text is its own."""
 
 
 class RunHandle:
@@ -99,8 +99,8 @@ class Session:
     """A loaded model. run() may be called from several threads at a time.
 
     Raises:
-        ConfigurationError: the file cannot be loaded, has an input or output that is no tensor or not the axes it is
-            said to have, or a provider that was asked for is not there and the CPU may not stand in for it.
+        ConfigurationError: the file cannot be loaded; an input or output is not a tensor, or lacks a configured axis;
+            or a requested provider is not available and the CPU may not stand in for it.
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
@@ -123,11 +123,12 @@ class Session:
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         _check_granted(path, options, self.providers)
         meta = self._session.get_modelmeta()
-        self.metadata: dict[str, str] = dict(meta.custom_metadata_map)
         inputs = tuple(_spec(path, argument) for argument in self._session.get_inputs())
         outputs = tuple(_spec(path, argument) for argument in self._session.get_outputs())
-        self.inputs, self.outputs = placed(path, options.axes, inputs, outputs, self.metadata)
-        self.fixed_cost = self._is_steady()
+        self.inputs, self.outputs, self.metadata = assign_axes(
+            path, options.axes, inputs, outputs, meta.custom_metadata_map
+        )
+        self.fixed_cost = self._has_fixed_cost()
         self.description: str = meta.description
         self.provider_options: dict[str, str] = {
             f"{provider}.{name}": value
@@ -137,7 +138,7 @@ class Session:
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.outputs}
         self._plain = all(_numpy_has(number) for number in self._types.values())
 
-    def _is_steady(self) -> bool:
+    def _has_fixed_cost(self) -> bool:
         """Whether the time of a run depends on the number of rows alone: fixed row shapes, and no control flow."""
         assignments = self._session.get_provider_graph_assignment_info()
         ops = {node.op_type for assignment in assignments for node in assignment.get_nodes()}
@@ -147,7 +148,7 @@ class Session:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
 
         Raises:
-            RunFailed: ONNX Runtime did not run it to the end.
+            RunFailed: ONNX Runtime did not complete the run.
         """
         run_options = None if handle is None else handle.options
         try:
@@ -160,7 +161,7 @@ class Session:
     def _run_with_foreign_types(
         self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object
     ) -> list[Array]:
-        """Run a model with bfloat16 or float8 tensors, which ONNX Runtime's numpy interface does not take."""
+        """Run a model with bfloat16 or float8 tensors, which ONNX Runtime's numpy interface does not accept."""
         values = {name: self._to_value(array, self._types[name]) for name, array in feeds.items()}
         results = self._session.run_with_ort_values(outputs, values, run_options)
         return [_from_value(value, self._types[name]) for name, value in zip(outputs, results, strict=True)]
@@ -187,23 +188,23 @@ def _from_value(value: onnxruntime.OrtValue, number: DataType) -> Array:
 @functools.cache
 def _load_cuda() -> None:
     """Load the CUDA and cuDNN libraries that onnxruntime-gpu[cuda,cudnn] installs: its provider does not look there."""
-    with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is the ready line's
+    with contextlib.redirect_stdout(sys.stderr):  # it prints missing libraries, and stdout is for the ready line
         onnxruntime.preload_dlls()
 
 
-def _session_options(wanted: SessionOptions) -> onnxruntime.SessionOptions:
+def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = wanted.threads
+    options.intra_op_num_threads = requested.threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = _OPTIMIZATION[wanted.graph_optimization]
+    options.graph_optimization_level = _OPTIMIZATION[requested.graph_optimization]
     options.enable_mem_pattern = False  # patterns are kept for each shape, and batches have many
     options.log_severity_level = _SILENT
     # A spinning pool takes the cores that the other models and the edge need.
     entries = {
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",
-        **wanted.config,
-        "session.record_ep_graph_assignment_info": "1",  # _is_steady() reads it
+        **requested.config,
+        "session.record_ep_graph_assignment_info": "1",  # _has_fixed_cost() reads it
     }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
@@ -211,24 +212,24 @@ def _session_options(wanted: SessionOptions) -> onnxruntime.SessionOptions:
 
 
 def _available(path: Path, options: SessionOptions) -> dict[str, Mapping[str, str]]:
-    """Return the providers asked for that this build of ONNX Runtime has."""
+    """Return the requested providers that this build of ONNX Runtime has."""
     compiled_in = onnxruntime.get_available_providers()
     missing = [provider for provider in options.providers if provider not in compiled_in]
     if missing and not options.allow_cpu_fallback:
         raise ConfigurationError(
-            f"{path}: asks for {', '.join(missing)}, but this onnxruntime has only {', '.join(compiled_in)}; "
-            f"install onnxserve[gpu] in place of onnxserve[cpu], ask for another provider, or set allow_cpu_fallback"
+            f"{path}: requests {', '.join(missing)}, but this onnxruntime has only {', '.join(compiled_in)}; "
+            f"install onnxserve[gpu] in place of onnxserve[cpu], set other providers, or set allow_cpu_fallback"
         )
     return {provider: values for provider, values in options.providers.items() if provider not in missing}
 
 
 def _check_granted(path: Path, options: SessionOptions, granted: Sequence[str]) -> None:
-    """Compare what was asked for with what the session has: ONNX Runtime replaces a provider with the CPU by itself."""
+    """Compare the requested providers with those of the session: ONNX Runtime itself replaces one by the CPU."""
     missing = [provider for provider in options.providers if provider not in granted]
     if missing and not options.allow_cpu_fallback:
         raise ConfigurationError(
-            f"{path}: asks for {', '.join(missing)}, but ONNX Runtime could only give {', '.join(granted)} here "
-            f"(its own message is on stderr); mend the driver or libraries, or set allow_cpu_fallback"
+            f"{path}: requests {', '.join(missing)}, but ONNX Runtime could only load {', '.join(granted)} here "
+            f"(its own message is on stderr); repair the driver or the libraries, or set allow_cpu_fallback"
         )
 
 
@@ -236,7 +237,7 @@ def _spec(path: Path, argument: onnxruntime.NodeArg) -> TensorSpec:
     number = _TYPES.get(argument.type)
     if number is None:
         raise ConfigurationError(
-            f"{path}: {argument.name} is a {argument.type}; only tensors of {', '.join(_TYPES)} can be served"
+            f"{path}: {argument.name} is a {argument.type}; the server supports {', '.join(_TYPES)}"
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "") for size in argument.shape)
     return TensorSpec(name=argument.name, data_type=number, shape=shape)
@@ -247,7 +248,7 @@ def _cure(error: Exception) -> str:
         return ""
     return (
         "; its StringNormalizer needs that locale: install it (Debian, Ubuntu: locales-all), or convert the model "
-        "again, with `onnxserve convert`, which takes C.UTF-8, or without lower-casing (scikit-learn: "
+        "again, with `onnxserve convert`, which uses C.UTF-8, or without lower-casing (scikit-learn: "
         "lowercase=False)"
     )
 

@@ -1,1 +1,1 @@
-"""What can be seen of a running server: metrics, traces and logs, in OpenTelemetry's terms."""
+"""Metrics, traces and logs of a running server, in OpenTelemetry's terms."""

@@ -1,7 +1,7 @@
-"""What the models use of the machine: CPU time and energy, shared out by the time that their runs took.
+"""Attributes CPU time and energy to the models, in proportion to the time that their runs took.
 
-Nothing tells which model a joule or the work of a thread pool went to. What the process used between two looks is
-therefore divided as the models' run time (times their threads) was; when none ran, nobody is charged.
+No counter says which model a joule or the work of a thread pool belongs to. What the process used between two readings
+is therefore divided like the models' run time, times their threads; if none ran, nobody is charged.
 """
 
 import time
@@ -18,10 +18,10 @@ _POWERCAP = Path("/sys/class/powercap")
 
 
 class Meter(Protocol):
-    """Something that only grows, such as the joules of a processor since the machine was started."""
+    """A reading that only grows, such as the joules of a processor since the machine was started."""
 
     def read(self) -> float:
-        """Return its state."""
+        """Return the reading."""
         ...
 
 
@@ -47,7 +47,7 @@ class Rapl:
 
     @classmethod
     def find(cls, root: Path = _POWERCAP) -> "Rapl | None":
-        """Return what this machine has and lets us read; None: nothing."""
+        """Return the counters of this machine; None if it has none, or this process may not read them."""
         zones = sorted(path for path in root.glob("intel-rapl:*") if path.name.count(":") == 1)
         try:
             return cls(zones) if zones else None
@@ -76,7 +76,7 @@ class Nvml:
 
     @classmethod
     def find(cls) -> "Nvml | None":
-        """Return what this machine has; None: no GPU, no driver, no package, or GPUs without the counter."""
+        """Return the GPUs of this machine; None without a GPU, a driver, the package, or a counter in the GPU."""
         try:
             return cls()
         except Exception:  # ImportError, or one of NVML's two dozen
@@ -87,36 +87,52 @@ class Nvml:
         return float(sum(self._read(device) for device in self._devices)) / 1e3
 
 
-class Shares:
-    """Shares out what meters say.
+class Attribution:
+    """Divides what meters say among the models.
 
     Args:
-        work: tells the run time of each model so far, times its threads, in seconds.
-        meters: what is shared out, and as which metric; several may count into one.
+        run_seconds: returns the run time of each model so far.
+        threads: returns the threads of one run of each model that serves; a model that was stopped keeps its last.
+        meters: the meters, and the metric of each; several may count into one.
     """
 
-    def __init__(self, work: Callable[[], Mapping[Labels, float]], meters: list[tuple[Instrument, Meter]]) -> None:
-        self._work = work
+    def __init__(
+        self,
+        run_seconds: Callable[[], Mapping[Labels, float]],
+        threads: Callable[[], Mapping[Labels, int]],
+        meters: list[tuple[Instrument, Meter]],
+    ) -> None:
+        self._run_seconds = run_seconds
+        self._threads = threads
         self._meters = [(instrument, meter, [meter.read()]) for instrument, meter in meters]
-        self._done: dict[Labels, float] = {}
+        self._last_seconds: Mapping[Labels, float] = {}
+        self._known_threads: dict[Labels, int] = {}
         self._charged: dict[Instrument, dict[Labels, float]] = {
             instrument: defaultdict(float) for instrument, _ in meters
         }
 
     def collect(self) -> Iterator[Metric]:
-        """Share out what was used since the last call. For one thread at a time."""
-        work = dict(self._work())
-        parts = {labels: seconds - self._done.get(labels, 0.0) for labels, seconds in work.items()}
-        self._done = work
-        whole = sum(parts.values())
+        """Attribute what was used since the last call. For one thread at a time."""
+        work = self._work()
+        total = sum(work.values())
         for instrument, meter, last in self._meters:
-            now = meter.read()
-            used, last[0] = now - last[0], now
-            if whole > 0:
-                for labels, part in parts.items():
-                    self._charged[instrument][labels] += used * part / whole
+            reading = meter.read()
+            used, last[0] = reading - last[0], reading
+            if total > 0:
+                for labels, part in work.items():
+                    self._charged[instrument][labels] += used * part / total
         for instrument, charged in self._charged.items():
             yield Metric(instrument, list(charged.items()))
+
+    def _work(self) -> dict[Labels, float]:
+        """Return the run time of each model since the last call, times its threads."""
+        self._known_threads |= self._threads()
+        seconds, last = dict(self._run_seconds()), self._last_seconds
+        self._last_seconds = seconds
+        return {
+            labels: (now - last.get(labels, 0.0)) * self._known_threads.get(labels, 1)
+            for labels, now in seconds.items()
+        }
 
 
 def meters() -> list[tuple[Instrument, Meter]]:

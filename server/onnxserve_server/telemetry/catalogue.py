@@ -114,19 +114,23 @@ SEQUENCES_LIMIT = _gauge(
     "onnxserve.sequences.limit", "{sequence}", "most sequences whose state may be kept", MODEL, VERSION
 )
 EVICTED = _counter(
-    "onnxserve.sequences.evicted", "{sequence}", "sequences that were forgotten because they were idle", MODEL, VERSION
+    "onnxserve.sequences.evicted",
+    "{sequence}",
+    "sequences whose state was dropped because they were idle",
+    MODEL,
+    VERSION,
 )
 STREAMS = _gauge("onnxserve.streams.active", "{stream}", "Stream calls that are open")
-STREAM_REQUESTS = _gauge("onnxserve.streams.requests", "{request}", "requests of all streams that are in hand")
+STREAM_REQUESTS = _gauge("onnxserve.streams.requests", "{request}", "requests of all streams that are in flight")
 LANE_LAG = _histogram(
     "onnxserve.lane.lag",
     "s",
-    "how long the lane took no further call because it ran a burst: the most that a call waits for admission",
+    "how long the lane accepted no further call because it ran a burst: the most that a call waits for admission",
 )
 MODEL_INFO = _gauge(
     "onnxserve.model.info",
     "{model}",
-    "1: the model serves, on this execution provider, and this one was asked for first",
+    "1: the model serves, on this execution provider; `provider.requested` is the preferred one",
     MODEL,
     VERSION,
     "provider",
@@ -142,14 +146,14 @@ MODEL_MEMORY = _gauge(
 MODEL_CPU = _counter(
     "onnxserve.model.cpu.time",
     "s",
-    "CPU time of the process, shared out among the models by their run time",
+    "CPU time of the process, divided among the models by their run time",
     MODEL,
     VERSION,
 )
 MODEL_ENERGY = _counter(
     "onnxserve.model.energy",
     "J",
-    "energy of the CPU packages and GPUs, shared out likewise; only where it can be read",
+    "energy of the CPU packages and GPUs, divided likewise; only where it can be read",
     MODEL,
     VERSION,
 )

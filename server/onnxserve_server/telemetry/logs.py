@@ -1,7 +1,7 @@
-"""The server's log: lines for people, or JSON for programs. It never tells what callers sent.
+"""The server's log: lines for people, or JSON for programs. It never contains what callers sent.
 
-Whoever logs about one request names it by `extra`: {"request_id": ..., "trace_id": ...}. Of an exception the place and
-the class are logged but not the text, which may quote a caller's data.
+A record about one request names it by `extra`: {"request_id": ..., "trace_id": ...}. Of an exception its class and
+place are logged but not its text, which may quote a caller's data.
 """
 
 import copy
@@ -19,12 +19,12 @@ from typing import Any, Literal
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "suppressed"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # else a caller's request_id could forge a line
 _MINUTE = 60.0
-_MAX_A_MINUTE = 10  # warnings and errors of one place in the code
-_PUSHING = "opentelemetry"  # the library tells of each attempt to push, from several places
-_MAX_OF_PUSHING = 1
+_MAX_A_MINUTE = 10  # warnings and errors from one place in the code
+_EXPORTERS = "opentelemetry"  # the library logs each attempt to push, from several places
+_MAX_OF_EXPORTERS = 1
 
 START_FAILED = {"start": "failed"}
-"""The fields of a record that tells why a start failed."""
+"""The fields of a record that says why a start failed."""
 
 
 def configure(level: str, style: Literal["console", "json"]) -> None:
@@ -32,29 +32,29 @@ def configure(level: str, style: Literal["console", "json"]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if style == "json" else Console())
     handler.addFilter(RateLimit(handler.handle))
-    if style == "console":  # the command itself tells people, on a line without time and level
+    if style == "console":  # the command itself prints it, on a line without time and level
         handler.addFilter(lambda record: not START_FAILED.items() <= vars(record).items())
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def tell_withheld() -> None:
-    """Tell now of what the log withholds because it came too often."""
+def flush_withheld() -> None:
+    """Log now a line for the records that the log withholds because there were too many."""
     for handler in logging.getLogger().handlers:
         for limit in handler.filters:
             if isinstance(limit, RateLimit):
-                limit.tell_withheld()
+                limit.flush()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what a record says beside its message: what came by `extra`."""
+    """Return the fields of a record, which it was given by `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD and value not in ("", None)}
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """Return the message of a record, and of an exception its class and place."""
+    """Return the message of a record; with an exception, its class and place too."""
     message = _text(record)
-    if _is_of_pushing(record):
-        message += "; serving goes on, what cannot be sent is lost: see --otlp-endpoint"
+    if _is_of_exporters(record):
+        message += "; the server goes on, but telemetry that cannot be sent is lost: check --otlp-endpoint"
     suppressed = getattr(record, "suppressed", 0)
     return f"{message} (and {suppressed} more like it since)" if suppressed else message
 
@@ -64,8 +64,8 @@ class Console(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
-        told = "".join(f" {name}={value}" for name, value in fields_of(record).items())
-        line = f"{self.formatTime(record)} {record.levelname} {record.name}: {message_of(record)}{told}"
+        fields = "".join(f" {name}={value}" for name, value in fields_of(record).items())
+        line = f"{self.formatTime(record)} {record.levelname} {record.name}: {message_of(record)}{fields}"
         return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], line)
 
 
@@ -74,18 +74,18 @@ class Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": message_of(record),
         }
-        return json.dumps(told | fields_of(record), default=str)
+        return json.dumps(fields | fields_of(record), default=str)
 
 
 @dataclass(slots=True)
 class _Place:
-    """What came of one place in the code in its minute."""
+    """Counts of the records of one place in the code, in its current minute."""
 
     began: float
     passed: int = 0
@@ -94,22 +94,22 @@ class _Place:
 
 
 class RateLimit(logging.Filter):
-    """Lets so many warnings of one place in the code pass in a minute. Of the others it tells later, on one line.
+    """Lets a few warnings a minute pass from each place in the code. One line stands for the others, later.
 
     Args:
-        tell: is given the first record that was withheld, which says how many more were, after a minute at the latest.
-        clock: tells the time in seconds.
-        minute: how long it is, in seconds.
+        emit: is given the first record that was withheld, with the number of the others, after a minute at the latest.
+        clock: returns the time in seconds.
+        minute: how long a minute is, in seconds.
     """
 
     def __init__(
         self,
-        tell: Callable[[logging.LogRecord], object],
+        emit: Callable[[logging.LogRecord], object],
         clock: Callable[[], float] = time.monotonic,
         minute: float = _MINUTE,
     ) -> None:
         super().__init__()
-        self._tell = tell
+        self._emit = emit
         self._clock = clock
         self._minute = minute
         self._lock = threading.Lock()
@@ -120,27 +120,27 @@ class RateLimit(logging.Filter):
         """See logging.Filter."""
         if record.levelno < logging.WARNING or hasattr(record, "suppressed"):
             return True
-        of_pushing, now = _is_of_pushing(record), self._clock()
-        name = (_PUSHING, 0) if of_pushing else (record.pathname, record.lineno)
+        of_exporters, now = _is_of_exporters(record), self._clock()
+        name = (_EXPORTERS, 0) if of_exporters else (record.pathname, record.lineno)
         with self._lock:
             place = self._places.setdefault(name, _Place(now))
             if now - place.began >= self._minute and place.first is None:
                 place.began, place.passed = now, 0
-            if place.passed < (_MAX_OF_PUSHING if of_pushing else _MAX_A_MINUTE):
+            if place.passed < (_MAX_OF_EXPORTERS if of_exporters else _MAX_A_MINUTE):
                 place.passed += 1
                 return True
             place.withheld += 1
             if place.first is None:
                 place.first = _without_frames(record)
             if self._timer is None:
-                self._timer = threading.Timer(self._minute, self.tell_withheld)
+                self._timer = threading.Timer(self._minute, self.flush)
                 self._timer.daemon = True
                 self._timer.start()
         return False
 
-    def tell_withheld(self) -> None:
-        """Tell now of all that is withheld; the line is one of the next minute's."""
-        told, now = [], self._clock()
+    def flush(self) -> None:
+        """Emit now a record for each place that has withheld some; it counts as one of the next minute."""
+        summaries, now = [], self._clock()
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -148,10 +148,10 @@ class RateLimit(logging.Filter):
             for place in self._places.values():
                 if place.first is not None:
                     place.first.suppressed = place.withheld - 1
-                    told.append(place.first)
+                    summaries.append(place.first)
                     place.began, place.passed, place.withheld, place.first = now, 1, 0, None
-        for record in told:
-            self._tell(record)
+        for record in summaries:
+            self._emit(record)
 
 
 def _text(record: logging.LogRecord) -> str:
@@ -163,12 +163,12 @@ def _text(record: logging.LogRecord) -> str:
     return text
 
 
-def _is_of_pushing(record: logging.LogRecord) -> bool:
-    return record.name.partition(".")[0] == _PUSHING
+def _is_of_exporters(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] == _EXPORTERS
 
 
 def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a record that can be kept: an exception's frames would keep what callers sent."""
+    """Return a copy that can be kept: an exception's frames would keep alive what callers sent."""
     kept = copy.copy(record)
     kept.msg, kept.args, kept.exc_info = _text(record), None, None
     return kept

@@ -1,4 +1,4 @@
-"""What a collection of metrics is made of, whatever it is exported as."""
+"""The metrics of one collection, in no particular export format."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Labels = tuple[str, ...]
 
 
 class Exemplar(NamedTuple):
-    """One traced observation: its value, Unix time in seconds, and who to look up."""
+    """One traced observation: its value, Unix time in seconds, and the ids of its trace and span."""
 
     value: float
     time: float
@@ -23,7 +23,7 @@ class Exemplar(NamedTuple):
 
 
 class Distribution:
-    """What a histogram has seen at one place. `counts` has one element a bucket; the last is above all bounds."""
+    """The observations of a histogram with one set of labels. `counts` is by bucket; the last has no upper bound."""
 
     __slots__ = ("_bounds", "counts", "exemplars", "total")
 
@@ -31,7 +31,7 @@ class Distribution:
         self._bounds = np.array(bounds)
         self.counts = np.zeros(len(bounds) + 1, np.int64)
         self.total = 0.0
-        self.exemplars: dict[int, Exemplar] = {}  # the last one, by bucket
+        self.exemplars: dict[int, Exemplar] = {}  # the latest, by bucket
 
     def add(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> None:
         """Note observations, float64 [N]; a value that equals a bound belongs below it."""
@@ -39,12 +39,12 @@ class Distribution:
         self.counts += np.bincount(buckets, minlength=len(self.counts))
         self.total += float(values.sum())
 
-    def show(self, exemplar: Exemplar) -> None:
+    def add_exemplar(self, exemplar: Exemplar) -> None:
         """Note an exemplar of an observation."""
         self.exemplars[bisect_left(self._bounds, exemplar.value)] = exemplar
 
     def copy(self) -> "Distribution":
-        """Return what has been seen so far."""
+        """Return a copy as of now."""
         twin = Distribution(self._bounds)  # type: ignore[arg-type]
         twin.counts, twin.total, twin.exemplars = self.counts.copy(), self.total, dict(self.exemplars)
         return twin

@@ -1,7 +1,7 @@
 """Metrics, traces and logs, pushed to an OpenTelemetry collector by OTLP over gRPC.
 
-All of it happens on threads of its own, from queues that are bounded. A collector that is away costs what would have
-been sent, and a warning a minute.
+It happens on threads of its own, from bounded queues. While the collector is unreachable, telemetry is lost, and the
+log has a warning a minute.
 """
 
 import logging
@@ -30,24 +30,24 @@ logger = logging.getLogger(__name__)
 _SCOPE = InstrumentationScope("onnxserve")
 _TIMEOUT = 5.0  # seconds of one export
 _CUMULATIVE = otel.AggregationTemporality.CUMULATIVE
-_MAX_SPANS = 2048  # that wait to be sent; further ones are dropped
+_MAX_SPANS = 2048  # that wait to be sent; more are dropped
 
 
 def span_processor(endpoint: str) -> SpanProcessor:
-    """Return what sends spans, batch by batch."""
+    """Return a processor that sends spans in batches."""
     return BatchSpanProcessor(
         OTLPSpanExporter(endpoint, timeout=_TIMEOUT), max_queue_size=_MAX_SPANS, schedule_delay_millis=1000
     )
 
 
 class MetricPush:
-    """Sends all metrics every so many seconds, and at the end.
+    """Sends all metrics at an interval, and at the end.
 
     Args:
-        endpoint: of the collector, such as "http://localhost:4317".
-        interval: seconds from one to the next.
-        collect: gives the metrics.
-        resource: what they are said of.
+        endpoint: URL of the collector, such as "http://localhost:4317".
+        interval: seconds between two exports.
+        collect: returns the metrics.
+        resource: attributes of this server.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class MetricPush:
         self._interval = interval
         self._collect = collect
         self._resource = resource
-        self._began = time.time_ns()
+        self._started = time.time_ns()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="onnxserve-otlp-metrics", daemon=True)
 
@@ -79,13 +79,13 @@ class MetricPush:
 
     def _push(self) -> None:
         try:
-            self._exporter.export(to_otel(self._collect(), self._resource, self._began, time.time_ns()))
+            self._exporter.export(to_otel(self._collect(), self._resource, self._started, time.time_ns()))
         except Exception:  # the thread must live; the exporter itself logs what went wrong on the way
             logger.exception("the metrics could not be pushed")
 
 
 class LogPush(logging.Handler):
-    """Sends log records. The fields of ours (trace_id, request_id, ...) become attributes and the trace's context."""
+    """Sends log records. trace_id and span_id become the record's trace context, our other fields attributes."""
 
     def __init__(self, endpoint: str, resource: Resource) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class LogPush(logging.Handler):
         self._provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(endpoint, timeout=_TIMEOUT)))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record, unless it tells of sending."""
+        """Send a record, unless it is about sending."""
         if record.name.startswith("opentelemetry"):
             return
         fields = fields_of(record)
@@ -111,7 +111,7 @@ class LogPush(logging.Handler):
         )
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the records that wait."""
         self._provider.shutdown()
         super().close()
 
@@ -125,23 +125,23 @@ _SEVERITIES = {
 }
 
 
-def to_otel(metrics: Sequence[Metric], resource: Resource, began: int, now: int) -> otel.MetricsData:
-    """Return metrics in the SDK's own form; `began` and `now` are nanoseconds of Unix time."""
-    told = [_to_otel(metric, began, now) for metric in metrics]
-    scope = otel.ScopeMetrics(scope=_SCOPE, metrics=told, schema_url="")
+def to_otel(metrics: Sequence[Metric], resource: Resource, started: int, now: int) -> otel.MetricsData:
+    """Return metrics in the SDK's own form; `started` and `now` are Unix time in nanoseconds."""
+    converted = [_to_otel(metric, started, now) for metric in metrics]
+    scope = otel.ScopeMetrics(scope=_SCOPE, metrics=converted, schema_url="")
     return otel.MetricsData([otel.ResourceMetrics(resource=resource, scope_metrics=[scope], schema_url="")])
 
 
-def _to_otel(metric: Metric, began: int, now: int) -> otel.Metric:
+def _to_otel(metric: Metric, started: int, now: int) -> otel.Metric:
     one = metric.instrument
     points: list[otel.NumberDataPoint] = []
     distributions: list[otel.HistogramDataPoint] = []
     for labels, value in metric.points:
         attributes = {name: label for name, label in zip(one.attributes, labels, strict=True) if label}
         if isinstance(value, Distribution):
-            distributions.append(_distribution(attributes, value, one.bounds, began, now))
+            distributions.append(_distribution(attributes, value, one.bounds, started, now))
         else:
-            points.append(otel.NumberDataPoint(attributes, began, now, value))
+            points.append(otel.NumberDataPoint(attributes, started, now, value))
     data: otel.DataT
     if one.kind == "histogram":
         data = otel.Histogram(distributions, _CUMULATIVE)
@@ -153,7 +153,7 @@ def _to_otel(metric: Metric, began: int, now: int) -> otel.Metric:
 
 
 def _distribution(
-    attributes: dict[str, str], seen: Distribution, bounds: Labels | tuple[float, ...], began: int, now: int
+    attributes: dict[str, str], seen: Distribution, bounds: Labels | tuple[float, ...], started: int, now: int
 ) -> otel.HistogramDataPoint:
     exemplars = [
         Exemplar({}, one.value, int(one.time * 1e9), int(one.span_id, 16), int(one.trace_id, 16))
@@ -162,7 +162,7 @@ def _distribution(
     counts = seen.counts.tolist()
     return otel.HistogramDataPoint(
         attributes=attributes,
-        start_time_unix_nano=began,
+        start_time_unix_nano=started,
         time_unix_nano=now,
         count=sum(counts),
         sum=seen.total,

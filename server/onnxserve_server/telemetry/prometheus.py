@@ -1,4 +1,4 @@
-"""Metrics as Prometheus scrapes them: its text format, or OpenMetrics (with exemplars) for those who ask for it."""
+"""Metrics as Prometheus scrapes them: its text format, or OpenMetrics, with exemplars, if the scraper accepts it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -9,23 +9,23 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar as Shown
+from prometheus_client.samples import Exemplar as PrometheusExemplar
 
 from onnxserve_server.telemetry.catalogue import Instrument, prometheus_name
 from onnxserve_server.telemetry.metric_data import Distribution, Metric
 
 
 def scrape(metrics: Sequence[Metric], resource: dict[str, str], accept: str) -> tuple[bytes, str]:
-    """Return the answer to a scrape and its content type.
+    """Return the body of a scrape's response, and its content type.
 
     Args:
-        metrics: what was collected.
-        resource: attributes of the server; they become the labels of target_info, as OpenTelemetry has it.
+        metrics: the metrics of one collection.
+        resource: attributes of the server; they become the labels of target_info, as OpenTelemetry specifies.
         accept: the Accept header of the request.
     """
     try:
         encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is none
+    except (TypeError, ValueError):  # a version that is not a number
         encode, content_type = choose_encoder("")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collected(metrics, resource))
@@ -77,11 +77,12 @@ def _histogram(metric: Metric) -> Family:
 _FAMILIES: dict[str, Callable[[Metric], Family]] = {"counter": _counter, "gauge": _gauge, "histogram": _histogram}
 
 
-def _exemplar(seen: Distribution, bucket: int) -> tuple[Shown, ...]:
+def _exemplar(seen: Distribution, bucket: int) -> tuple[PrometheusExemplar, ...]:
     exemplar = seen.exemplars.get(bucket)
     if exemplar is None:
         return ()
-    return (Shown({"trace_id": exemplar.trace_id, "span_id": exemplar.span_id}, exemplar.value, exemplar.time),)
+    ids = {"trace_id": exemplar.trace_id, "span_id": exemplar.span_id}
+    return (PrometheusExemplar(ids, exemplar.value, exemplar.time),)
 
 
 def _labels(instrument: Instrument) -> list[str]:

@@ -1,9 +1,9 @@
-"""Counts requests and runs. With what leads here it costs about 2 µs a request, one of them in answered().
+"""Counts requests and runs. With the calls that lead here it costs about 2 µs a request, 1 µs of it in on_answer().
 
 A histogram of OpenTelemetry's SDK takes about 8 µs a value (opentelemetry-sdk 1.45.2, CPython 3.11, measured on a
-machine where a whole small request takes 50), and we have four of them. So figures are only noted, in lists and deques
-that take them at once even from several threads, and folded into counts many at a time, by numpy: by whoever notes the
-thousandth, or who collects. Nothing that a request is made of is kept until then.
+machine where a whole small request takes 50), and we have four of them. So figures are only appended to lists and
+deques, which is atomic, and folded into counts many at a time, by numpy: by the thread that notes the thousandth, or
+that collects. Until then only numbers and short names are kept, nothing of the request itself.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxserve_server.core import Clock, Receipt, RequestInfo, Result, Trace
 from onnxserve_server.errors import ServeError
-from onnxserve_server.observing import PAGE, Run
+from onnxserve_server.observing import PAGE_METHOD, Run
 from onnxserve_server.spec import ModelSpec
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import Instrument
@@ -29,14 +29,18 @@ from onnxserve_server.telemetry.tracing import Span, Tracing
 logger = logging.getLogger(__name__)
 
 OTHER = "_OTHER"
-"""Stands for any model that is not served, however callers call it: else they could make series without end."""
+"""Stands for every model that is not served, whatever name callers use: else they could make series without end."""
 
 _MAX_UNFOLDED = 1024
-_LOST = "figures are lost"
+_LOST = "an event is missing from the metrics"
 _SERVICE = "onnxserve.v1.InferenceService/"
 _PREDICT = _SERVICE + "Predict"
 _OK = "OK"
-_FAULTS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}  # of the server or the model; the others are the caller's, or load
+_FAULTS = {
+    "INTERNAL",
+    "UNKNOWN",
+    "DATA_LOSS",
+}  # of the server or the model; other codes are the caller's fault, or load
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
@@ -56,7 +60,7 @@ def _harmless(note: Callable[_P, None]) -> Callable[_P, None]:
 
 _Kind = tuple[str, str, str, str, str]  # method, model, version, code, reason ("" of a success)
 _FIGURES = 3  # of a request: seconds, and the microseconds of its receipt in the queue and for its batch
-_Ran = tuple[int, int, float, float, float]  # rows, requests, seconds, those wasted, seconds of rows
+_RunFigures = tuple[int, int, float, float, float]  # rows, requests, seconds, wasted seconds, seconds of rows
 
 
 class Recorder:
@@ -64,8 +68,8 @@ class Recorder:
 
     Args:
         clock: the engine's.
-        find: what names of models and versions stand for; None: for nothing that serves.
-        tracing: what traces requests; None: nothing does.
+        find: returns the spec of a model and version that serves; None of one that does not.
+        tracing: traces requests; None: no request is traced.
     """
 
     def __init__(
@@ -74,12 +78,12 @@ class Recorder:
         self._clock = clock
         self._tracing = tracing
         self._find = find
-        self._answered: dict[_Kind, list[float]] = {}  # of each request its figures, one after the other
+        self._answers: dict[_Kind, list[float]] = {}  # the figures of each request, one after the other
         self._exemplars: deque[tuple[Labels, Exemplar]] = deque()
-        self._runs: deque[tuple[Labels, _Ran]] = deque()
-        self._ended: deque[tuple[str, str, float]] = deque()
+        self._runs: deque[tuple[Labels, _RunFigures]] = deque()
+        self._calls: deque[tuple[str, str, float]] = deque()
         self._bursts: deque[float] = deque()
-        self._lock = threading.Lock()  # guards what is folded
+        self._lock = threading.Lock()  # guards the counters and distributions
         self._counters: dict[Instrument, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
         self._distributions: dict[Instrument, dict[Labels, Distribution]] = defaultdict(dict)
         self.slow = SlowRequests()
@@ -88,31 +92,31 @@ class Recorder:
         """See Observer."""
         return None if self._tracing is None else self._tracing.begin(metadata, arrived)
 
-    def on_answer(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
+    def on_answer(self, info: RequestInfo, code: str, outcome: Result | ServeError) -> None:
         """See Observer."""
         try:  # what @_harmless does, without its call
-            seconds = self._clock() - asked.arrived
+            seconds = self._clock() - info.arrived
             receipt: Receipt | None = None
             if isinstance(outcome, Result):
                 receipt = outcome.receipt
-                kind = (asked.method, outcome.model, outcome.version, code, "")
+                kind = (info.method, outcome.model, outcome.version, code, "")
                 figures = (seconds, receipt.queue_us, receipt.batch_wait_us)
-            else:  # at once: what a caller calls a model may be megabytes
-                kind = (asked.method, *self._labels(asked.model, asked.version), code, outcome.reason)
+            else:  # looked up at once: a caller's name for a model may have megabytes
+                kind = (info.method, *self._labels(info.model, info.version), code, outcome.reason)
                 figures = (seconds, 0, 0)
-            trace = asked.trace
+            trace = info.trace
             if trace is not None:
-                trace.end(asked, code, outcome)
+                trace.end(info, code, outcome)
             if code in _FAULTS or logger.isEnabledFor(logging.DEBUG):
-                _log(asked, kind, seconds)
+                _log(info, kind, seconds)
             if seconds > self.slow.bound or time.time() > self.slow.until:
-                self.slow.offer(_slow(asked, kind, seconds, receipt))
-            noted = self._answered.get(kind)
+                self.slow.offer(_slow(info, kind, seconds, receipt))
+            noted = self._answers.get(kind)
             if noted is None:
-                noted = self._answered.setdefault(kind, [])
-            noted += figures  # all of them or none, whoever else looks
+                noted = self._answers.setdefault(kind, [])
+            noted += figures  # atomic: other threads see all of them or none
             if trace is not None:
-                self._show(kind, seconds, trace)
+                self._note_exemplar(kind, seconds, trace)
             if len(noted) >= _MAX_UNFOLDED * _FIGURES:
                 self._fold()
         except Exception:
@@ -127,23 +131,23 @@ class Recorder:
         self._runs.append(((spec.name, spec.version), (rows, run.requests, run.seconds, wasted, run.row_seconds)))
         if run.traces and self._tracing is not None:
             self._tracing.batch(run)
-        if len(self._runs) >= _MAX_UNFOLDED:  # of many models, or many steps, few requests may have ended
+        if len(self._runs) >= _MAX_UNFOLDED:  # with many models, or many steps, few requests may have ended
             self._fold()
 
     def on_call_end(self, method: str, code: str, seconds: float) -> None:
         """See Observer."""
-        self._ended.append((method, code, seconds))
-        if len(self._ended) >= _MAX_UNFOLDED:
+        self._calls.append((method, code, seconds))
+        if len(self._calls) >= _MAX_UNFOLDED:
             self._fold()
 
     def note_burst(self, seconds: float) -> None:
-        """Note how long the lane took no calls."""
+        """Note how long the lane accepted no calls."""
         self._bursts.append(seconds)
-        if len(self._bursts) >= _MAX_UNFOLDED:  # health checks alone make bursts, too
+        if len(self._bursts) >= _MAX_UNFOLDED:  # health checks make bursts, too
             self._fold()
 
     def count(self, instrument: Instrument, *labels: str, by: float = 1.0) -> None:
-        """Add to a counter, for what happens seldom."""
+        """Add to a counter of events that are rare."""
         with self._lock:
             self._counters[instrument][labels] += by
 
@@ -167,14 +171,14 @@ class Recorder:
     @_harmless
     def _fold(self) -> None:
         with self._lock:
-            for kind, figures in list(self._answered.items()):
+            for kind, figures in list(self._answers.items()):
                 self._fold_answers(kind, figures)
-            for labels, exemplar in _drained(self._exemplars):
-                self._seen(catalogue.REQUEST_DURATION, labels).show(exemplar)
-            self._fold_runs(_drained(self._runs))
-            for method, code, seconds in _drained(self._ended):
+            for labels, exemplar in _drain(self._exemplars):
+                self._distribution(catalogue.REQUEST_DURATION, labels).add_exemplar(exemplar)
+            self._fold_runs(_drain(self._runs))
+            for method, code, seconds in _drain(self._calls):
                 self._add(catalogue.CALL_DURATION, (_SERVICE + method, code), np.array([seconds]))
-            if bursts := _drained(self._bursts):
+            if bursts := _drain(self._bursts):
                 self._add(catalogue.LANE_LAG, (), np.array(bursts))
 
     def _fold_answers(self, kind: _Kind, figures: list[float]) -> None:
@@ -187,15 +191,15 @@ class Recorder:
         _, model, version, code, reason = kind
         method = _method(kind)
         self._counters[catalogue.REQUESTS][model, version, method, code, reason] += len(seconds)
-        if method == _PREDICT:  # a stream is one call, see ended()
+        if method == _PREDICT:  # a stream is one call, see on_call_end()
             self._add(catalogue.CALL_DURATION, (method, code), seconds)
         if code == _OK:
             self._add(catalogue.REQUEST_DURATION, (model, version, method), seconds)
             self._add(catalogue.QUEUE_DURATION, (model, version), queued_us / 1e6)
             self._add(catalogue.BATCH_WAIT_DURATION, (model, version), waited_us / 1e6)
 
-    def _fold_runs(self, runs: list[tuple[Labels, _Ran]]) -> None:
-        groups: dict[Labels, list[_Ran]] = defaultdict(list)
+    def _fold_runs(self, runs: list[tuple[Labels, _RunFigures]]) -> None:
+        groups: dict[Labels, list[_RunFigures]] = defaultdict(list)
         for labels, figures in runs:
             groups[labels].append(figures)
         for labels, group in groups.items():
@@ -214,15 +218,15 @@ class Recorder:
     def _add(
         self, instrument: Instrument, labels: Labels, values: "np.ndarray[tuple[int], np.dtype[np.float64]]"
     ) -> None:
-        self._seen(instrument, labels).add(values)
+        self._distribution(instrument, labels).add(values)
 
-    def _seen(self, instrument: Instrument, labels: Labels) -> Distribution:
-        seen = self._distributions[instrument].get(labels)
-        if seen is None:
-            seen = self._distributions[instrument][labels] = Distribution(instrument.bounds)
-        return seen
+    def _distribution(self, instrument: Instrument, labels: Labels) -> Distribution:
+        found = self._distributions[instrument].get(labels)
+        if found is None:
+            found = self._distributions[instrument][labels] = Distribution(instrument.bounds)
+        return found
 
-    def _show(self, kind: _Kind, seconds: float, trace: Trace) -> None:
+    def _note_exemplar(self, kind: _Kind, seconds: float, trace: Trace) -> None:
         _, model, version, code, _ = kind
         if code == _OK and isinstance(trace, Span) and trace.span_id:
             exemplar = Exemplar(seconds, time.time(), trace.trace_id, trace.span_id)
@@ -230,34 +234,34 @@ class Recorder:
 
 
 def _method(kind: _Kind) -> str:
-    """Return the method as metrics call it."""
-    return PAGE if kind[0] == PAGE else _SERVICE + kind[0]
+    """Return the method's name in metrics."""
+    return PAGE_METHOD if kind[0] == PAGE_METHOD else _SERVICE + kind[0]
 
 
-def _log(asked: RequestInfo, kind: _Kind, seconds: float) -> None:
-    """Tell of one request."""
+def _log(info: RequestInfo, kind: _Kind, seconds: float) -> None:
+    """Log the end of one request."""
     method, model, version, code, reason = kind
-    told = {
+    fields = {
         "method": method,
         "model": model,
         "version": version,
         catalogue.ERROR: reason,
-        "request_id": asked.request_id,
-        "trace_id": "" if asked.trace is None else asked.trace.trace_id,
+        "request_id": info.request_id,
+        "trace_id": "" if info.trace is None else info.trace.trace_id,
         "seconds": round(seconds, 6),
     }
     if code in _FAULTS:
-        logger.warning("a request failed: %s", code, extra=told)
+        logger.warning("a request failed: %s", code, extra=fields)
     else:
-        logger.debug("a request ended: %s", code, extra=told)
+        logger.debug("a request ended: %s", code, extra=fields)
 
 
-def _slow(asked: RequestInfo, kind: _Kind, seconds: float, receipt: Receipt | None) -> SlowRequest:
-    """Return what the page says of a slow one."""
+def _slow(info: RequestInfo, kind: _Kind, seconds: float, receipt: Receipt | None) -> SlowRequest:
+    """Return the entry of a slow request for the page."""
     _, model, version, code, _ = kind
-    return SlowRequest(time.time(), model, version, _method(kind), code, seconds, receipt, asked.request_id)
+    return SlowRequest(time.time(), model, version, _method(kind), code, seconds, receipt, info.request_id)
 
 
-def _drained(queue: deque[_T]) -> list[_T]:
-    """Take out what is in the queue now; others may go on appending."""
+def _drain(queue: deque[_T]) -> list[_T]:
+    """Take out the items that the queue has now; other threads may go on appending."""
     return [queue.popleft() for _ in range(len(queue))]

@@ -1,11 +1,11 @@
-"""Figures of this process and its container, as the kernel tells them. What cannot be read is left out."""
+"""Figures of this process and its container, from the kernel. Figures that cannot be read are left out."""
 
 import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from onnxserve_server.runtime.resources import Resources, cgroup_folders, resident_bytes, resources
+from onnxserve_server.runtime.resources import Resources, cgroup_directories, resident_bytes, resources
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.metric_data import Labels, Metric
 
@@ -14,13 +14,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class System:
-    """Reads the figures; `cgroup` is where the kernel shows control groups, of version 2 or 1."""
+    """Reads the figures; `cgroup` is where control groups, of version 2 or 1, are mounted."""
 
     def __init__(self, cgroup: Path = _CGROUP) -> None:
         self._started = time.monotonic()
         self._granted: Resources = resources(cgroup)
-        self._memory = _first(cgroup_folders(cgroup, "memory"), "memory.current", "memory.usage_in_bytes")
-        self._cpu = _first(cgroup_folders(cgroup, "cpu"), "cpu.stat")
+        self._memory = _first(cgroup_directories(cgroup, "memory"), "memory.current", "memory.usage_in_bytes")
+        self._cpu = _first(cgroup_directories(cgroup, "cpu"), "cpu.stat")
 
     def collect(self) -> Iterator[Metric]:
         """Return the figures as they are now."""
@@ -42,9 +42,9 @@ class System:
                 yield Metric(instrument, [(labels, float(value))])
 
 
-def _first(folders: Iterable[Path], *names: str) -> Path | None:
-    """Return the first file of such a name that is there."""
-    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+def _first(directories: Iterable[Path], *names: str) -> Path | None:
+    """Return the first file of one of these names that exists."""
+    return next((path for path in (each / name for each in directories for name in names) if path.is_file()), None)
 
 
 def _number(path: Path | None) -> int | None:

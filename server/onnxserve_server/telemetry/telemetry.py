@@ -1,4 +1,4 @@
-"""Telemetry as a whole: what the settings ask for, put together, from start() to stop()."""
+"""Telemetry as a whole: its parts as the settings want them, from start() to stop()."""
 
 import logging
 import os
@@ -22,17 +22,17 @@ from onnxserve_server.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
-_STOP_TIMEOUT = 5.0  # seconds in which what is left must be pushed
+_STOP_TIMEOUT = 5.0  # seconds for the last push
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What is wanted.
+    """The settings of telemetry.
 
     Attributes:
-        endpoint: where to push everything by OTLP; "" for nowhere.
+        endpoint: URL to push metrics, traces and logs to by OTLP; "" for none.
         interval: seconds between two pushes of metrics.
-        trace_ratio: share of the requests to trace whose callers do not say; see Tracing.
+        trace_ratio: share to trace of the requests whose callers do not decide it; see Tracing.
     """
 
     endpoint: str = ""
@@ -44,8 +44,8 @@ class Telemetry:
     """Counts, traces and pushes.
 
     Attributes:
-        recorder: to be told what happens.
-        metrics: all of them.
+        recorder: the observer of requests and runs.
+        metrics: all metrics of this server.
         resource: attributes of this server.
     """
 
@@ -69,17 +69,17 @@ class Telemetry:
         return {name: str(value) for name, value in self.resource.attributes.items()}
 
     def start(self) -> None:
-        """Start to push, if there is somewhere to push to."""
+        """Start to push, if there is an endpoint."""
         if self._push is not None:
             self._push.start()
         if self._logs is not None:
             logging.getLogger().addHandler(self._logs)
 
     def on_model_change(self, status: LoadStatus) -> None:
-        """Count a load that is over; let the gauges of a model that was stopped go."""
+        """Count a load that has ended; remove the gauges of a version that was stopped."""
         if status.state is LoadState.LOADING:
             return
-        self.metrics.collect()  # what loading used is not for those to bear that run first
+        self.metrics.collect()  # CPU time of loading must not be charged to the models that run next
         if status.state is LoadState.STOPPED:
             self.metrics.forget(status.model, status.version)
             return
@@ -90,9 +90,9 @@ class Telemetry:
             self.metrics.note(catalogue.MODEL_MEMORY, status.model, status.version, value=float(status.memory_bytes))
 
     def stop(self) -> None:
-        """Push what is left, all at the same time, for a few seconds at most."""
+        """Push metrics, spans and logs that wait, all at the same time, for a few seconds at most."""
         if self._endpoint:
-            logger.info("sending what is left to %s, for %.0f s at most", self._endpoint, _STOP_TIMEOUT)
+            logger.info("sending the last telemetry to %s, for %.0f s at most", self._endpoint, _STOP_TIMEOUT)
         if self._logs is not None:
             logging.getLogger().removeHandler(self._logs)
         parts = (
@@ -109,10 +109,10 @@ class Telemetry:
 
 
 def _resource() -> Resource:
-    """Return what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, with our own for what they do not say."""
-    told = Resource.create()
+    """Return the attributes of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, with ours for those that they lack."""
+    given = Resource.create()
     ours = {"service.name": "onnxserve", "service.version": __version__, "service.instance.id": str(uuid.uuid4())}
-    if not str(told.attributes.get("service.name", "unknown_service")).startswith("unknown_service"):
+    if not str(given.attributes.get("service.name", "unknown_service")).startswith("unknown_service"):
         del ours["service.name"]
-    missing = {name: value for name, value in ours.items() if name == "service.name" or name not in told.attributes}
-    return told.merge(Resource(missing))
+    missing = {name: value for name, value in ours.items() if name == "service.name" or name not in given.attributes}
+    return given.merge(Resource(missing))

@@ -1,9 +1,9 @@
 """Spans of requests and batches. A request's span has its hops as events; a batch's span links to its requests.
 
-Most requests are not traced, and must not pay for it: a request without a traceparent costs one random number. Nor must
-those pay who share a batch with one that is: to make a span by the SDK's tracer takes 65 µs (opentelemetry-sdk 1.45.2,
-seven events; twice that where the caches are cold), during which nobody is answered. So what happens is noted, and the
-end makes of it at once what the tracer would hand to a processor, which takes 10 µs.
+Most requests are not traced, and must not pay for it: a request without a traceparent costs one random number. Requests
+that share a batch with a traced one must not pay either: to make a span by the SDK's tracer takes 65 µs
+(opentelemetry-sdk 1.45.2, seven events; twice that with cold caches), in which nobody is answered. So hops are only
+noted, and the end makes at once the finished span that the tracer would give to a processor, which takes 10 µs.
 """
 
 import random
@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from onnxserve_server.core import Clock, RequestInfo, Result
 from onnxserve_server.errors import ServeError
-from onnxserve_server.observing import PAGE, Run
+from onnxserve_server.observing import PAGE_METHOD, Run
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _IDS = RandomIdGenerator()
@@ -33,7 +33,7 @@ _HEADERS = (_PARENT, "tracestate")
 _SERVICE = "onnxserve.v1.InferenceService"
 _SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 _MAX_LINKS = 128
-_LONGEST = 200  # characters of a name that a caller made up
+_MAX_NAME = 200  # characters of a model's name, which a caller may have made up
 
 
 class Span:
@@ -59,21 +59,21 @@ class Span:
         """See Trace."""
         self._http_status = status
 
-    def end(self, asked: RequestInfo, code: str, outcome: Result | ServeError) -> None:
+    def end(self, info: RequestInfo, code: str, outcome: Result | ServeError) -> None:
         """See Trace."""
         if not self.span_id:
             return
         now = self._tracing.clock()
-        name, attributes = _described(asked.method)
+        name, attributes = _describe(info.method)
         status = _UNSET
-        if asked.method == PAGE:
+        if info.method == PAGE_METHOD:
             attributes["http.response.status_code"] = self._http_status
         else:
             attributes["rpc.response.status_code"] = code
-        if asked.request_id:
-            attributes["onnxserve.request_id"] = asked.request_id
+        if info.request_id:
+            attributes["onnxserve.request_id"] = info.request_id
         if isinstance(outcome, ServeError):
-            attributes["onnxserve.model"] = asked.model[:_LONGEST]
+            attributes["onnxserve.model"] = info.model[:_MAX_NAME]
             attributes["error.type"] = outcome.reason
             if code in _SERVER_FAULTS:  # the others are the caller's: OpenTelemetry leaves a server's span unset then
                 status = _ERROR
@@ -85,7 +85,7 @@ class Span:
             attributes["onnxserve.batch.requests"] = receipt.batch_requests
             attributes["onnxserve.provider"] = receipt.provider
             queued = next((when for hop, when in self._marks if hop == "queue"), self._arrived)
-            batch = queued + receipt.queue_us / 1e6  # the receipt tells of the hops that nobody marks
+            batch = queued + receipt.queue_us / 1e6  # the receipt has the times of the hops that nobody marks
             run = batch + receipt.batch_wait_us / 1e6
             self._marks += [("batch", batch), ("run", run), ("scatter", run + receipt.compute_us / 1e6), ("reply", now)]
         self._tracing.hand_over(
@@ -102,13 +102,13 @@ class Span:
 
 
 class Tracing:
-    """Decides who is traced, and makes the spans.
+    """Decides which requests are traced, and makes the spans.
 
     Args:
         clock: the engine's.
-        ratio: share of the requests without a traceparent that are traced. Those with one do as their caller does.
-        processor: where ended spans go.
-        resource: what the spans say of this server.
+        ratio: share to trace of the requests without a traceparent. With one, the caller's decision counts.
+        processor: receives the spans that have ended.
+        resource: attributes of this server.
     """
 
     def __init__(self, clock: Clock, ratio: float, processor: SpanProcessor, resource: Resource) -> None:
@@ -124,7 +124,7 @@ class Tracing:
                 return self._begin_below(metadata, arrived)
         if not self._bound:
             return None
-        # By the trace's id, so that whoever samples by the id at the same ratio keeps the same traces.
+        # By the trace's id, so that others that sample by the id at the same ratio keep the same traces.
         trace_id = random.getrandbits(128)
         if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._bound:
             return None
@@ -167,7 +167,7 @@ class Tracing:
         began: float,
         ended: float,
     ) -> None:
-        """Give a span that is over to the processor; its times, those of `marks` too, are the clock's."""
+        """Give a span that has ended to the processor; its times, those of `marks` too, are the clock's."""
         offset = time.time() - self.clock()
         self._processor.on_end(
             ReadableSpan(
@@ -187,7 +187,7 @@ class Tracing:
         )
 
     def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
+        """Send the spans that wait, for a few seconds at most."""
         self._processor.shutdown()
 
     def _begin_below(self, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Span | None:
@@ -203,9 +203,9 @@ def _context(trace_id: int, flags: TraceFlags = _SAMPLED, state: TraceState | No
     return SpanContext(trace_id, _IDS.generate_span_id(), is_remote=False, trace_flags=flags, trace_state=state)
 
 
-def _described(method: str) -> tuple[str, dict[str, str | int]]:
-    """Return name and attributes of a request's span, by OpenTelemetry's conventions for what it came by."""
-    if method == PAGE:
+def _describe(method: str) -> tuple[str, dict[str, str | int]]:
+    """Return name and attributes of a request's span, by OpenTelemetry's conventions for HTTP or for RPC."""
+    if method == PAGE_METHOD:
         verb, route = "POST", "/api/predict"
         return f"{verb} {route}", {
             "http.request.method": verb,

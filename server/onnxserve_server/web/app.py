@@ -1,4 +1,4 @@
-"""What the HTTP port answers: /healthz, /readyz, /metrics, the status as JSON, predictions, and the page for people."""
+"""The application of the HTTP port: /healthz, /readyz, /metrics, the status as JSON, predictions, and the page."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ _HEADERS = {
 
 
 def make_app(status: ServerStatus) -> Starlette:
-    """Return the application that tells of a server."""
+    """Return the application that answers for a server."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -45,16 +45,16 @@ def make_app(status: ServerStatus) -> Starlette:
             return error_response(error)
         scraped = await run_in_threadpool(status.scrape, request.headers.get("accept", ""))
         if scraped is None:
-            return PlainTextResponse("nothing is counted: the server was started with --no-telemetry\n", 404)
+            return PlainTextResponse("no metrics: the server was started with --no-telemetry\n", 404)
         body, content_type = scraped
         return Response(body, headers={"Content-Type": content_type})
 
-    async def told(request: Request) -> Response:
+    async def api_status(request: Request) -> Response:
         try:
             check_reader(request)
         except ServeError as error:
             return error_response(error)
-        body = await run_in_threadpool(status.told_as_json)
+        body = await run_in_threadpool(status.as_json)
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return Starlette(
@@ -62,7 +62,7 @@ def make_app(status: ServerStatus) -> Starlette:
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
-            Route("/api/status", told),
+            Route("/api/status", api_status),
             Route("/api/predict", Predictions(status.engine, status.observer).answer, methods=_METHODS),
             Mount("/", StaticFiles(directory=_PAGE, html=True)),
         ],
@@ -71,7 +71,7 @@ def make_app(status: ServerStatus) -> Starlette:
 
 
 class _WithHeaders:
-    """Adds the headers that bound what a browser does with an answer; a cached one is asked for again by its ETag."""
+    """Adds the headers that bound what a browser does with a response; one in its cache it must revalidate by ETag."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

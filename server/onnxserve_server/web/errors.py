@@ -1,4 +1,4 @@
-"""Errors as HTTP answers, and those that only HTTP has."""
+"""Errors as HTTP responses, and the errors that HTTP alone has."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ _STATUSES = {
 
 
 class HttpError(ServeError):
-    """A request that HTTP has a status of its own for."""
+    """An error that HTTP has a status of its own for."""
 
     http_status: int
 
@@ -37,7 +37,7 @@ class NotAllowed(HttpError):
 
 
 class NotPost(HttpError):
-    """Predictions are asked for by another method than POST."""
+    """The method is not POST."""
 
     code = Code.UNIMPLEMENTED
     http_status = 405
@@ -45,7 +45,7 @@ class NotPost(HttpError):
 
 
 class TooLarge(HttpError):
-    """The request has more bytes than this port takes."""
+    """The request has more bytes than this port accepts."""
 
     code = Code.RESOURCE_EXHAUSTED
     http_status = 413
@@ -53,7 +53,7 @@ class TooLarge(HttpError):
 
 
 class NotJson(HttpError):
-    """The request does not say that it is JSON, as no form of another site can."""
+    """The Content-Type is not JSON's, which a form of another site cannot send."""
 
     code = Code.INVALID_ARGUMENT
     http_status = 415
@@ -61,7 +61,7 @@ class NotJson(HttpError):
 
 
 class AsciiJson(JSONResponse):
-    """JSON in ASCII: what a caller sent may be text that is not valid Unicode, and is sent back."""
+    """JSON in ASCII: a caller's text that is sent back may not be valid Unicode."""
 
     def render(self, content: Any) -> bytes:
         """See JSONResponse."""
@@ -74,7 +74,7 @@ def status_of(error: ServeError) -> int:
 
 
 def error_response(error: ServeError) -> Response:
-    """Return an error as JSON: the code by its name in gRPC, reason, message, and the faults of fields."""
+    """Return an error as JSON: the name of its gRPC code, reason, message, and the violations of fields."""
     violations = error.violations if isinstance(error, InvalidRequest) else ()
     fields = {
         "code": error.code.name,

@@ -1,14 +1,14 @@
-"""Who may ask: the page that this server gave out, and programs; no page of another site.
+"""Which callers are allowed: the page of this server, and programs; not pages of other sites.
 
 The port knows no users, and listens on loopback by default. A browser on that machine can reach it, so any page that
-somebody opens there could try to have models run, or to read what is served. Three things keep it from that:
+somebody opens there could try to have models run, or to read what is served. Three headers prevent that:
 
-    Content-Type    a page of another site must ask before it sends application/json, and nobody here grants it
-    Sec-Fetch-Site  browsers tell whose page asks, where the address is one they trust (https, localhost)
-    Origin, Host    elsewhere they tell the page's site, which must be the one that it asks. Over loopback the name
-                    asked must be one of loopback, too: else a site could point its own name here, and be its origin
+    Content-Type    a browser asks before it lets a page of another site send application/json; this server never agrees
+    Sec-Fetch-Site  browsers say whose page sends the request, if they trust the address (https, localhost)
+    Origin, Host    at other addresses they name the page's site, which must be the host of the request. Over loopback
+                    the host must be a name of loopback, too: else a site could point its own name at this machine
 
-Programs that are no browsers send neither Sec-Fetch-Site nor Origin. What they may do is for the network to say.
+Programs other than browsers send neither Sec-Fetch-Site nor Origin. The network decides which of them get here.
 """
 
 from ipaddress import ip_address
@@ -21,21 +21,21 @@ from onnxserve_server.web.errors import NotAllowed, NotJson
 
 
 def check_reader(request: Request) -> None:
-    """Raise NotAllowed where a page of another site may be the one that reads the answer."""
+    """Raise NotAllowed if a page of another site may be about to read the answer."""
     site = request.headers.get("sec-fetch-site", "none")
     if site not in ("same-origin", "none"):
-        raise NotAllowed(f"a page of another site must not ask for this (Sec-Fetch-Site: {site})")
+        raise NotAllowed(f"requests from pages of other sites are not allowed (Sec-Fetch-Site: {site})")
     host = _name(request.headers.get("host", ""))
     if _over_loopback(request) and not (_is_address(host) or host == "localhost" or host.endswith(".localhost")):
-        raise NotAllowed(f"{host!r} is no name of this machine's loopback interface; ask for localhost")
+        raise NotAllowed(f"host {host!r} does not name this machine's loopback interface; use localhost")
 
 
 def check_sender(request: Request) -> None:
-    """Raise NotAllowed or NotJson where a page of another site may have sent the request."""
+    """Raise NotAllowed or NotJson if a page of another site may have sent the request."""
     check_reader(request)
     _check_origin(request.headers)
-    if (told := _media_type(request.headers)) != "application/json":
-        raise NotJson(f"the header Content-Type must be application/json, and is {told or 'missing'}")
+    if (media_type := _media_type(request.headers)) != "application/json":
+        raise NotJson(f"the Content-Type header must be application/json, but is {media_type or 'missing'}")
 
 
 def _check_origin(headers: Headers) -> None:
@@ -43,7 +43,7 @@ def _check_origin(headers: Headers) -> None:
     if origin is None or headers.get("sec-fetch-site") == "same-origin":  # a proxy may have changed the Host
         return
     if origin.partition("://")[2] != headers.get("host"):
-        raise NotAllowed(f"a page of {origin} must not ask for this")
+        raise NotAllowed(f"requests from pages of {origin} are not allowed")
 
 
 def _media_type(headers: Headers) -> str:
@@ -55,7 +55,7 @@ def _name(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
-        raise NotAllowed(f"{host!r} is no host") from None
+        raise NotAllowed(f"the Host header {host!r} is not a valid host name") from None
 
 
 def _over_loopback(request: Request) -> bool:

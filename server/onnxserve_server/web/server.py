@@ -1,4 +1,4 @@
-"""An HTTP server on a thread of its own. It serves people and scrapers; the callers' requests come by gRPC."""
+"""An HTTP server on a thread of its own, for people and scrapers; other requests come by gRPC."""
 
 import asyncio
 import os
@@ -14,9 +14,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from onnxserve_server.errors import ConfigurationError
 
 _BACKLOG = 64
-_MAX_CONNECTIONS = 256  # for a further one, that is closed which was silent for longest
+_MAX_CONNECTIONS = 256  # a new one closes the one that has been idle longest
 _HEAD_TIMEOUT = 10.0  # seconds in which a connection must bring its first request
-_GRACE = 1  # seconds for answers that are under way when it stops
+_GRACE = 1  # seconds for responses that are under way when the server stops
 _START_TIMEOUT = 10.0  # seconds
 
 
@@ -44,17 +44,17 @@ class HttpServer:
             lifespan="off",
             server_header=False,
             http=_Connection,
-            timeout_graceful_shutdown=2 * _GRACE,  # by then there is nothing left to be cancelled, see _Connection
+            timeout_graceful_shutdown=2 * _GRACE,  # by then nothing is left to cancel, see _Connection
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="onnxserve-http", daemon=True)
 
     def start(self) -> None:
-        """Take requests."""
+        """Accept requests."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more, and end the thread."""
+        """Accept no more, and end the thread."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(_START_TIMEOUT)
@@ -65,48 +65,48 @@ class HttpServer:
 
 
 class _Connection(H11Protocol):
-    """A connection. uvicorn bounds neither how many there are nor how long one may say nothing, and each is a file."""
+    """A connection. uvicorn bounds neither their number nor their idle time, and each takes a descriptor."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._heard = self.loop.time()
-        self.loop.call_later(_HEAD_TIMEOUT, self._give_up)
+        self._last_active = self.loop.time()
+        self.loop.call_later(_HEAD_TIMEOUT, self._close_if_silent)
         if len(self.connections) > _MAX_CONNECTIONS:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        self._heard = self.loop.time()
+        self._last_active = self.loop.time()
         super().data_received(data)
 
     def on_response_complete(self) -> None:
-        """See H11Protocol: an answer is out."""
-        self._heard = self.loop.time()
+        """See H11Protocol: a response is complete."""
+        self._last_active = self.loop.time()
         super().on_response_complete()
 
     def shutdown(self) -> None:
-        """See H11Protocol: the server stops. Whoever is still sending is cut off; others may read their answer."""
+        """See H11Protocol: the server stops. Cut off callers that still send; let others read their response."""
         if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
             self.transport.abort()
         else:
             super().shutdown()
             self.loop.call_later(_GRACE, self.transport.abort)
 
-    def _give_up(self) -> None:
+    def _close_if_silent(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """Close the connection that has been silent for longest, rather than refuse the one that came last."""
+        """Close the connection that has been idle longest, rather than refuse the newest."""
         others = cast("set[_Connection]", self.connections) - {self}
-        silent = min((one for one in others if not one._is_waiting), key=lambda one: one._heard, default=self)
-        self.connections.discard(silent)
-        silent.transport.abort()
+        idlest = min((one for one in others if not one._is_waiting), key=lambda one: one._last_active, default=self)
+        self.connections.discard(idlest)
+        idlest.transport.abort()
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether the caller has sent a request, is not yet answered, and reads."""
+        """Whether the caller has sent a request, waits for the response, and reads."""
         cycle = self.cycle
         return cycle is not None and not (cycle.more_body or cycle.response_complete or self.flow.write_paused)
 
@@ -118,8 +118,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=everywhere)
     except OSError as error:
         # create_server() puts the address into its text once more; the resolver's errors have numbers of their own.
-        told = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        cause = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ConfigurationError(
-            f"{host}:{port}: cannot listen there for HTTP: {told}; choose another --http-port, or -1 for none"
+            f"{host}:{port}: cannot listen for HTTP: {cause}; choose another --http-port, or -1 for none"
         ) from error
     return listener

@@ -1,4 +1,4 @@
-"""What the page is told of the server: one JSON object, made of the engine's books and of all metrics."""
+"""The server's status, as /api/status gives it to the page: one JSON object of models, loads, and all metrics."""
 
 import json
 import time
@@ -18,16 +18,16 @@ from onnxserve_server.telemetry.telemetry import Telemetry
 
 
 class ServerStatus:
-    """Tells of a running server.
+    """The status of a running server.
 
     Args:
         engine: has the models.
-        loads: what became of each.
-        ready: whether the server serves.
-        telemetry: what was counted; None: nothing is.
+        loads: the state of each version.
+        ready: returns whether the server serves.
+        telemetry: has the metrics; None without.
 
     Attributes:
-        observer: is told of the predictions that come by this port; None: nobody is.
+        observer: notes the predictions that come by this port; None: nobody does.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class ServerStatus:
         self._started = time.time()
 
     def scrape(self, accept: str) -> tuple[bytes, str] | None:
-        """Return all metrics as Prometheus wants them, and their content type; None: nothing is counted."""
+        """Return all metrics in a format of Prometheus, and its content type; None without telemetry."""
         if self._telemetry is None:
             return None
         return scrape(self._telemetry.metrics.collect(), self._telemetry.target, accept)
 
-    def told(self) -> dict[str, Any]:
-        """Return all that the page shows; times are seconds of Unix time, metrics are by their OpenTelemetry names."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return all that the page shows. Times are Unix time in seconds; metrics have their OpenTelemetry names."""
         now = time.time()
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "now": now,
             "started": self._started,
             "version": __version__,
@@ -72,24 +72,24 @@ class ServerStatus:
             "slow": [],
         }
         if self._telemetry is not None:
-            told["metrics"] = metrics_told(self._telemetry.metrics.collect())
-            told["slow"] = [_slow(one) for one in self._telemetry.recorder.slow.slowest(now)]
-        return told
+            fields["metrics"] = _metrics(self._telemetry.metrics.collect())
+            fields["slow"] = [_slow(one) for one in self._telemetry.recorder.slow.slowest(now)]
+        return fields
 
-    def told_as_json(self) -> bytes:
+    def as_json(self) -> bytes:
         """Return the same as JSON, in UTF-8."""
-        return _encoded(self.told()).encode()
+        return _to_json(self.as_dict()).encode()
 
 
-def _encoded(told: Any) -> str:
-    """Return JSON, written a piece at a time: one of 200 models would keep the interpreter from requests for 10 ms."""
-    if isinstance(told, dict):
-        return "{" + ",".join(f"{json.dumps(name)}:{_encoded(value)}" for name, value in told.items()) + "}"
-    return json.dumps(told, separators=(",", ":"))
+def _to_json(value: Any) -> str:
+    """Write JSON a piece at a time: 200 models in one piece would keep the interpreter from requests for 10 ms."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{_to_json(part)}" for name, part in value.items()) + "}"
+    return json.dumps(value, separators=(",", ":"))
 
 
-def metrics_told(metrics: Sequence[Metric]) -> dict[str, Any]:
-    """Return metrics as JSON has them: by name, with unit, bounds, and a list of points."""
+def _metrics(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return metrics by name, each with its unit, its bounds, and a list of points."""
     return {
         metric.instrument.name: {
             "unit": metric.instrument.unit,
@@ -142,6 +142,5 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _slow(request: SlowRequest) -> dict[str, Any]:
-    told = request._asdict()
-    told["receipt"] = None if request.receipt is None else request.receipt._asdict()
-    return told
+    receipt = None if request.receipt is None else request.receipt._asdict()
+    return request._asdict() | {"receipt": receipt}

@@ -1,6 +1,7 @@
 """Tensors as JSON: {"data_type", "shape", "data"}, or "base64" in place of "data" where there is much of it.
 
-Numbers that JSON has not are strings: "NaN", "Infinity", "-Infinity", and integers beyond 2^53, as JavaScript rounds.
+Numbers that JSON does not have are strings: "NaN", "Infinity", "-Infinity"; so are integers beyond 2^53, which
+JavaScript would round.
 A number may always be a string, if it is written as JSON writes numbers.
 """
 
@@ -18,7 +19,7 @@ from onnxserve_server.core import WireTensor
 from onnxserve_server.errors import Violation
 from onnxserve_server.spec import TensorSpec
 
-_MAX_LISTED = 16_384  # elements; more are base64: a list of a million keeps the interpreter for half a second
+_MAX_LISTED = 16_384  # elements; more are base64: a list of a million keeps the interpreter busy for half a second
 _MAX_BYTES = 4 << 20  # of one output
 _MAX_SAFE = 2**53
 _MAX_AXES = 32  # as many as numpy can go through element by element
@@ -32,32 +33,32 @@ _NOT_FINITE = ("NaN", *_INFINITE)
 _FIELDS = ("data_type", "shape", "data", "base64")
 
 
-def read_tensor(spec: TensorSpec, told: object, path: str, faults: list[Violation]) -> WireTensor | None:
-    """Return an input as the engine takes it, or None and a fault more.
+def read_tensor(spec: TensorSpec, value: object, path: str, faults: list[Violation]) -> WireTensor | None:
+    """Return an input as the engine takes it; or None, with its fault added to `faults`.
 
-    `told` is {"data": nested lists, or a flat one beside "shape"} or {"base64": little-endian elements, "shape"};
-    "data_type" may be left out. Whether it fits the model is for the engine to say.
+    `value` is {"data": nested lists, or a flat one beside "shape"} or {"base64": little-endian elements, "shape"};
+    "data_type" may be left out. Whether it fits the model is checked by the engine.
     """
-    if not isinstance(told, Mapping):
-        faults.append(Violation(path, 'it must be an object such as {"data": [[1, 2, 3]]}'))
+    if not isinstance(value, Mapping):
+        faults.append(Violation(path, 'must be an object such as {"data": [[1, 2, 3]]}'))
         return None
-    if unknown := sorted(told.keys() - set(_FIELDS)):
-        faults.append(Violation(f"{path}.{unknown[0]}", f"there is no such field; there are {', '.join(_FIELDS)}"))
+    if unknown := sorted(value.keys() - set(_FIELDS)):
+        faults.append(Violation(f"{path}.{unknown[0]}", f"unknown field; the fields are {', '.join(_FIELDS)}"))
         return None
-    number, shape = told.get("data_type", NAMES[spec.data_type]), told.get("shape")
+    number, shape = value.get("data_type", NAMES[spec.data_type]), value.get("shape")
     if not isinstance(number, str) or number not in NUMBERS:
-        faults.append(Violation(f"{path}.data_type", f"it must be one of {', '.join(NUMBERS)}"))
+        faults.append(Violation(f"{path}.data_type", f"must be one of {', '.join(NUMBERS)}"))
         return None
     if shape is not None and not _is_shape(shape):
-        faults.append(Violation(f"{path}.shape", "it must be a list of sizes"))
+        faults.append(Violation(f"{path}.shape", "must be a list of sizes"))
         return None
-    if ("data" in told) == ("base64" in told):
-        faults.append(Violation(path, "one of data and base64 is required"))
+    if ("data" in value) == ("base64" in value):
+        faults.append(Violation(path, "exactly one of data and base64 is required"))
         return None
     try:
-        if "base64" in told:
-            return WireTensor(spec.name, NUMBERS[number], *_decoded(told["base64"], shape), ())
-        return _tensor(spec.name, NUMBERS[number], _listed(told["data"], NUMBERS[number]), shape)
+        if "base64" in value:
+            return WireTensor(spec.name, NUMBERS[number], *_decoded(value["base64"], shape), ())
+        return _tensor(spec.name, NUMBERS[number], _listed(value["data"], NUMBERS[number]), shape)
     except _Fault as fault:
         faults.append(Violation(f"{path}.{fault.field}", str(fault)))
         return None
@@ -65,24 +66,24 @@ def read_tensor(spec: TensorSpec, told: object, path: str, faults: list[Violatio
 
 def write_tensor(spec: TensorSpec, array: Array) -> dict[str, Any]:
     """Return an output as JSON has it. Its elements are row-major: "data", "base64", or neither and why, "omitted"."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": spec.name,
         "data_type": NAMES[spec.data_type],
         "shape": array.shape,
         "labels": spec.labels,
     }
     if array.size <= _MAX_LISTED and _has_numbers(spec.data_type):
-        return told | {"data": [_json_number(element) for element in array.ravel().tolist()]}
+        return fields | {"data": [_json_number(element) for element in array.ravel().tolist()]}
     if array.size <= _MAX_LISTED and spec.data_type == STRING:
-        return told | {"data": [str(element) for element in array.ravel()]}
+        return fields | {"data": [str(element) for element in array.ravel()]}
     if array.nbytes <= _MAX_BYTES and spec.data_type != STRING:
-        return told | {"base64": base64.b64encode(array.tobytes()).decode()}
-    return told | {"omitted": f"{array.size:,} elements are too many for a page; call by gRPC"}
+        return fields | {"base64": base64.b64encode(array.tobytes()).decode()}
+    return fields | {"omitted": f"{array.size:,} elements are too many to show; use gRPC"}
 
 
 class _Fault(Exception):
-    def __init__(self, field: str, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(description)
         self.field = field
 
 
@@ -92,51 +93,50 @@ def _is_shape(shape: object) -> bool:
 
 def _decoded(text: object, shape: list[int] | None) -> tuple[tuple[int, ...], bytes]:
     if shape is None:
-        raise _Fault("shape", "it is required beside base64")
+        raise _Fault("shape", "is required with base64")
     if not isinstance(text, str):
-        raise _Fault("base64", "it must be a string")
+        raise _Fault("base64", "must be a string")
     try:
         return tuple(shape), base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _Fault("base64", f"it cannot be decoded: {error}") from error
+        raise _Fault("base64", f"not valid base64: {error}") from error
 
 
 def _listed(data: object, number: DataType) -> Array:
     """Return nested lists as an array of the type, where each element is a value of it; strings as objects."""
     array: Array = np.array(data, object)
     if array.ndim > _MAX_AXES:
-        raise _Fault("data", f"lists may be nested {_MAX_AXES} deep")
+        raise _Fault("data", f"lists may be nested at most {_MAX_AXES} deep")
     kinds: set[Any]
     if number == STRING:
         kinds, wanted = _STRINGS, array.dtype
     elif number == BOOL:
         kinds, wanted = _BOOLS, STORAGE[number]
     elif not _has_numbers(number):
-        raise _Fault("data", f"{NAMES[number]} cannot be written as numbers here; send base64")
+        raise _Fault("data", f"{NAMES[number]} values cannot be listed; send base64")
     else:
         wanted = STORAGE[number]
         kinds = _INTEGERS if wanted.kind in "iu" else _FLOATS
-    needed = f"each element must be {_VALUES.get(number, f'a number of {NAMES[number]}')}"
+    needed = f"each element must be {_VALUES.get(number, f'a number of type {NAMES[number]}')}"
     found = {*map(type, array.flat)}
-    if strange := found - kinds:
-        what = "lists must be of equal length" if list in strange else needed
-        raise _Fault("data", what)
+    if wrong := found - kinds:
+        raise _Fault("data", "lists must be of equal length" if list in wrong else needed)
     if str in found and number != STRING:
         for element in array.flat:
             if isinstance(element, str) and not _is_number(element, wanted):
-                raise _Fault("data", f"{needed}: {element[:_MAX_QUOTED]!r} is not written as one")
+                raise _Fault("data", f"{needed}: {element[:_MAX_QUOTED]!r} is not a valid number")
     try:
         with np.errstate(over="raise"):
             converted: Array = array.astype(wanted)
     except (ValueError, OverflowError, FloatingPointError) as error:
         raise _Fault("data", f"{needed}: {error}") from error
     if wanted.kind == "f" and any(element not in _INFINITE for element in array[np.isinf(converted)].flat):
-        raise _Fault("data", f"{needed}: one is too large")  # JSON's 1e400 is infinite to Python
+        raise _Fault("data", f"{needed}: a value is too large")  # JSON's 1e400 is infinite to Python
     return converted
 
 
 def _is_number(text: str, wanted: "np.dtype[np.generic]") -> bool:
-    """Whether a string is written as JSON writes numbers, or is one that JSON has not."""
+    """Whether a string is written as JSON writes numbers, or names one that JSON does not have."""
     if wanted.kind in "iu":
         return _INTEGER.fullmatch(text) is not None
     return text in _NOT_FINITE or _FLOAT.fullmatch(text) is not None
@@ -153,11 +153,11 @@ def _tensor(name: str, number: DataType, array: Array, shape: list[int] | None) 
     try:
         return WireTensor(name, number, sizes, b"", [str(element).encode() for element in array.flat])
     except UnicodeEncodeError as error:
-        raise _Fault("data", f"a string is no text: {error.reason}") from error
+        raise _Fault("data", f"a string is not valid Unicode: {error.reason}") from error
 
 
 def _has_numbers(number: DataType) -> bool:
-    """Whether numpy knows the values of the type, and not only their bits."""
+    """Whether numpy knows the values of the type, not only their bits."""
     return number != STRING and STORAGE[number].name == NAMES[number]
 
 

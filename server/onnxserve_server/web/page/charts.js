@@ -1,11 +1,11 @@
-// Charts as inline SVG, drawn at the size they have. Each says in words what it shows: to screen readers, and in its title.
+// Charts as inline SVG, drawn at the size they have. Each describes in words what it shows: for screen readers, and in its title.
 
 import { el, format, setAttribute, setText, svg } from "./dom.js";
 import { KEPT } from "./samples.js";
 
 const MARGIN = { left: 54, right: 8, top: 8, bottom: 20 };
 const LETTER = 6.5; // pixels, about, of the axes' text
-const SHORTEST = 60; // seconds that the axis of time has at least
+const MIN_SPAN = 60; // seconds of the axis of time
 
 class Chart {
   constructor(title) {
@@ -27,7 +27,7 @@ class Chart {
     return this.plot.clientHeight;
   }
 
-  tell(note, words) {
+  describe(note, words) {
     setText(this.note, note);
     setAttribute(this.svg, "aria-label", `${this.title}: ${words}`);
   }
@@ -48,13 +48,13 @@ class Chart {
       this.svg.replaceChildren(svg("text", { class: "nothing", x: this.width / 2, y: this.height / 2, "text-anchor": "middle" }, text));
     this.drawn();
     this.legend.replaceChildren();
-    this.tell("", text);
+    this.describe("", text);
   }
 }
 
 // Lines over the last minutes; stacked ones are areas that lie on each other.
 export class LineChart extends Chart {
-  // `form` tells a value; `base` is what units grow by: 1024 for bytes.
+  // `form` formats a value; `base` is the ratio of its units: 1024 for bytes.
   constructor(title, { form, base = 1, stacked = false }) {
     super(title);
     this.form = form;
@@ -79,7 +79,7 @@ export class LineChart extends Chart {
   #draw(series, now, note, limit) {
     const { left, right } = MARGIN;
     const first = series[0].points[0]?.[0] ?? now;
-    const span = Math.min(KEPT, Math.max(SHORTEST, now - first));
+    const span = Math.min(KEPT, Math.max(MIN_SPAN, now - first));
     const x = (time) => Math.max(left, this.width - right - ((now - time) / span) * (this.width - left - right));
     const stacks = this.stacked ? stack(series) : series.map(({ points }) => points.map(([time, value]) => [time, 0, value]));
     const values = stacks.flat().map(([, , top]) => top ?? 0);
@@ -94,11 +94,11 @@ export class LineChart extends Chart {
     );
     this.#fillLegend(series, shown.values);
     const words = series.map(({ name, points }) => `${name} ${this.form(points.at(-1)?.[1] ?? null)}`).join(", ");
-    this.tell(shown.time === null ? note : `${format.span(now - shown.time)} ago`, words);
+    this.describe(shown.time === null ? note : `${format.span(now - shown.time)} ago`, words);
   }
 
   #times(x, now, span) {
-    const text = (ago, anchor, told) => svg("text", { x: x(now - ago), y: this.height - 5, "text-anchor": anchor }, told);
+    const text = (ago, anchor, label) => svg("text", { x: x(now - ago), y: this.height - 5, "text-anchor": anchor }, label);
     return [text(span, "start", `${format.span(span)} ago`), text(span / 2, "middle", format.span(span / 2)), text(0, "end", "now")];
   }
 
@@ -117,7 +117,7 @@ export class LineChart extends Chart {
     });
   }
 
-  // Returns the values to tell: those under the pointer, else the newest ones.
+  // Returns the values of the legend: those under the pointer, else the newest.
   #shown(series, x) {
     const points = series[0]?.points ?? [];
     if (!points.length) return { time: null, values: series.map(() => null) };
@@ -130,16 +130,16 @@ export class LineChart extends Chart {
   }
 
   #fillLegend(series, values) {
-    const told = JSON.stringify(series.map(({ name, color }) => [name, color]));
-    if (told !== this.toldLegend) {
-      this.toldLegend = told;
+    const entries = JSON.stringify(series.map(({ name, color }) => [name, color]));
+    if (entries !== this.shownEntries) {
+      this.shownEntries = entries;
       this.legend.replaceChildren(...series.map(({ name, color }) => el("li", {}, el("span", { class: `key s${color}` }), el("span", {}, name), el("b"))));
     }
     [...this.legend.children].forEach((item, i) => setText(item.lastChild, this.form(values[i] ?? null)));
   }
 
   drawNothing(text) {
-    this.toldLegend = null;
+    this.shownEntries = null;
     super.drawNothing(text);
   }
 }
@@ -152,11 +152,11 @@ export class Histogram extends Chart {
     this.legend.remove();
   }
 
-  // Draws [{ label, short, count }, ...]; `words` tell the same to who cannot see it.
+  // Draws [{ label, short, count }, ...]; `words` say the same for those who cannot see it.
   draw(bins, { note = "", words }) {
     this.drawn = () => this.#draw(bins);
     this.drawn();
-    this.tell(note, words);
+    this.describe(note, words);
   }
 
   #draw(bins) {

@@ -20,7 +20,7 @@ function filled(node, attributes, children) {
   return node;
 }
 
-// Sets what has changed and nothing else: screen readers tell what is set, and a selection in it is lost.
+// Sets a text only if it has changed: screen readers announce it anew, and a selection in it is lost.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -35,14 +35,14 @@ export function byId(id) {
 
 export const NONE = "–";
 
-// Made once: to make one takes longer than to use it.
+// Made once: making one takes longer than using it.
 const ROUNDING = [0, 1, 2].map((digits) => new Intl.NumberFormat("en", { maximumFractionDigits: digits }));
 
 function rounded(value) {
   return ROUNDING[value >= 100 || value === 0 ? 0 : value >= 10 ? 1 : 2].format(value);
 }
 
-// Each takes null for a figure that is not there.
+// Each accepts null for a missing figure.
 export const format = {
   number: (value) => (value === null ? NONE : rounded(value)),
   whole: (value) => (value === null ? NONE : ROUNDING[0].format(value)),

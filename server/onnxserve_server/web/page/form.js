@@ -23,7 +23,7 @@ export class Form {
     });
   }
 
-  // Offers the models; what is typed stays as long as the chosen model is what it was.
+  // Offers the models; typed inputs stay as long as the chosen model does not change.
   offer(specs) {
     this.specs = specs;
     const names = [...new Set(specs.map(({ name }) => name))];
@@ -40,9 +40,9 @@ export class Form {
   #chooseVersion() {
     const spec = this.specs.find(({ name, version }) => name === this.model.value && version === this.version.value);
     this.#enable(Boolean(spec));
-    const told = JSON.stringify(spec ?? null);
-    if (told === this.told || !spec) return;
-    this.told = told;
+    const chosen = JSON.stringify(spec ?? null);
+    if (chosen === this.chosen || !spec) return;
+    this.chosen = chosen;
     setText(byId("form-description"), spec.description);
     setText(this.error, "");
     this.inputs = spec.inputs.map((input) => new Input(input));
@@ -73,21 +73,21 @@ export class Form {
     const head = { model: this.model.value, version: this.version.value, request_id: requestId() };
     const body = `${JSON.stringify(head).slice(0, -1)},"inputs":{${tensors.join(",")}}}`;
     const began = performance.now();
-    let response, told;
+    let response, reply;
     try {
       const headers = { "Content-Type": "application/json" };
       response = await fetch("api/predict", { method: "POST", headers, body, signal: AbortSignal.timeout(TIMEOUT) });
-      told = await response.json();
+      reply = await response.json();
     } catch (error) {
-      setText(this.error, response ? `The server answered with HTTP ${response.status}.` : `No answer came: ${error.message}`);
+      setText(this.error, response ? `The server answered with HTTP ${response.status}.` : `No response: ${error.message}`);
       return;
     }
     const seconds = (performance.now() - began) / 1e3;
-    if (response.ok) this.answer.replaceChildren(...answerNodes(told, seconds));
-    else this.#blame(told);
+    if (response.ok) this.answer.replaceChildren(...answerNodes(reply, seconds));
+    else this.#blame(reply);
   }
 
-  // Shows an error of the server; what is wrong with an input stands beside it.
+  // Shows an error of the server, and the faults of each input beside that input.
   #blame({ code, reason, message, violations }) {
     setText(this.error, `${code} (${reason}): ${message}`);
     this.answer.replaceChildren(el("p", { class: "muted" }, "The request failed."));
@@ -100,11 +100,11 @@ export class Form {
   }
 }
 
-// Offers [[value, text], ...] and keeps what is chosen where it is still there.
+// Offers [[value, text], ...] and keeps the choice if it is still offered.
 function fillOptions(select, options) {
-  const told = JSON.stringify(options);
-  if (select.dataset.told === told) return;
-  select.dataset.told = told;
+  const offered = JSON.stringify(options);
+  if (select.dataset.offered === offered) return;
+  select.dataset.offered = offered;
   const chosen = select.value;
   select.replaceChildren(...options.map(([value, text]) => el("option", { value }, text)));
   if (options.some(([value]) => value === chosen)) select.value = chosen;

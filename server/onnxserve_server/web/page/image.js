@@ -1,7 +1,7 @@
 // Pictures as tensors: scaled in the browser to what an input takes.
 
 const CHANNELS = [1, 3];
-const MOST_BYTES = 5 << 20; // of a tensor: what a request may have, less what base64 adds
+const MAX_BYTES = 5 << 20; // of a tensor: what a request may have, less what base64 adds
 const IMAGENET = { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
 
 // Each turns a sample from 0 to 1 of a channel into what the model wants.
@@ -32,7 +32,7 @@ export async function tensorOf(file, spec, range, inverted, canvas) {
   const layout = layoutOf(spec.shape);
   const picture = await createImageBitmap(file);
   const bytes = spec.data_type === "uint8" ? 1 : 4;
-  const shrink = Math.min(1, Math.sqrt(MOST_BYTES / (bytes * layout.channels * picture.width * picture.height)));
+  const shrink = Math.min(1, Math.sqrt(MAX_BYTES / (bytes * layout.channels * picture.width * picture.height)));
   const size = (wanted, own) => (typeof wanted === "number" ? wanted : Math.max(1, Math.floor(own * shrink)));
   const [width, height] = [size(layout.width, picture.width), size(layout.height, picture.height)];
   const pixels = scaled(picture, width, height, canvas);

@@ -3,7 +3,7 @@
 import { el, format, setText } from "./dom.js";
 import { RANGES, takesPictures, tensorOf } from "./image.js";
 
-const MOST_PREFILLED = 1024; // elements
+const MAX_PREFILLED = 1024; // elements
 const ITEM_BYTES = { float64: 8, int64: 8, uint64: 8, float32: 4, int32: 4, uint32: 4, float16: 2, bfloat16: 2, int16: 2, uint16: 2 };
 
 export class Input {
@@ -12,18 +12,18 @@ export class Input {
     this.sizes = spec.shape.map((size) => (typeof size === "number" ? size : 1));
     this.count = this.sizes.reduce((product, size) => product * size, 1);
     const id = `input-${encodeURIComponent(spec.name)}`;
-    const prefilled = this.count <= MOST_PREFILLED;
+    const prefilled = this.count <= MAX_PREFILLED;
     this.text = el("textarea", {
       id,
       rows: 4,
       spellcheck: "false",
       "aria-label": `${spec.name} as JSON`,
       "aria-describedby": `${id}-error`,
-      placeholder: `left empty: ${blankName(spec.data_type)} of the shape ${format.shape(this.sizes)}`,
+      placeholder: `empty: ${blankName(spec.data_type)} of the shape ${format.shape(this.sizes)}`,
     });
     if (prefilled) this.text.value = nested(this.sizes, blank(spec.data_type));
     this.error = el("p", { class: "error", id: `${id}-error` });
-    this.picture = takesPictures(spec) ? new Picture(spec, `${id}-error`, (chosen) => (this.text.hidden = chosen), (told) => this.blame(told)) : null;
+    this.picture = takesPictures(spec) ? new Picture(spec, `${id}-error`, (chosen) => (this.text.hidden = chosen), (message) => this.blame(message)) : null;
     this.fieldset = el(
       "fieldset",
       {},
@@ -34,7 +34,7 @@ export class Input {
     );
   }
 
-  // Returns the input as the JSON text of a tensor; null, with an error shown, when it is none.
+  // Returns the input as the JSON text of a tensor; null, with an error shown, if it is not JSON.
   async read() {
     this.blame("");
     if (this.picture?.file) return this.picture.read();
@@ -43,17 +43,17 @@ export class Input {
     try {
       JSON.parse(text);
     } catch (error) {
-      this.blame(`this is no JSON: ${error.message}`);
+      this.blame(`not valid JSON: ${error.message}`);
       return null;
     }
     return `{"data":${text}}`; // as it was typed: JavaScript would round large integers
   }
 
-  // Shows what is wrong; nothing is with "".
-  blame(told) {
-    setText(this.error, told);
-    this.text.setAttribute("aria-invalid", String(told !== ""));
-    this.picture?.drop.toggleAttribute("data-invalid", told !== "");
+  // Shows an error; "" removes it.
+  blame(message) {
+    setText(this.error, message);
+    this.text.setAttribute("aria-invalid", String(message !== ""));
+    this.picture?.drop.toggleAttribute("data-invalid", message !== "");
   }
 
   focus() {

@@ -1,4 +1,4 @@
-// The section Models: one row each, which opens to what the model is; and the loads that failed.
+// The section Models: a row each, which opens to details of the model; and the loads that failed.
 
 import { fillFacts } from "./charts.js";
 import { byId, el, format, NONE, setAttribute, setText } from "./dom.js";
@@ -7,16 +7,16 @@ import { keyOf } from "./samples.js";
 const MINUTE = 60;
 const BY_NAME = new Intl.Collator("en", { numeric: true });
 
-// Name, whether narrow windows leave it out, how it is told, and what it is sorted by.
+// Name, whether narrow windows leave it out, its text, and its key for sorting.
 const COLUMNS = [
-  { name: "Model", tell: (row) => row.model, by: (row) => row.model },
-  { name: "Version", wide: true, tell: (row) => row.version, by: (row) => Number(row.version) || 0 },
-  { name: "State", tell: (row) => row.state, by: (row) => row.state },
-  { name: "Provider", wide: true, tell: (row) => provider(row.spec), by: (row) => provider(row.spec) },
-  { name: "Requests/s", number: true, tell: (row) => format.number(row.rate), by: (row) => row.rate },
-  { name: "p99", number: true, tell: (row) => format.seconds(row.p99), by: (row) => row.p99 },
-  { name: "Rows/run", number: true, wide: true, tell: (row) => format.number(row.rows), by: (row) => row.rows },
-  { name: "Waiting", number: true, wide: true, tell: (row) => format.whole(row.waiting), by: (row) => row.waiting },
+  { name: "Model", text: (row) => row.model, by: (row) => row.model },
+  { name: "Version", wide: true, text: (row) => row.version, by: (row) => Number(row.version) || 0 },
+  { name: "State", text: (row) => row.state, by: (row) => row.state },
+  { name: "Provider", wide: true, text: (row) => provider(row.spec), by: (row) => provider(row.spec) },
+  { name: "Requests/s", number: true, text: (row) => format.number(row.rate), by: (row) => row.rate },
+  { name: "p99", number: true, text: (row) => format.seconds(row.p99), by: (row) => row.p99 },
+  { name: "Rows/run", number: true, wide: true, text: (row) => format.number(row.rows), by: (row) => row.rows },
+  { name: "Waiting", number: true, wide: true, text: (row) => format.whole(row.waiting), by: (row) => row.waiting },
 ];
 
 export class Models {
@@ -35,9 +35,9 @@ export class Models {
     this.filter.addEventListener("input", () => this.#show());
   }
 
-  draw(told, history) {
-    const specs = new Map(told.models.map((spec) => [keyOf(spec.name, spec.version), spec]));
-    const loads = new Map(told.loads.map((load) => [keyOf(load.model, load.version), load]));
+  draw(status, history) {
+    const specs = new Map(status.models.map((spec) => [keyOf(spec.name, spec.version), spec]));
+    const loads = new Map(status.loads.map((load) => [keyOf(load.model, load.version), load]));
     const span = history && history.over(MINUTE);
     const figures = history ? history.last.models : new Map();
     for (const key of this.rows.keys()) if (!specs.has(key) && !loads.has(key)) this.#remove(key);
@@ -45,7 +45,7 @@ export class Models {
       if (!this.rows.has(key)) this.rows.set(key, new Row(key));
       this.rows.get(key).draw(specs.get(key), loads.get(key), span, figures.get(key));
     }
-    drawFailed(told.loads.filter(({ state }) => state === "failed"));
+    drawFailed(status.loads.filter(({ state }) => state === "failed"));
     this.#show();
   }
 
@@ -81,7 +81,7 @@ export class Models {
     setText(byId("model-count"), shown === rows.length ? `${rows.length}` : `${shown} of ${rows.length}`);
     const empty = byId("no-models");
     empty.hidden = shown > 0;
-    setText(empty, rows.length ? "No model passes the filter." : "No model is served yet.");
+    setText(empty, rows.length ? "No model matches the filter." : "No models yet.");
     const { scrollHeight, clientHeight } = this.region;
     this.region.tabIndex = scrollHeight > clientHeight ? 0 : -1; // so that keys scroll it
   }
@@ -111,7 +111,7 @@ class Row {
     this.waiting = figures?.queue ?? null;
     this.sequences = figures?.sequences ?? null;
     this.text = `${this.model} ${this.version} ${this.state} ${provider(spec)}`.toLowerCase();
-    COLUMNS.forEach((column, i) => setText(i ? this.cells[i] : this.opener, column.tell(this)));
+    COLUMNS.forEach((column, i) => setText(i ? this.cells[i] : this.opener, column.text(this)));
     setAttribute(this.cells[2], "class", `${classes(COLUMNS[2])} dot ${this.state}`);
     if (!this.details.hidden) this.#drawDetails();
   }
@@ -153,7 +153,7 @@ function factsOf(spec) {
     ...(spec.description ? [["description", spec.description]] : []),
     ["inputs", spec.inputs.map(tensorText).join("\n")],
     ["outputs", spec.outputs.map(tensorText).join("\n")],
-    ["providers", spec.providers.map(shortened).join(", ") + (missing.length ? `\nasked for, but not there: ${missing.map(shortened).join(", ")}` : "")],
+    ["providers", spec.providers.map(shortened).join(", ") + (missing.length ? `\nrequested, but not available: ${missing.map(shortened).join(", ")}` : "")],
     [
       "batching",
       batching.enabled
@@ -173,10 +173,10 @@ function loadFacts(load) {
 
 function drawFailed(loads) {
   byId("failed").hidden = loads.length === 0;
-  const told = JSON.stringify(loads);
+  const shown = JSON.stringify(loads);
   const list = byId("failed-list");
-  if (list.dataset.told === told) return;
-  list.dataset.told = told;
+  if (list.dataset.shown === shown) return;
+  list.dataset.shown = shown;
   list.replaceChildren(
     ...loads.map(({ model, version, at, error }) =>
       el("li", {}, el("strong", {}, keyOf(model, version)), el("span", { class: "muted" }, format.time(at)), el("p", {}, error)),
@@ -192,7 +192,7 @@ const provider = (spec) => (spec ? shortened(spec.providers[0] ?? NONE) : NONE);
 
 const classes = ({ number, wide }) => [number && "number", wide && "wide"].filter(Boolean).join(" ");
 
-// Returns the order of two texts or numbers; what is not there is least.
+// Returns the order of two texts or numbers; null comes first.
 function compare(one, other) {
   if (one === other) return 0;
   if (one === null || other === null) return one === null ? -1 : 1;

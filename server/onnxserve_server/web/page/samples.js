@@ -1,8 +1,8 @@
-// What /api/status told, kept for some minutes, and the figures that follow from its differences.
+// Samples of /api/status, kept for some minutes, and the figures that follow from their differences.
 
 export const KEPT = 300; // seconds
 export const ALL = ""; // the key of all models together
-const LONGEST_GAP = 8; // seconds between two samples; beyond it a line is broken
+const MAX_GAP = 8; // seconds between two samples; beyond it a line has a gap
 
 export const keyOf = (model, version) => `${model}/${version}`;
 
@@ -25,8 +25,8 @@ const PROCESS = {
 };
 
 // Returns a sample: the figures of each model, those of all together under ALL, and those of the process.
-export function sampleOf(told) {
-  const metrics = told.metrics;
+export function sampleOf(status) {
+  const metrics = status.metrics;
   const models = new Map([[ALL, nothing()]]);
   const of = (attributes) => {
     const key = keyOf(attributes.model, attributes.version);
@@ -51,7 +51,7 @@ export function sampleOf(told) {
   }
   const process = { cpu: points("process.cpu.time").reduce((sum, { value }) => sum + value, 0) };
   for (const [name, field] of Object.entries(PROCESS)) process[field] = points(name)[0]?.value ?? null;
-  return { at: told.now, models, process, bounds };
+  return { at: status.now, models, process, bounds };
 }
 
 const nothing = () => ({ requests: 0, codes: {}, energy: null, evicted: null, queue: null, sequences: null, latency: null, batch: null });
@@ -89,7 +89,7 @@ export class History {
     const drawn = [];
     for (let i = 1; i < this.samples.length; i += 1) {
       const [before, at] = [this.samples[i - 1].at, this.samples[i].at];
-      if (at - before > LONGEST_GAP) drawn.push([(at + before) / 2, null]);
+      if (at - before > MAX_GAP) drawn.push([(at + before) / 2, null]);
       drawn.push([at, value(this.over(seconds, i), this.samples[i])]);
     }
     return drawn;

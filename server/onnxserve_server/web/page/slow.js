@@ -11,9 +11,9 @@ export class SlowRequests {
   }
 
   draw(slow) {
-    const told = JSON.stringify(slow);
-    if (told === this.told) return;
-    this.told = told;
+    const shown = JSON.stringify(slow);
+    if (shown === this.shown) return;
+    this.shown = shown;
     byId("slow-table").hidden = byId("slow-legend").hidden = slow.length === 0;
     byId("no-slow").hidden = slow.length > 0;
     const longest = Math.max(...slow.map(({ seconds }) => seconds));

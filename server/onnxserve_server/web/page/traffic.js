@@ -6,9 +6,9 @@ import { ALL, keyOf } from "./samples.js";
 
 const NOW = 10; // seconds that a figure of now is taken over
 const MINUTE = 60;
-const MOST_SERIES = 5;
-const OTHER = "_OTHER/_OTHER"; // what the server counts models under that it does not have
-const SHARES = [["p50", 0.5, 1], ["p90", 0.9, 2], ["p99", 0.99, 3]];
+const MAX_SERIES = 5;
+const OTHER = "_OTHER/_OTHER"; // the server's name for all models that it does not have
+const QUANTILES = [["p50", 0.5, 1], ["p90", 0.9, 2], ["p99", 0.99, 3]];
 
 export class Traffic {
   constructor() {
@@ -30,23 +30,23 @@ export class Traffic {
   // Offers the models to choose from.
   offer(models) {
     const names = models.map(({ name, version }) => keyOf(name, version));
-    const told = JSON.stringify(names);
-    if (told === this.offered) return;
-    this.offered = told;
+    const offered = JSON.stringify(names);
+    if (offered === this.offered) return;
+    this.offered = offered;
     const chosen = this.scope.value;
     this.scope.replaceChildren(el("option", { value: ALL }, "all models"), ...names.map((name) => el("option", { value: name }, name)));
     this.scope.value = names.includes(chosen) ? chosen : ALL;
   }
 
-  // Draws a history; null when nothing is counted.
-  draw(history, told) {
+  // Draws a history; null without metrics.
+  draw(history, status) {
     for (const part of [this.tiles, byId("charts"), this.scope.parentNode]) part.hidden = history === null;
     if (history === null) return;
     const key = this.scope.value;
     this.#drawTiles(history, key);
     this.#drawLines(history, key);
     this.#drawDistributions(history.over(MINUTE), key);
-    this.#drawFacts(history, key, told);
+    this.#drawFacts(history, key, status);
   }
 
   #drawTiles(history, key) {
@@ -86,7 +86,7 @@ export class Traffic {
     }));
     this.requests.draw(rates, { now, note: key === ALL ? "by model" : key });
     const note = `of ${NOW} s each`;
-    const quantiles = SHARES.map(([name, share, color]) => ({ name, color, points: history.series(NOW, (span) => span.quantile(key, share)) }));
+    const quantiles = QUANTILES.map(([name, share, color]) => ({ name, color, points: history.series(NOW, (span) => span.quantile(key, share)) }));
     if (quantiles[0].points.some(([, value]) => value !== null)) this.latency.draw(quantiles, { now, note });
     else this.latency.drawNothing("no request was answered");
     this.queue.draw([{ name: "waiting", color: 0, points: history.series(0.5, (_, sample) => sample.models.get(key)?.queue ?? null) }], { now });
@@ -100,7 +100,7 @@ export class Traffic {
   #drawDistributions(span, key) {
     const latency = span && span.distribution(key, "latency");
     if (latency) {
-      const words = SHARES.map(([name, share]) => `${name} ${format.seconds(span.quantile(key, share))}`).join(", ");
+      const words = QUANTILES.map(([name, share]) => `${name} ${format.seconds(span.quantile(key, share))}`).join(", ");
       this.latencies.draw(trimmed(latency, (i) => secondsLabels(latency.bounds, i)), { note: "last minute", words });
     } else this.latencies.drawNothing("no request in the last minute");
     const batch = span && span.distribution(key, "batch");
@@ -110,31 +110,31 @@ export class Traffic {
     } else this.batches.drawNothing("no run in the last minute");
   }
 
-  #drawFacts(history, key, told) {
+  #drawFacts(history, key, status) {
     const { process, models } = history.last;
     const minute = history.over(MINUTE);
     const recent = minute ? minute.codes(key) : {};
     const all = Object.entries(models.get(key)?.codes ?? {}).sort(([, one], [, other]) => other - one);
     this.codes.draw(
       all.length ? all.map(([code, count]) => [code, `${format.whole(count)} (${format.whole(recent[code] ?? null)})`]) : [["none yet", ""]],
-      "in all (last minute)",
+      "total (last minute)",
     );
     const figures = models.get(key);
     const facts = [
-      ["up for", format.span(told.now - told.started)],
+      ["up for", format.span(status.now - status.started)],
       ["threads", format.whole(process.threads)],
       ["open files and sockets", format.whole(process.descriptors)],
       ["streams open", format.whole(process.streams)],
-      ["requests of streams in hand", format.whole(process.streamRequests)],
+      ["stream requests in flight", format.whole(process.streamRequests)],
       ["live sequences", format.whole(figures?.sequences ?? null)],
     ];
     if (process.containerMemory !== null) facts.push(["memory of the container", format.bytes(process.containerMemory)]);
-    if (process.throttled !== null) facts.push(["stopped by the CPU quota", format.seconds(process.throttled)]);
+    if (process.throttled !== null) facts.push(["throttled by the CPU quota", format.seconds(process.throttled)]);
     const energy = minute && minute.energy(key);
     if (energy !== null) {
       facts.push(["power, last minute", `${format.number(energy / minute.seconds)} W`]);
       const requests = minute.requests(key);
-      if (requests) facts.push(["energy of a request", `${format.number(energy / requests)} J`]);
+      if (requests) facts.push(["energy per request", `${format.number(energy / requests)} J`]);
     }
     this.facts.draw(facts);
   }
@@ -146,12 +146,12 @@ function busiest(history, key) {
   const whole = history.over(Infinity);
   const keys = [...history.last.models.keys()].filter((one) => one !== ALL && whole.requests(one) > 0);
   keys.sort((one, other) => whole.requests(other) - whole.requests(one));
-  const [first, others] = [keys.slice(0, MOST_SERIES), keys.slice(MOST_SERIES)];
+  const [first, others] = [keys.slice(0, MAX_SERIES), keys.slice(MAX_SERIES)];
   if (!keys.length) return [["no requests", [ALL]]];
   return [...first.map((one) => [one === OTHER ? "unknown models" : one, [one]]), ...(others.length ? [[`${others.length} others`, others]] : [])];
 }
 
-// Returns what a chart is told of a limit: its line only where the value comes near, else the line is all one sees.
+// Returns a chart's note on a limit, and its line if values come near it: else the chart would show the line alone.
 function limits(limit, form, value = limit) {
   if (limit === null) return {};
   return { note: `limit ${form(limit)}`, limit: value > 0.4 * limit ? limit : null };

@@ -1,4 +1,4 @@
-"""What a source is, is told by what it holds: real files of every kind, under right names and wrong ones."""
+"""The kind of a source is detected by its content: real files of every kind, under right names and wrong ones."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.sources.recognition import open_source, recognise
+from onnxserve_converters.sources.detection import detect_kind, load_source
 from support import zoo
 from support.converting import request
 
@@ -87,7 +87,7 @@ def contents(tmp_path_factory):
 @pytest.mark.parametrize("written", WRITERS)
 def test_a_file_is_known_by_its_content_whatever_it_is_called(tmp_path, contents, written, name):
     (tmp_path / name).write_bytes(contents[written])
-    assert recognise(request(tmp_path / name)) == WRITERS[written][1]
+    assert detect_kind(request(tmp_path / name)) == WRITERS[written][1]
 
 
 @pytest.mark.parametrize(
@@ -95,72 +95,72 @@ def test_a_file_is_known_by_its_content_whatever_it_is_called(tmp_path, contents
 )
 def test_a_bare_pickle_is_of_the_framework_that_its_name_belongs_to(tmp_path, name, kind):
     (tmp_path / name).write_bytes(pickle.dumps({"weight": [1.0]}))
-    assert recognise(request(tmp_path / name)) == kind
+    assert detect_kind(request(tmp_path / name)) == kind
 
 
 @pytest.mark.parametrize("method", ["zlib", "gzip", "bz2", "xz"])
 def test_a_compressed_joblib_file_is_known_by_its_name(tmp_path, method):
     joblib.dump(LogisticRegression(), tmp_path / "model.joblib", compress=(method, 3))
-    assert recognise(request(tmp_path / "model.joblib")) == "sklearn"
+    assert detect_kind(request(tmp_path / "model.joblib")) == "sklearn"
 
 
 def test_a_folder_with_a_saved_model_is_one(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x00")
-    assert recognise(request(tmp_path)) == "saved_model"
+    assert detect_kind(request(tmp_path)) == "saved_model"
 
 
 @pytest.mark.parametrize(("name", "kind"), [("module.pt", "live_torch"), ("model.keras", "live_keras")])
-def test_what_the_calling_process_wrote_is_told_by_its_name(tmp_path, name, kind):
+def test_an_in_memory_model_is_detected_by_its_name(tmp_path, name, kind):
     (tmp_path / name).write_bytes(pickle.dumps(None))
-    assert recognise(request(tmp_path / name, live=True)) == kind
+    assert detect_kind(request(tmp_path / name, in_memory=True)) == kind
 
 
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("empty.pt", b"", "it is empty"),
-        ("notes.txt", b"a model, said to be", "it is none of the files that can be converted: TorchScript .pt, "),
-        ("notes", b"ab", "it is none of the files"),
-        ("saved_model.pb", b"\x08\x01\x12\x00", "it is none of the files"),
-        ("cut.keras", b"PK\x03\x04 and no more", "it begins as a zip archive, and is a broken one"),
-        ("cut.json", b'{"class_name": "Sequential", ', "it is no JSON"),
-        ("latin.json", b'{"class_name": "\xe9"}', "it is no JSON"),
-        ("list.json", b"[1, 2]", "it is JSON, but no architecture as Keras writes it"),
-        ("settings.json", b'{"rate": 1}', "it is JSON, but no architecture as Keras writes it"),
+        ("empty.pt", b"", "the file is empty"),
+        ("notes.txt", b"a model, said to be", "unknown file format; expected TorchScript .pt, "),
+        ("notes", b"ab", "unknown file format"),
+        ("saved_model.pb", b"\x08\x01\x12\x00", "unknown file format"),
+        ("cut.keras", b"PK\x03\x04 and no more", "damaged zip archive"),
+        ("cut.json", b'{"class_name": "Sequential", ', "not valid JSON"),
+        ("latin.json", b'{"class_name": "\xe9"}', "not valid JSON"),
+        ("list.json", b"[1, 2]", "not a Keras architecture"),
+        ("settings.json", b'{"rate": 1}', "not a Keras architecture"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused_and_named(tmp_path, name, content, why):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadRequest) as refused:
-        recognise(request(tmp_path / name))
+        detect_kind(request(tmp_path / name))
     assert str(refused.value).startswith(f"{tmp_path / name}: {why}")
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(BadRequest, match="it is none of the files"):
-        recognise(request(tmp_path / "model.zip"))
+    with pytest.raises(BadRequest, match="unknown file format"):
+        detect_kind(request(tmp_path / "model.zip"))
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(BadRequest, match=r"missing.pt: there is no such file"):
-        recognise(request(tmp_path / "missing.pt"))
+    with pytest.raises(BadRequest, match=r"missing.pt: no such file"):
+        detect_kind(request(tmp_path / "missing.pt"))
 
 
 def test_a_folder_without_a_saved_model_is_refused(tmp_path):
-    with pytest.raises(BadRequest, match=r"it holds no saved_model.pb"):
-        recognise(request(tmp_path))
+    with pytest.raises(BadRequest, match=r"the directory contains no saved_model.pb"):
+        detect_kind(request(tmp_path))
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path):
     (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
-    with pytest.raises(BadRequest, match=r"loop.pt: there is no such file"):
-        recognise(request(tmp_path / "loop.pt"))
+    with pytest.raises(BadRequest, match=r"loop.pt: no such file"):
+        detect_kind(request(tmp_path / "loop.pt"))
 
 
-def test_a_recognised_source_is_opened_by_its_loader(tmp_path):
+def test_a_detected_source_is_loaded_by_its_module(tmp_path):
     onnx.save(zoo.double(), tmp_path / "model")
-    kind, model = open_source(request(tmp_path / "model"))
+    kind, model = load_source(request(tmp_path / "model"))
     assert kind == "onnx"
     assert [str(spec) for spec in model.inputs] == ["x=float32[batch,3]"]

@@ -1,4 +1,4 @@
-"""Files to input arrays."""
+"""Reads input arrays from files, for the command line."""
 
 import io
 import json
@@ -16,34 +16,34 @@ INPUT_HELP = (
     "name=file for each input: .npy, .npz (one array: file.npz:key), .json, or - for JSON or npy from stdin; "
     "or JSON itself: name=[1,2]."
 )
-"""What read_inputs() takes, for the help of an option."""
+"""The help of an option for read_inputs()."""
 
 _NPY_MAGIC = b"\x93NUMPY"
-# The kinds of arrays that JSON values may come as, for each kind of dtype, where none of them would be changed.
+# For each kind of dtype, the kinds of JSON arrays whose values it holds unchanged.
 _JSON_KINDS = {"f": "fiu", "V": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "UO"}
 
 
 class InputError(Exception):
-    """An --input that cannot be used; its text says why."""
+    """An --input that cannot be used; its message says why."""
 
 
 def read_inputs(arguments: Sequence[str], specs: Sequence[TensorSpec]) -> dict[str, Array]:
     """Read every `name=file`.
 
     Args:
-        arguments: of the command line: `name=x.npy`, `name=x.npz`, `name=x.npz:key`, `name=x.json`, `name=-`,
-            which is JSON or npy from stdin, or `name=[...]`, which is JSON itself.
-        specs: the model's inputs; they give JSON its dtypes. Arrays of files keep their own.
+        arguments: arguments of the command line: `name=x.npy`, `name=x.npz`, `name=x.npz:key`, `name=x.json`, `name=-`
+            (JSON or npy from stdin), or `name=[...]` (JSON itself).
+        specs: the model's inputs, whose dtypes JSON values get. Arrays from .npy and .npz files keep their own.
 
     Raises:
-        InputError: an argument is malformed, its file unreadable or not what it should be.
+        InputError: an argument is malformed, or its file is unreadable or does not fit the input.
     """
     by_name = {spec.name: spec for spec in specs}
     arrays: dict[str, Array] = {}
     for argument in arguments:
         name, equals, source = argument.partition("=")
         if not (name and equals and source):
-            raise InputError(f"{argument!r} is not name=file")
+            raise InputError(f"expected name=file, not {argument!r}")
         try:
             arrays[name] = _read(name, source, by_name)
         except (OSError, ValueError, KeyError, EOFError, ImportError) as error:
@@ -68,7 +68,7 @@ def _read(name: str, source: str, specs: dict[str, TensorSpec]) -> Array:
             return _json(name, path.read_bytes(), specs)
     if source.startswith("["):
         return _json(name, source.encode(), specs)
-    raise ValueError("not a .npy, .npz or .json file, and no JSON in brackets")
+    raise ValueError("expected a .npy, .npz or .json file, or JSON in brackets")
 
 
 def _npy(data: bytes) -> Array:
@@ -77,12 +77,12 @@ def _npy(data: bytes) -> Array:
 
 
 def _npz(path: Path, key: str | None, name: str) -> Array:
-    """Return an archive's array `key`; without one the array called as the input, or the archive's only one."""
+    """Return an archive's array `key`; without a key the array with the input's name, or the archive's only one."""
     with np.load(path, allow_pickle=False) as archive:
         if key is None:
             key = name if name in archive.files or len(archive.files) != 1 else archive.files[0]
         if key not in archive.files:
-            raise ValueError(f"it has no array {key!r}; it has {', '.join(archive.files) or 'none'}")
+            raise ValueError(f"unknown array {key!r}; the arrays of the file are {', '.join(archive.files) or 'none'}")
         array: Array = archive[key]
     return array
 
@@ -90,23 +90,23 @@ def _npz(path: Path, key: str | None, name: str) -> Array:
 def _json(name: str, data: bytes, specs: dict[str, TensorSpec]) -> Array:
     spec = specs.get(name)
     if spec is None:
-        raise ValueError(f"the model has no such input, so its dtype is unknown; it has {', '.join(specs) or 'none'}")
+        raise ValueError(f"unknown input {name!r}; the model's inputs are {', '.join(specs) or 'none'}")
     values = np.asarray(json.loads(data))
     dtype = dtype_of(spec.dtype)
     if values.size and values.dtype.kind not in _JSON_KINDS[dtype.kind]:
-        raise ValueError(f"the input is {spec.dtype}, and these values are not")
+        raise ValueError(f"the values do not fit the input, which is {spec.dtype}")
     array: Array = values.astype(dtype)
-    # A whole number must come back the same; a decimal fraction is rounded to the dtype's precision, as ever.
+    # Whole numbers must not change; decimal fractions are rounded to the dtype's precision.
     if values.dtype.kind in "iu" and dtype.kind in "iu" and not np.array_equal(array, values):
-        raise ValueError(f"a value is out of the range of {spec.dtype}")
+        raise ValueError(f"a value is out of range for {spec.dtype}")
     return array
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """Return the dtype of a TensorSpec; that of objects for strings.
+    """Return the numpy dtype of a TensorSpec's dtype; strings are objects.
 
     Raises:
-        ImportError: a bfloat16 or float8 without the package ml_dtypes.
+        ImportError: bfloat16 or float8 without the package ml_dtypes.
     """
     if name == "string":
         return np.dtype(object)

@@ -3,9 +3,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.inputs import Cases, InputSpec
-from onnxserve_converters.trial import Trial
+from onnxserve_converters.evaluation import Evaluator
+from onnxserve_converters.inputs import InputSpec
 from support import zoo
 
 COLUMNS = {"logits": [-4.0, -0.1, 0.2, 3.0], "probabilities": [0.1, 0.4, 0.6, 0.9]}
@@ -23,8 +24,8 @@ def accuracy(tmp_path):
         onnx.save(made, tmp_path / "model.onnx")
         dtype_name = "string" if x.dtype == object else x.dtype.name
         cases = Cases([InputSpec("x", dtype_name, tuple(shape))], {}, {}, {"x": x})
-        trial = Trial(references=[], tolerances={}, cases=cases, right=np.asarray(right))
-        return trial.run(tmp_path / "model.onnx").accuracy
+        evaluator = Evaluator(references=[], tolerances={}, cases=cases, right=np.asarray(right))
+        return evaluator.evaluate(tmp_path / "model.onnx").accuracy
 
     return score
 
@@ -51,5 +52,5 @@ def test_every_sample_counts_beyond_the_largest_batch(accuracy):
 
 @pytest.mark.parametrize("right", [np.zeros((4, 2), int), np.array(["a", "b", "c", "d"], object)])
 def test_labels_that_the_output_cannot_say_are_refused(accuracy, right):
-    with pytest.raises(BadRequest, match="says other classes than these"):
+    with pytest.raises(BadRequest, match="does not fit the classes of the first output"):
         accuracy(np.eye(4, dtype=np.float32), right)

@@ -1,4 +1,4 @@
-"""Store and compute floats in 16 bits."""
+"""Converts a graph to 16-bit floats."""
 
 from pathlib import Path
 
@@ -6,17 +6,15 @@ from onnx import ModelProto
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from onnxserve_converters import graph
-from onnxserve_converters.optimizing import INLINE_BYTES
+from onnxserve_converters.simplification import INLINE_BYTES
 
 
 def to_float16(model: ModelProto, scratch: Path) -> ModelProto:
-    """Return a graph that computes in float16 between inputs and outputs that are float32 as before.
-
-    Its nodes are not sorted.
+    """Return a graph that computes in float16; its inputs and outputs stay float32. Its nodes are not sorted.
 
     Args:
-        model: with its weights, in operators of the standard: the types of all values must be known.
-        scratch: a folder for files on the way.
+        model: with its weights, in the standard's operators alone: the types of all values must be known.
+        scratch: a directory for temporary files.
     """
     given = scratch / "float32.onnx"
     graph.write(model, given, INLINE_BYTES)

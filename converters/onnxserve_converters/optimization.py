@@ -1,4 +1,4 @@
-"""Make a proved graph smaller or faster, and say in figures whether it paid."""
+"""The optimization steps: make a graph smaller or faster, compare it again, and measure whether that pays."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,14 +11,14 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxserve_converters import graph
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest, ConverterError, ExportFailed, NotProved, one_line
-from onnxserve_converters.halving import to_float16
-from onnxserve_converters.inputs import Cases
-from onnxserve_converters.measuring import compare
-from onnxserve_converters.optimizing import optimize
+from onnxserve_converters.evaluation import Candidate, Evaluator
+from onnxserve_converters.float16 import to_float16
+from onnxserve_converters.measuring import measure_step
 from onnxserve_converters.quantizing import is_quantized, quantize_dynamic, quantize_static
 from onnxserve_converters.request import Request
-from onnxserve_converters.trial import Candidate, Trial
+from onnxserve_converters.simplification import simplify
 
 _STATIC = "quantize static"
 _OWN_DOMAIN = "com.microsoft"
@@ -26,13 +26,13 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shrunk:
-    """What the steps left at the file's path.
+class Optimized:
+    """The result of the steps at the file's path.
 
     Attributes:
-        last: that file, proved.
-        steps: for the report, one entry a step, as measuring.compare() makes them.
-        notes: what a reader of the report must know, such as that a step did not pay.
+        last: that file, evaluated.
+        steps: for the report, an entry of measuring.measure_step() for each step.
+        notes: warnings for the reader of the report, such as that a step did not pay.
     """
 
     last: Candidate
@@ -45,10 +45,10 @@ class _Step:
     """A change of the graph.
 
     Attributes:
-        stage: as conversion.STAGES has it.
+        stage: one of conversion.STAGES.
         name: for people.
-        make: from a model with its weights, and a folder for files on the way, makes another model.
-        max_error: as for proof.prove().
+        make: makes another model from a model with its weights and a directory for temporary files.
+        max_error: as for parity.check_parity().
     """
 
     stage: str
@@ -57,72 +57,72 @@ class _Step:
     max_error: float | None = None
 
 
-def check(request: Request) -> None:
-    """Check that the steps asked for go together.
+def check_steps(request: Request) -> None:
+    """Check that the requested steps can be combined.
 
     Raises:
-        BadRequest: they do not, or what one of them needs is missing.
+        BadRequest: they cannot, or a step lacks its samples.
     """
     if request.quantize and request.float16:
-        raise BadRequest("--quantize and --float16 exclude each other: choose one")
+        raise BadRequest("--quantize and --float16 cannot be combined; choose one")
     if request.calibration and request.quantize != "static":
-        raise BadRequest("--calibration is for --quantize static alone; leave it out")
+        raise BadRequest("--calibration is used by --quantize static only; leave it out")
     if request.quantize == "static" and not (request.calibration or request.samples):
         raise BadRequest(
-            "--quantize static needs to see what the model is made for: give --calibration file.npz (or --samples), "
-            "with an array for each input"
+            "--quantize static needs realistic inputs: give --calibration file.npz (or --samples) with an array for "
+            "each input"
         )
 
 
-def shrink(
+def optimize(
     request: Request,
     path: Path,
     proved: Candidate,
     *,
-    trial: Trial,
+    evaluator: Evaluator,
     calibration: Cases,
-    tell: Callable[[str], None],
-) -> Shrunk:
-    """Take the steps that the request asks for, each on what the one before left, and put the result at `path`.
+    progress: Callable[[str], None],
+) -> Optimized:
+    """Run the requested steps, each on the result of the one before, and put the last result at `path`.
 
     Args:
-        request: names the steps; check() has passed it.
-        path: the proved file, in a folder of its own; files on the way go to the folder above.
-        proved: that file.
-        trial: what each step's result goes through.
-        calibration: its samples are what static quantization observes.
-        tell: called with the name of each stage as it begins.
+        request: names the steps; check_steps() has accepted it.
+        path: the file, in a directory of its own; temporary files go to its parent directory.
+        proved: that file, evaluated.
+        evaluator: evaluates each step's result.
+        calibration: its samples calibrate static quantization.
+        progress: called with the name of each stage as it starts.
 
     Raises:
-        NotProved: a step took the graph too far from the references.
-        ExportFailed: a step could not be done.
-        BadRequest: a step is not for this graph.
+        NotProved: the errors after a step are too large.
+        ExportFailed: a step failed.
+        BadRequest: a step does not apply to this graph.
     """
     steps = list(_steps(request, calibration))
     if not steps:
-        return Shrunk(last=proved)
+        return Optimized(last=proved)
     candidates, notes = [proved], []
     for step in steps:
-        tell(step.stage)
-        candidate, told = _take(step, path, trial, request.external_data_above)
+        progress(step.stage)
+        candidate, step_notes = _run_step(step, path, evaluator, request.external_data_above)
         candidates.append(candidate)
-        notes += [f"{step.name}: {note}" for note in told]
-    tell("measure")
-    feeds = {rows: trial.cases.rows(rows).feeds for rows in trial.cases.row_counts()}
+        notes += [f"{step.name}: {note}" for note in step_notes]
+    progress("measure")
+    feeds = {rows: evaluator.cases.rows(rows).feeds for rows in evaluator.cases.row_counts()}
     entries = [
-        compare(step.name, before, after, feeds)
+        measure_step(step.name, before, after, feeds)
         for step, (before, after) in zip(steps, pairwise(candidates), strict=True)
     ]
     notes += [f"{entry['step']} does not pay: {entry['why']}" for entry in entries if not entry["pays"]]
-    return Shrunk(last=candidates[-1], steps=entries, notes=notes)
+    return Optimized(last=candidates[-1], steps=entries, notes=notes)
 
 
 def _steps(request: Request, calibration: Cases) -> Iterator[_Step]:
     bound = request.max_error
     if request.optimize:
-        # What follows knows the standard's operators alone.
+        # The steps after it know only the standard's operators.
         fuse = not (request.quantize or request.float16)
-        yield _Step("optimize", "optimize", partial(optimize, fuse=fuse))
+        yield _Step("optimize", "optimize", partial(simplify, fuse=fuse))
     if request.quantize == "dynamic":
         yield _Step("quantize", "quantize dynamic", quantize_dynamic, bound)
     if request.quantize == "static":
@@ -131,20 +131,20 @@ def _steps(request: Request, calibration: Cases) -> Iterator[_Step]:
         yield _Step("float16", "float16", to_float16, bound)
 
 
-def _take(step: _Step, path: Path, trial: Trial, external_data_above: int) -> tuple[Candidate, list[str]]:
-    """Replace the file by what a step makes of it, once that is proved; return it, and what is to be said of it."""
+def _run_step(step: _Step, path: Path, evaluator: Evaluator, external_data_above: int) -> tuple[Candidate, list[str]]:
+    """Replace the file by a step's result, once that is evaluated; return it, and notes on it."""
     given = graph.read(path)
     declared = graph.declarations(given)
-    if step.stage == "quantize" and graph.is_half(given):
+    if step.stage == "quantize" and graph.has_16_bit_floats(given):
         raise BadRequest("--quantize: the model has 16-bit floats; quantize the float32 model that it was made from")
     with tempfile.TemporaryDirectory(dir=path.parent.parent) as folder:
         made = _make(step, given, Path(folder))
-        graph.settle(made, declared)
+        graph.restore_declarations(made, declared)
         file = Path(folder) / path.name
         graph.write(made, file, external_data_above)
         try:
             graph.check(file)
-            candidate = trial.run(file, step.max_error)
+            candidate = evaluator.evaluate(file, step.max_error)
         except NotProved as error:
             raise NotProved(f"{step.name}: {error}; {_cure(step)}", error.report) from None
         graph.move(file, path)
@@ -163,7 +163,7 @@ def _make(step: _Step, given: ModelProto, scratch: Path) -> ModelProto:
 def _cure(step: _Step) -> str:
     if step.max_error is None:
         return "leave this step out"
-    calibrate = "calibrate with data more like what it is tried with, " if step.name == _STATIC else ""
+    calibrate = "calibrate with data more like the samples, " if step.name == _STATIC else ""
     return f"{calibrate}leave this step out, or allow more with --max-error, now {step.max_error:g}"
 
 
@@ -171,14 +171,12 @@ def _notes(step: _Step, made: ModelProto) -> list[str]:
     notes = []
     operators = graph.operators(made)
     if step.stage == "optimize" and any(operator.startswith(_OWN_DOMAIN) for operator in operators):
-        notes.append(
-            "some nodes are ONNX Runtime's own now, chosen for the CPU; for a GPU publish the model without this step"
-        )
-    if step.stage == "optimize" and graph.is_half(made):
-        notes.append("done by onnxslim alone: ONNX Runtime would save with it the CPU's conversions to float32")
+        notes.append("some nodes are now ONNX Runtime's own, chosen for the CPU; for a GPU convert without this step")
+    if step.stage == "optimize" and graph.has_16_bit_floats(made):
+        notes.append("done by onnxslim alone: ONNX Runtime would add the CPU's conversions to float32 to the file")
     if step.stage == "quantize":
         if not is_quantized(made):
-            notes.append("nothing was quantized: no operator that it takes has constant weights")
+            notes.append("nothing was quantized: no operator that can be quantized has constant weights")
         if recurrent := [operator for operator in _RECURRENT if operator in operators]:
             notes.append(f"{' and '.join(recurrent)} layers stay in float32")
     if step.stage == "float16":

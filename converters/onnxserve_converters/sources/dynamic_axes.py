@@ -1,4 +1,4 @@
-"""Free the rows of an ONNX graph that was exported for one row."""
+"""Frees the batch axis of an ONNX graph that was exported for one row."""
 
 from collections.abc import Iterable
 
@@ -7,18 +7,18 @@ from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
 
 from onnxserve.tensor import Array
 
-_SAME = 0  # in the shape that a Reshape is given: as long as the axis was
+_SAME = 0  # in the shape of a Reshape: the size of the input's axis
 _INFERRED = -1
 
 
-def free_rows(graph: GraphProto, inputs: Iterable[str]) -> None:
-    """Let Reshapes to one row take any number of rows.
+def free_batch_axis(graph: GraphProto, inputs: Iterable[str]) -> None:
+    """Make Reshapes to one row accept any number of rows.
 
-    What else an exporter has frozen stays: whether the graph runs with several rows is for a run to say.
+    Other operators that an exporter fixed to one row stay: only a run shows whether the graph accepts several.
 
     Args:
         graph: its Reshapes are changed.
-        inputs: those whose first axis becomes free.
+        inputs: the inputs whose first axis becomes free.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     constants |= {
@@ -29,7 +29,7 @@ def free_rows(graph: GraphProto, inputs: Iterable[str]) -> None:
         if attribute.type == AttributeProto.TENSOR
     }
     of_the_rows = set(inputs)
-    for node in graph.node:  # a graph's nodes stand in the order in which they run
+    for node in graph.node:  # nodes are in the order in which they run
         if of_the_rows.isdisjoint(node.input):
             continue
         of_the_rows.update(node.output)
@@ -40,7 +40,7 @@ def free_rows(graph: GraphProto, inputs: Iterable[str]) -> None:
 
 
 def _shape_for_rows(node: NodeProto, constants: dict[str, Array]) -> Array | None:
-    """Return the shape that a Reshape to one row needs for any number of rows; None where it names no one row."""
+    """Return a Reshape's shape for any number of rows; None where its constant shape does not begin with 1."""
     shape = constants.get(node.input[1]) if len(node.input) > 1 else None
     if shape is None or shape[:1].tolist() != [1]:
         return None

@@ -3,16 +3,17 @@ import json
 import numpy as np
 import pytest
 
+from onnxserve_converters.cases import Case
 from onnxserve_converters.errors import BadRequest, NotProved
-from onnxserve_converters.inputs import Case, InputSpec
-from onnxserve_converters.proof import Reference, compare, observed_axes, prove, run_reference
+from onnxserve_converters.inputs import InputSpec
+from onnxserve_converters.parity import Reference, check_parity, compare, observed_axes, run_reference
 from onnxserve_converters.request import TOLERANCES
 
 ROWS = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
 
 
 class Model:
-    """What run_reference() needs of a sources.base.Model: a function of one input x."""
+    """The part of sources.base.Model that run_reference() uses: a function of one input x."""
 
     inputs = (InputSpec("x", "float32", ("batch", 100)),)
 
@@ -91,9 +92,9 @@ def test_bfloat16_is_compared_as_numbers():
     assert not verdict(wanted + wanted, wanted).passes
 
 
-def test_every_case_and_output_is_proved():
-    told = references(lambda x: {"y": x * 2, "z": x.sum(axis=1)}, 1, 2, 7)
-    rows = prove(lambda feeds: {"y": feeds["x"] * 2, "z": feeds["x"].sum(axis=1)}, told, TOLERANCES)
+def test_every_case_and_output_is_compared():
+    answers = references(lambda x: {"y": x * 2, "z": x.sum(axis=1)}, 1, 2, 7)
+    rows = check_parity(lambda feeds: {"y": feeds["x"] * 2, "z": feeds["x"].sum(axis=1)}, answers, TOLERANCES)
     assert [(row.sizes["batch"], row.output) for row in rows] == [(n, name) for n in (1, 2, 7) for name in "yz"]
 
 
@@ -101,10 +102,10 @@ def test_a_perturbed_weight_is_found():
     weight = np.random.default_rng(1).normal(size=(100, 10)).astype(np.float32)
     wrong = weight.copy()
     wrong[3, 4] += 0.1
-    told = references(lambda x: {"y": x @ weight}, 1, 2, 7, 32)
-    assert prove(lambda feeds: {"y": feeds["x"] @ weight}, told, TOLERANCES)
-    with pytest.raises(NotProved, match=r"output y with batch=1: it is off by .* is allowed \(and 3 more\)") as caught:
-        prove(lambda feeds: {"y": feeds["x"] @ wrong}, told, TOLERANCES)
+    answers = references(lambda x: {"y": x @ weight}, 1, 2, 7, 32)
+    assert check_parity(lambda feeds: {"y": feeds["x"] @ weight}, answers, TOLERANCES)
+    with pytest.raises(NotProved, match=r"output y with batch=1: error .*, allowed .* \(and 3 more\)") as caught:
+        check_parity(lambda feeds: {"y": feeds["x"] @ wrong}, answers, TOLERANCES)
     assert [row["passes"] for row in caught.value.report["parity"]] == [False] * 4
     assert len(caught.value.report["faults"]) == 4
 
@@ -114,9 +115,9 @@ def test_a_frozen_axis_is_named_and_the_other_cases_are_still_run():
         return {"y": feeds["x"].reshape(2, 100) * 2}
 
     with pytest.raises(
-        NotProved, match=r"with batch=1 it does not run \(.* frozen .*\? batch should be free"
+        NotProved, match=r"ONNX Runtime fails with batch=1 \(did the export fix an axis\? batch should be free"
     ) as caught:
-        prove(frozen, references(same, 1, 2, 7), TOLERANCES)
+        check_parity(frozen, references(same, 1, 2, 7), TOLERANCES)
     assert [row["sizes"] for row in caught.value.report["parity"]] == [{"batch": 2}]
     assert len(caught.value.report["faults"]) == 2
 
@@ -124,14 +125,14 @@ def test_a_frozen_axis_is_named_and_the_other_cases_are_still_run():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda x: (x * 2)[:1], r"it is float32\[1, 100\], and the framework gives float32\[2, 100\]"),
-        (lambda x: (x * 2).astype(np.float64), r"it is float64\[1, 100\], and the framework gives float32\[1, 100\]"),
+        (lambda x: (x * 2)[:1], r"got float32\[1, 100\], expected float32\[2, 100\]"),
+        (lambda x: (x * 2).astype(np.float64), r"got float64\[1, 100\], expected float32\[1, 100\]"),
     ],
     ids=["shape", "dtype"],
 )
 def test_another_shape_or_dtype_is_refused(wrong, says):
     with pytest.raises(NotProved, match=says):
-        prove(lambda feeds: {"y": wrong(feeds["x"])}, references(same, 1, 2), TOLERANCES)
+        check_parity(lambda feeds: {"y": wrong(feeds["x"])}, references(same, 1, 2), TOLERANCES)
 
 
 def test_outputs_are_renamed_in_their_order():
@@ -143,9 +144,9 @@ def test_outputs_are_renamed_in_their_order():
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (("a", "b"), "--output: 2 names for 1 outputs; the model's own are y"),
-        (("a", "a"), "--output a: another output has that name"),
-        (("x",), "--output x: another input has that name"),
+        (("a", "b"), "--output: 2 names for 1 outputs; the model's outputs are y"),
+        (("a", "a"), "--output a: already the name of another output"),
+        (("x",), "--output x: already the name of another input"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(names, says):
@@ -157,19 +158,21 @@ def test_a_model_that_does_not_run_is_the_callers_to_describe():
     def broken(x):
         raise ValueError("too\n  narrow")
 
-    with pytest.raises(BadRequest, match=r"does not run with batch=4: ValueError: too narrow; .* --input"):
+    with pytest.raises(
+        BadRequest, match=r"the model fails in its own framework with batch=4: ValueError: too narrow; .* --input"
+    ):
         references(broken, 4)
 
 
 @pytest.mark.parametrize("answer", [{}, {"y": np.full((4, 2), np.nan)}], ids=["nothing", "not a number"])
 def test_a_model_that_gives_nothing_to_compare_is_refused(answer):
-    with pytest.raises(BadRequest, match="the model itself gives no"):
+    with pytest.raises(BadRequest, match=r"the model returns no|output y: the model returns no finite number"):
         references(lambda x: answer, 4)
 
 
 def observe(function, *tried):
-    told = [Reference(Case(sizes, {}), {"y": np.zeros(function(**sizes))}) for sizes in tried]
-    return observed_axes(told)["y"]
+    answers = [Reference(Case(sizes, {}), {"y": np.zeros(function(**sizes))}) for sizes in tried]
+    return observed_axes(answers)["y"]
 
 
 def test_axes_are_named_after_those_of_the_inputs_that_they_follow():
@@ -185,5 +188,5 @@ def test_an_axis_that_never_changed_is_fixed_even_if_it_has_the_size_of_a_free_o
 
 
 def test_an_output_that_changes_its_number_of_axes_is_refused():
-    with pytest.raises(BadRequest, match="output y: it has not the same number of axes"):
+    with pytest.raises(BadRequest, match="output y: its number of axes changes with the sizes"):
         observe(lambda batch: (batch,) * min(batch, 2), {"batch": 1}, {"batch": 2})

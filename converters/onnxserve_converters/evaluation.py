@@ -1,4 +1,4 @@
-"""What each graph of one conversion goes through: loaded, proved, and scored on labelled samples."""
+"""Evaluates each graph of a conversion: loads it, compares it, and scores it on labelled samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ import numpy.typing as npt
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.inputs import Cases
-from onnxserve_converters.proof import Parity, Reference, prove
+from onnxserve_converters.parity import Parity, Reference, check_parity
 from onnxserve_converters.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A proved graph that may be published.
+    """A graph that matches the framework and may be published.
 
     Attributes:
         runtime: the file, loaded.
         size: bytes of the file and its external data.
-        parity: the proof.
+        parity: a row for each case and output.
         accuracy: the share of the samples whose class is right; None without labels.
     """
 
@@ -34,14 +34,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What graphs are tried with.
+class Evaluator:
+    """Evaluates files against one model's references.
 
     Attributes:
-        references: what the framework answers.
-        tolerances: as for proof.prove().
-        cases: the arrays; where they are samples, the accuracy is theirs.
-        right: the classes of the samples, numbers or strings; None: there are none.
+        references: the framework's outputs.
+        tolerances: as for parity.check_parity().
+        cases: the arrays; the accuracy is that of their samples.
+        right: the right classes of the samples, numbers or strings; None without labels.
     """
 
     references: Sequence[Reference]
@@ -49,15 +49,15 @@ class Trial:
     cases: Cases
     right: Array | None
 
-    def run(self, path: Path, max_error: float | None = None) -> Candidate:
-        """Try a file; `max_error` is as for proof.prove().
+    def evaluate(self, path: Path, max_error: float | None = None) -> Candidate:
+        """Evaluate a file; `max_error` is as for parity.check_parity().
 
         Raises:
-            NotProved: it does not load, or not do what the framework does.
-            BadRequest: the right classes are none that its first output could say.
+            NotProved: the file does not load, or does not match the framework.
+            BadRequest: the right classes do not fit the first output.
         """
         runtime = Runtime(path)
-        parity = prove(runtime.run, self.references, self.tolerances, max_error)
+        parity = check_parity(runtime.run, self.references, self.tolerances, max_error)
         return Candidate(runtime=runtime, size=graph.size(path), parity=parity, accuracy=self._accuracy(runtime))
 
     def _accuracy(self, runtime: Runtime) -> float | None:
@@ -69,14 +69,14 @@ class Trial:
         classes = _classes(output)
         if classes.size != right.size or (classes.dtype.kind == "O") != (right.dtype.kind == "O"):
             raise BadRequest(
-                f"the labels of the samples are {right.dtype}{list(right.shape)}, and the first output, "
-                f"{output.dtype}{list(output.shape)}, says other classes than these; leave them out"
+                f"label in the samples: {right.dtype}{list(right.shape)} does not fit the classes of the first output, "
+                f"{output.dtype}{list(output.shape)}; give one class for each sample, or leave the array out"
             )
         return float(np.mean(classes.reshape(right.shape) == right))
 
 
 def _classes(output: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the classes that an output says: which of several values is the largest, or what a single one says."""
+    """Return an output's classes: the index of the largest of several values, or a single value's own class."""
     classes = output
     if output.ndim > 1 and output.shape[-1] > 1:
         classes = output.argmax(axis=-1)

@@ -1,4 +1,4 @@
-"""Simplify a graph before it is published: onnxslim, then ONNX Runtime's own optimization, saved."""
+"""Simplifies graphs: onnxslim, then ONNX Runtime's own graph optimization, saved to a file."""
 
 from pathlib import Path
 
@@ -8,33 +8,33 @@ from onnx import ModelProto
 from onnxserve_converters import graph
 
 INLINE_BYTES = 1 << 30
-"""A file on its way has its weights beside it when they are larger: protobuf takes no message of 2 GiB."""
+"""Temporary files store larger weights beside them: protobuf messages are limited to 2 GiB."""
 
 
-def optimize(model: ModelProto, scratch: Path, *, fuse: bool) -> ModelProto:
+def simplify(model: ModelProto, scratch: Path, *, fuse: bool) -> ModelProto:
     """Return a graph of fewer nodes that computes the same.
 
-    One of 16-bit floats is left to onnxslim: ONNX Runtime would save with it the CPU's conversions to float32.
+    A graph of 16-bit floats is simplified by onnxslim alone: ONNX Runtime would add the CPU's conversions to float32.
 
     Args:
         model: with its weights; it is changed.
-        scratch: a folder for files on the way.
-        fuse: as for rewrite().
+        scratch: a directory for temporary files.
+        fuse: as for optimize_by_runtime().
     """
-    import onnxslim  # with sympy it takes longer to import than all else
+    import onnxslim  # with sympy it takes longer to import than everything else
 
     slim: ModelProto = onnxslim.slim(model)
-    return slim if graph.is_half(slim) else rewrite(slim, scratch, fuse=fuse)
+    return slim if graph.has_16_bit_floats(slim) else optimize_by_runtime(slim, scratch, fuse=fuse)
 
 
-def rewrite(model: ModelProto, scratch: Path, *, fuse: bool) -> ModelProto:
+def optimize_by_runtime(model: ModelProto, scratch: Path, *, fuse: bool) -> ModelProto:
     """Return the graph that ONNX Runtime makes of a model when it loads it.
 
     Args:
         model: with its weights.
-        scratch: a folder for files on the way.
-        fuse: whether nodes may become such as only ONNX Runtime's CPU provider knows: its level "extended", not
-            "basic". The levels above save graphs that belong to the machine they were made on.
+        scratch: a directory for temporary files.
+        fuse: whether nodes may be fused to operators that only ONNX Runtime's CPU provider has: its level "extended",
+            not "basic". Graphs of the levels above run only on machines like the one that saved them.
     """
     given, saved = scratch / "given.onnx", scratch / "saved.onnx"
     graph.write(model, given, INLINE_BYTES)

@@ -1,4 +1,4 @@
-"""Tell what a source is by what it holds; its name only decides where the content cannot."""
+"""Detects the kind of a source by its content, and by its name only where the content is ambiguous."""
 
 import importlib
 import json
@@ -10,13 +10,13 @@ from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.base import Model, need
 
-_START = 16  # bytes: as long as the longest mark below
+_START_BYTES = 16  # as many as the longest signature below
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TORCH_BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch.serialization.MAGIC_NUMBER
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
 
-# The packages that each of the modules beside this one needs; the extra that brings them has the module's name.
+# The packages that each source module needs; the extra that installs them has the module's name.
 _NEEDS = {
     "torch": ("torch", "onnxscript"),
     "keras": ("keras", "h5py", "torch", "onnxscript"),
@@ -26,51 +26,51 @@ _NEEDS = {
 }
 
 
-def recognise(request: Request) -> str:
+def detect_kind(request: Request) -> str:
     """Return the kind of a source.
 
-    It is "torchscript", "pt2", "state_dict", "keras", "keras_h5", "keras_json", "saved_model", "sklearn", "onnx",
+    One of "torchscript", "pt2", "state_dict", "keras", "keras_h5", "keras_json", "saved_model", "sklearn", "onnx",
     "live_torch" or "live_keras".
 
     Raises:
-        BadRequest: there is no such file, or it is none of these.
+        BadRequest: the file does not exist, or is of no supported kind.
     """
     path = request.source
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return "saved_model"
-        raise BadRequest(f"{path}: a folder is taken as a TensorFlow SavedModel, and it holds no saved_model.pb")
+        raise BadRequest(f"{path}: not a TensorFlow SavedModel: the directory contains no saved_model.pb")
     if not path.is_file():
-        raise BadRequest(f"{path}: there is no such file")
+        raise BadRequest(f"{path}: no such file")
     try:
         with path.open("rb") as file:
-            start = file.read(_START)
+            start = file.read(_START_BYTES)
     except OSError as error:
-        raise BadRequest(f"{path}: it cannot be read: {error.strerror}") from error
-    if request.live:
+        raise BadRequest(f"{path}: cannot be read: {error.strerror}") from error
+    if request.in_memory:
         return "live_keras" if path.suffix == ".keras" else "live_torch"
     kind = _by_content(path, start) or _by_name(path)
     if kind is None:
         raise BadRequest(
-            f"{path}: it is none of the files that can be converted: TorchScript .pt, torch.export .pt2, state_dict "
-            ".pt/.pth/.safetensors, Keras .keras, .h5 or .json, scikit-learn .joblib, .onnx, or a SavedModel folder"
+            f"{path}: unknown file format; expected TorchScript .pt, torch.export .pt2, state_dict "
+            ".pt/.pth/.safetensors, Keras .keras, .h5 or .json, scikit-learn .joblib, .onnx, or a SavedModel directory"
         )
     return kind
 
 
-def open_source(request: Request) -> tuple[str, Model]:
+def load_source(request: Request) -> tuple[str, Model]:
     """Return the kind of a source and the model in it.
 
     Raises:
-        BadRequest: it cannot be loaded as asked.
+        BadRequest: the source cannot be loaded as requested.
     """
-    kind = recognise(request)
+    kind = detect_kind(request)
     return kind, _loader(kind)(request, kind)
 
 
 def _by_content(path: Path, start: bytes) -> str | None:
     if not start:
-        raise BadRequest(f"{path}: it is empty")
+        raise BadRequest(f"{path}: the file is empty")
     if start.startswith(_HDF5):
         return "keras_h5"
     if start.startswith(_TORCH_BEFORE_1_6):
@@ -94,7 +94,7 @@ def _in_archive(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise BadRequest(f"{path}: it begins as a zip archive, and is a broken one: {error}") from error
+        raise BadRequest(f"{path}: damaged zip archive: {error}") from error
     if "config.json" in names and "model.weights.h5" in names:
         return "keras"
     if any(name.endswith("/models/model.json") for name in names):
@@ -107,7 +107,7 @@ def _in_archive(path: Path) -> str | None:
 
 
 def _by_name(path: Path) -> str | None:
-    """Return the kind of files that have no mark of their own, or have lost it."""
+    """Return the kind by the ending of a file that has no signature, or a damaged one."""
     return {
         ".safetensors": "state_dict",
         ".pt": "state_dict",
@@ -119,30 +119,33 @@ def _by_name(path: Path) -> str | None:
 
 
 def _is_onnx(start: bytes) -> bool:
-    """Say whether a protobuf message begins as an onnx.ModelProto: with an IR version from 3 on, then another field.
+    """Whether a protobuf message begins as an onnx.ModelProto: with an IR version from 3 on, then another field.
 
-    A TensorFlow saved_model.pb begins with a version too, and that is 1.
+    A TensorFlow saved_model.pb begins with a version too, which is 1.
     """
     version_field, later_fields = 0x08, b"\x12\x1a\x22\x28\x32\x3a\x42"
     return len(start) > 2 and start[0] == version_field and 3 <= start[1] < 0x20 and start[2] in later_fields
 
 
 def _is_safetensors(path: Path, start: bytes) -> bool:
-    """Say whether a file begins with the length of a JSON object, then that object."""
+    """Whether a file begins with the length of a JSON object, then that object."""
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def _check_keras_json(path: Path) -> None:
     try:
-        told = json.loads(path.read_text())
+        architecture = json.loads(path.read_text())
     except ValueError as error:  # of the text, or of its encoding
-        raise BadRequest(f"{path}: it is no JSON: {error}") from error
-    if not (isinstance(told, dict) and "class_name" in told and "config" in told):
-        raise BadRequest(f"{path}: it is JSON, but no architecture as Keras writes it: it has no class_name and config")
+        raise BadRequest(f"{path}: not valid JSON: {error}") from error
+    if not (isinstance(architecture, dict) and "class_name" in architecture and "config" in architecture):
+        raise BadRequest(
+            f"{path}: not a Keras architecture: expected a JSON object with class_name and config, as model.to_json() "
+            "writes it"
+        )
 
 
 def _loader(kind: str) -> Callable[[Request, str], Model]:
-    """Return the function load(request, kind) of the module that a kind belongs to."""
+    """Return the function load(request, kind) of a kind's source module."""
     match kind:
         case "torchscript" | "pt2" | "state_dict" | "live_torch":
             name = "torch"

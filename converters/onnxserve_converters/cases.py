@@ -1,0 +1,240 @@
+"""The arrays that a model is run on: random ones, or the caller's samples."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxserve.tensor import Array
+from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.inputs import InputSpec, batch_axis, free_axes
+
+BATCH_SIZES = (1, 2, 7, 32)
+_EXAMPLE_BATCH = 3
+_TIMED_ROWS = (1, 16)
+_MAX_WORDS = 8  # of a random text
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Sizes for every free axis, by name, and arrays that have them."""
+
+    sizes: Mapping[str, int]
+    feeds: Mapping[str, Array]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{axis}={size}" for axis, size in self.sizes.items()) or "its fixed sizes"
+
+
+class Cases:
+    """The arrays that a model is run on: random ones, or rows of the caller's samples.
+
+    Args:
+        inputs: complete descriptions.
+        sizes: sizes to try, two or more, by free axis; by default 1, 2, 7 and 32 for the batch axis and two for each
+            other.
+        ranges: smallest and largest random value, by input; by default floats are normal and integers 0 or 1.
+        samples: arrays by input, all with the same number of rows, used in place of random ones.
+
+    Raises:
+        BadRequest: a size, a range or a sample belongs to an unknown axis or input, or does not fit it.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[InputSpec],
+        sizes: Mapping[str, tuple[int, ...]],
+        ranges: Mapping[str, tuple[float, float]],
+        samples: Mapping[str, Array] | None,
+    ) -> None:
+        self._inputs = inputs
+        self._ranges = ranges
+        self._samples = samples
+        self._given_sizes = sizes
+        self._rng = np.random.default_rng(0)
+        axes = free_axes(inputs)
+        _check_sizes(sizes, axes)
+        _check_ranges(ranges, inputs)
+        if samples is not None:
+            _check_samples(inputs, samples)
+        self._batch = batch_axis(inputs)
+        self._sizes = {axis: sizes.get(axis) or self._default_sizes(axis, i) for i, axis in enumerate(axes)}
+        self._example_sizes: dict[str, int] = {}
+        for i, axis in enumerate(axes):
+            self._example_sizes[axis] = self._example_size(sizes.get(axis, ()), axis, i)
+
+    def __iter__(self) -> Iterator[Case]:
+        """Yield the cases to compare: each size of each axis, and all four pairs of two axes with two."""
+        enough = 1 << len(self._sizes).bit_length()
+        for turn in range(max([enough, *map(len, self._sizes.values())]) if self._sizes else 1):
+            chosen = {}
+            for i, (axis, options) in enumerate(self._sizes.items()):
+                step = (turn & (i + 1)).bit_count() if len(options) == 2 else turn + i
+                chosen[axis] = options[step % len(options)]
+            yield Case(chosen, self._feeds(chosen))
+
+    def example(self) -> Case:
+        """Return the case to export with: no free axis has size 1, which exporters fix, and no two have one size."""
+        return Case(self._example_sizes, self._feeds(self._example_sizes))
+
+    def rows(self, count: int) -> Case:
+        """Return a case of `count` rows, for timing; the other free axes have their largest size."""
+        sizes = {axis: count if axis == self._batch else max(options) for axis, options in self._sizes.items()}
+        return Case(sizes, self._feeds(sizes))
+
+    def row_counts(self) -> tuple[int, ...]:
+        """Return the numbers of rows to time: 1 and 16, or the smallest and the largest that the caller gave.
+
+        A model with a fixed number of rows is timed at that number alone.
+        """
+        if self._batch is None:
+            shape = self._inputs[0].shape if self._inputs else ()
+            return (int(shape[0]) if shape else 1,)
+        rows = self._given_sizes.get(self._batch, _TIMED_ROWS)
+        return tuple(dict.fromkeys((min(rows), max(rows))))
+
+    def sampled(self) -> Iterator[dict[str, Array]]:
+        """Yield all samples, at most as many rows at a time as the largest batch size; nothing without samples."""
+        samples = self._samples
+        if samples is None:
+            return
+        if self._batch is None:
+            yield {spec.name: samples[spec.name] for spec in self._inputs}
+            return
+        rows, step = len(samples[self._inputs[0].name]), max(self._sizes[self._batch])
+        for start in range(0, rows, step):
+            some = np.arange(start, min(start + step, rows))
+            yield {
+                spec.name: samples[spec.name].take(some, spec.shape.index(self._batch))
+                if self._batch in spec.shape
+                else samples[spec.name]
+                for spec in self._inputs
+            }
+
+    def _default_sizes(self, axis: str, i: int) -> tuple[int, ...]:
+        if axis == self._batch:
+            return BATCH_SIZES
+        if (length := self._sampled(axis)) is not None:
+            return (length + 1) // 2, length
+        return 5 + 4 * i, 9 + 5 * i
+
+    def _example_size(self, given: Sequence[int], axis: str, i: int) -> int:
+        """Return the first of the caller's sizes that suits an export, where there is one."""
+        taken = self._example_sizes.values()
+        if given:
+            return next((size for size in given if size > 1 and size not in taken), max(given))
+        size = _EXAMPLE_BATCH if axis == self._batch else self._sampled(axis) or 6 + 11 * i
+        while size in taken:
+            size += 1
+        return size
+
+    def _sampled(self, axis: str) -> int | None:
+        """Return an axis's size in the samples; None without samples, or where it is 1."""
+        for spec in self._inputs:
+            if self._samples is not None and axis in spec.shape and axis != self._batch:
+                length = self._samples[spec.name].shape[spec.shape.index(axis)]
+                return length if length > 1 else None
+        return None
+
+    def _feeds(self, sizes: Mapping[str, int]) -> dict[str, Array]:
+        return {spec.name: self._array(spec, sizes) for spec in self._inputs}
+
+    def _array(self, spec: InputSpec, sizes: Mapping[str, int]) -> Array:
+        shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+        if self._samples is not None:
+            array = self._samples[spec.name]
+            for axis, size in enumerate(shape):
+                array = array.take(np.arange(size) % array.shape[axis], axis)
+            return array
+        if spec.dtype == "string":
+            return self._texts(spec.words, shape)
+        dtype = _dtype(spec)
+        low, high = self._ranges.get(spec.name, (0, 1))
+        if dtype.kind == "f":
+            values = self._rng.uniform(low, high, shape) if spec.name in self._ranges else self._rng.normal(size=shape)
+            return np.asarray(values, dtype)
+        drawn = dtype if dtype.kind in "iub" else np.dtype(np.int64)
+        return np.asarray(self._rng.integers(int(low), int(high), shape, drawn, endpoint=True), dtype)
+
+    def _texts(self, words: Sequence[str], shape: tuple[int, ...]) -> Array:
+        if not words:
+            return self._rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
+        lengths = self._rng.integers(_MAX_WORDS, size=math.prod(shape), endpoint=True)
+        return np.array([" ".join(self._rng.choice(words, n)) for n in lengths], dtype=object).reshape(shape)
+
+
+def read_samples(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
+    """Return the arrays of an .npz file, by name; there is one for each input.
+
+    Raises:
+        BadRequest: the file cannot be read, or an input's array is missing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # the file system's, numpy's, zipfile's and zlib's; a TypeError where it is no archive
+        raise BadRequest(f"{path}: not a readable .npz file: {error}") from error
+    arrays = {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+    missing = [spec.name for spec in inputs if spec.name not in arrays]
+    if missing:
+        raise BadRequest(f"{path}: array {missing[0]!r} is missing; the file has {', '.join(arrays) or 'none'}")
+    return arrays
+
+
+def _dtype(spec: InputSpec) -> np.dtype[np.generic]:
+    try:
+        return np.dtype(spec.dtype)
+    except TypeError:  # bfloat16, float8: numpy knows them once ml_dtypes, which comes with onnx, is imported
+        import ml_dtypes
+
+        dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, spec.dtype))
+        return dtype
+
+
+def _check_sizes(sizes: Mapping[str, Sequence[int]], axes: Sequence[str]) -> None:
+    for axis, given in sizes.items():
+        _check_known("size", axis, "free axis", axes)
+        if len(set(given)) < 2 or min(given) < 1:
+            raise BadRequest(
+                f"size {axis}: expected two different sizes or more, each at least 1, not "
+                f"{', '.join(map(str, given)) or 'none'}; to fix the axis, write its size into the input's description"
+            )
+
+
+def _check_ranges(ranges: Mapping[str, tuple[float, float]], inputs: Sequence[InputSpec]) -> None:
+    specs = {spec.name: spec for spec in inputs}
+    for name, (low, high) in ranges.items():
+        _check_known("range", name, "input", list(specs))
+        dtype = _dtype(specs[name]) if specs[name].dtype != "string" else None
+        bounds = {"f": np.finfo, "i": np.iinfo, "u": np.iinfo}
+        limits: Any = bounds[dtype.kind](dtype) if dtype is not None and dtype.kind in bounds else None
+        if limits is None:
+            raise BadRequest(f"range {name}: only numbers have a range, and the input is {specs[name]}")
+        if not limits.min <= low <= high <= limits.max:
+            raise BadRequest(
+                f"range {name}: {low:g}:{high:g} is not a valid range of {specs[name].dtype}; expected low:high, "
+                f"two finite values of {specs[name].dtype} with low <= high"
+            )
+
+
+def _check_known(what: str, name: str, kind: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise BadRequest(f"{what} {name}: unknown {kind}; the model has {', '.join(known) or 'none'}")
+
+
+def _check_samples(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) -> None:
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        array = samples[spec.name]
+        fits = array.ndim == len(spec.shape) and all(
+            axis == size if isinstance(axis, int) else sizes.setdefault(axis, size) == size
+            for axis, size in zip(spec.shape, array.shape, strict=False)
+        )
+        if not fits or array.dtype != (object if spec.dtype == "string" else _dtype(spec)) or not array.size:
+            raise BadRequest(
+                f"sample {spec.name}: got {array.dtype}{list(array.shape)}, expected {spec}; axes of one name have one "
+                "size, of at least 1"
+            )

@@ -1,0 +1,79 @@
+"""Inputs made up from a model's specs: the probe tries a model with them, and a loaded model is warmed up with them."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from onnxserve.tensor import STORAGE, STRING, Array, DataType
+from onnxserve_server.runtime.session import RunFailed, Session
+from onnxserve_server.spec import TensorSpec
+
+_WARM_UP_BYTES = 64 << 20
+_FREE_SIZES = (8, 32, 224, 1)  # tried in turn for axes that are free and not the batch axis
+_INTEGER_DTYPES = "iub"
+
+
+def warm_up(session: Session, max_rows: int) -> str:
+    """Run a loaded model with one row and with up to `max_rows`, so that its first caller does not wait for it.
+
+    Returns:
+        Why the last sample failed, if the model runs on none of them; "" once it has run.
+    """
+    failure = ""
+    for feeds in samples(session.inputs, 1):
+        try:
+            run_sample(session, feeds)
+            row_bytes = max(1, sum(array.nbytes for array in feeds.values()))
+            rows = min(max_rows, _WARM_UP_BYTES // row_bytes)
+            if rows > 1:
+                run_sample(session, {spec.name: _repeat(spec, feeds[spec.name], rows) for spec in session.inputs})
+        except RunFailed as error:
+            failure = str(error)
+            continue
+        return ""
+    return failure
+
+
+def samples(inputs: tuple[TensorSpec, ...], rows: int) -> Iterator[dict[str, Array]]:
+    """Yield feeds of `rows` rows, the most telling first: several sizes of the free axes, ones before zeros."""
+    rng = np.random.default_rng(0)
+    has_free_axes = any(spec.has_free_axes for spec in inputs)
+    for size, ones in product(_FREE_SIZES if has_free_axes else (1,), (True, False)):
+        if ones or any(_is_integer(spec) for spec in inputs):
+            yield {spec.name: _sample(spec, rows, size, ones, rng) for spec in inputs}
+
+
+def run_sample(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
+    """Return all outputs of one run, by name; raises RunFailed."""
+    names = [spec.name for spec in session.outputs]
+    return dict(zip(names, session.run(feeds, names), strict=True))
+
+
+def _repeat(spec: TensorSpec, array: Array, times: int) -> Array:
+    return array if spec.batch_axis is None else np.repeat(array, times, spec.batch_axis)
+
+
+def _is_integer(spec: TensorSpec) -> bool:
+    return spec.data_type != STRING and STORAGE[spec.data_type].kind in _INTEGER_DTYPES
+
+
+def _sample(spec: TensorSpec, rows: int, free: int, ones: bool, rng: np.random.Generator) -> Array:
+    shape = tuple(
+        size if isinstance(size, int) else rows if axis == spec.batch_axis else free
+        for axis, size in enumerate(spec.shape)
+    )
+    if spec.data_type == STRING:
+        return rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
+    dtype = STORAGE[spec.data_type]
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if spec.data_type >= DataType.DATA_TYPE_BFLOAT16:
+        return _foreign_ones(spec.data_type, shape, rng)
+    return rng.integers(0, 2 if ones else 1, shape).astype(dtype)
+
+
+def _foreign_ones(data_type: DataType, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return the bits of zeros and of a positive number, for a type that numpy does not have."""
+    one = 0x3F80 if data_type == DataType.DATA_TYPE_BFLOAT16 else 0x38
+    return (rng.integers(0, 2, shape) * one).astype(STORAGE[data_type])

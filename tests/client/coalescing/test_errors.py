@@ -1,0 +1,117 @@
+"""Errors of joined requests: some are every caller's, the others each caller's own."""
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from onnxserve import errors
+from onnxserve.tensor import decode, encode
+from onnxserve.v1 import inference_service_pb2, tensor_pb2
+from support.coalescing import FOR_EVER, busy, doubled, row, start_waiting, values
+from support.waiting import until
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDenied),
+        (grpc.StatusCode.NOT_FOUND, errors.NotFound),
+        (grpc.StatusCode.UNAVAILABLE, errors.Unavailable),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.Unimplemented),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_an_error_that_concerns_all_is_raised_for_each_under_its_own_name(server, calls, code, error):
+    calls = calls(retries=0)
+
+    def refuse(rows, context):
+        if rows > 1:
+            request_id = server.requests[-1].request_id
+            info = error_details_pb2.ErrorInfo(reason="R", domain="onnxserve", metadata={"request_id": request_id})
+            status = status_pb2.Status(code=code.value[0], message="no")
+            status.details.add().Pack(info)
+            context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
+            context.abort(code, "no")
+
+    server.refuse = refuse
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2), row(3))
+    raised = [call.exception(FOR_EVER) for call in together]
+    assert [type(each) for each in raised] == [error] * 3
+    assert {(each.code, each.message, each.reason) for each in raised} == {(code, "no", "R")}
+    names = [each.request_id for each in raised]
+    assert len({*names}) == 3
+    assert [each.metadata["request_id"] for each in raised] == names
+    assert not {*names} & {request.request_id for request in server.requests}
+    assert len(server.further) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNKNOWN,
+    ],
+    ids=lambda code: code.name,
+)
+def test_after_any_other_error_each_is_sent_alone_and_gets_its_own_outcome(server, calls, code):
+    calls = calls()
+
+    def refuse(rows, context):
+        if rows > 1:
+            context.abort(code, "not all of you")
+        if decode(server.requests[-1].inputs[0])[0, 0] == 2:
+            context.abort(grpc.StatusCode.INTERNAL, "not you")
+
+    server.refuse = refuse
+    with busy(server, calls):
+        one, bad, other = start_waiting(calls, row(1), row(2), row(3))
+    assert values([one, other]) == doubled(row(1), row(3))
+    error = bad.exception(FOR_EVER)
+    assert (type(error), error.message) == (errors.Internal, "not you")
+    assert error.request_id in {request.request_id for request in server.requests}
+    assert sorted(server.rows) == [1, 1, 1, 3]
+
+
+def test_after_a_joined_request_was_refused_there_is_a_rest(server, calls):
+    calls = calls()
+    server.refuse = lambda rows, context: rows > 1 and context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2))
+    assert values(together) == doubled(row(1), row(2))
+    with busy(server, calls):
+        more = [calls.start(row(number)) for number in range(4)]
+        until(lambda: len(server.further) == 4)
+    assert values(more) == doubled(*map(row, range(4)))
+
+
+@pytest.mark.parametrize("wrong", ["rows", "shape"])
+def test_an_answer_that_cannot_be_split_has_each_sent_alone(server, calls, wrong):
+    calls = calls()
+    predict = server.predict
+
+    def short(message, context):
+        response = inference_service_pb2.PredictResponse.FromString(predict(message, context))
+        (y,) = response.outputs
+        if y.shape[0] > 1:
+            y.CopyFrom(encode("y", decode(y)[:-1]) if wrong == "rows" else tensor_pb2.Tensor(name="y", data_type=99))
+        return response.SerializeToString()
+
+    server.predict = short
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2))
+    assert values(together) == doubled(row(1), row(2))
+
+
+def test_a_server_that_goes_away_is_unavailable_to_all(server, calls):
+    calls = calls(retries=0)
+    with busy(server, calls) as first:
+        together = start_waiting(calls, row(1), row(2), row(3))
+        server.stop()
+        raised = [call.exception(FOR_EVER) for call in first + together]
+    assert {type(each) for each in raised} == {errors.Unavailable}
+    assert len({each.request_id for each in raised}) == 7

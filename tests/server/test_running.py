@@ -1,0 +1,185 @@
+"""Batches run on a session: rows, receipts, failures, and members that leave."""
+
+import gc
+import weakref
+
+from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed
+from onnxserve_server.scheduling.batch import Slot
+from support.batching import (
+    ANSWER,
+    Hooked,
+    answer,
+    counts,
+    new_batcher,
+    runner_of,
+    submit,
+    values,
+)
+
+
+def test_members_that_leave_between_batch_and_run_leave_the_others_untouched(clock, make_job):
+    batcher, session = new_batcher(clock), Hooked()
+    jobs = submit(batcher, *values(make_job, 1, 2, 3))
+    batch = batcher.take(Slot())
+    jobs[1].cancel()
+    runner_of(session, batcher, clock).run(batch).scatter()
+    assert (answer(jobs[0]), answer(jobs[2])) == ([2], [6])
+    assert isinstance(jobs[1].outcome, Cancelled)
+    assert counts(batcher) == (0, 0, 0, 0)
+
+
+def test_a_batch_that_everybody_left_before_its_run_is_not_run(clock, make_job):
+    batcher, session = new_batcher(clock), Hooked()
+    jobs = submit(batcher, *values(make_job, 1, 2))
+    batch = batcher.take(Slot())
+    for job in jobs:
+        job.cancel()
+    assert runner_of(session, batcher, clock).run(batch) is None
+    assert session.runs == []
+    assert counts(batcher) == (0, 0, 0, 0)
+
+
+def test_members_that_leave_during_the_run_leave_the_others_untouched(clock, make_job):
+    batcher = new_batcher(clock)
+    jobs = submit(batcher, *values(make_job, 1, 2, 3))
+    session = Hooked(before=lambda _: jobs[0].cancel())
+    runner_of(session, batcher, clock).run(batcher.take(Slot())).scatter()
+    assert (answer(jobs[1]), answer(jobs[2])) == ([4], [6])
+    assert isinstance(jobs[0].outcome, Cancelled)
+    assert counts(batcher) == (0, 0, 0, 0)
+
+
+def test_members_that_leave_while_results_are_scattered_leave_the_others_untouched(clock, make_job):
+    batcher = new_batcher(clock)
+    third, fourth = values(make_job, 3, 4)
+    first = make_job(value=1, outputs=ANSWER, then=third.cancel)
+    submit(batcher, first, *values(make_job, 2), third, fourth)
+    runner_of(Hooked(), batcher, clock).run(batcher.take(Slot())).scatter()
+    assert (answer(first), answer(fourth)) == ([2], [8])
+    assert isinstance(third.outcome, Cancelled)
+    assert counts(batcher) == (0, 0, 0, 0)
+
+
+def test_each_job_gets_the_rows_and_outputs_that_it_asked_for(clock, make_job):
+    batcher = new_batcher(clock)
+    wide = make_job(3, value=5, outputs=ANSWER)
+    none = make_job(2, value=6)
+    empty = make_job(0, outputs=ANSWER)
+    submit(batcher, none, empty, wide)
+    runner_of(Hooked(), batcher, clock).run(batcher.take(Slot())).scatter()
+    assert answer(wide) == [10, 10, 10]
+    assert none.outcome.outputs == []
+    assert empty.outcome.outputs[0][1].shape == (0, 1)
+    assert (wide.outcome.receipt.batch_rows, wide.outcome.receipt.batch_requests) == (5, 3)
+
+
+def test_a_receipt_tells_the_wait_for_an_executor_from_the_wait_for_mates(clock, make_job):
+    batcher = new_batcher(clock)
+    busy, late = submit(batcher, *values(make_job, 1, arrived=100.0), *values(make_job, 2, arrived=104.0))
+    clock.now = 103.0  # the executor becomes free
+    batch = batcher.take(Slot())
+
+    def compute(_):
+        clock.now += 0.5
+
+    clock.now = 105.0
+    runner_of(Hooked(before=compute), batcher, clock).run(batch).scatter()
+    told = [job.outcome.receipt[:3] for job in (busy, late)]
+    assert told == [(3_000_000, 2_000_000, 500_000), (0, 1_000_000, 500_000)]
+
+
+def test_only_the_guilty_fail_and_everybody_else_is_answered(clock, make_job):
+    batcher, session = new_batcher(clock), Hooked(fails=lambda rows: 3 in rows)
+    jobs = submit(batcher, *values(make_job, *range(8)))
+    assert runner_of(session, batcher, clock).run(batcher.take(Slot())) is None
+    assert isinstance(jobs[3].outcome, ModelRunFailed)
+    assert [answer(job) for job in jobs if job is not jobs[3]] == [[2 * i] for i in range(8) if i != 3]
+    assert session.runs == [[*range(8)], [0, 1, 2, 3], [0, 1], [2, 3], [2], [3], [4, 5, 6, 7]]
+    assert counts(batcher) == (0, 0, 0, 0)
+
+
+def test_who_leaves_while_a_failed_batch_is_halved_is_not_run_again(clock, make_job):
+    batcher = new_batcher(clock)
+    jobs = submit(batcher, *values(make_job, 1, 2, 3, 4))
+
+    def leave(rows):
+        if rows == [1, 2]:
+            jobs[2].cancel()
+            jobs[3].cancel()
+
+    session = Hooked(before=leave, fails=lambda rows: len(rows) == 4)
+    runner_of(session, batcher, clock).run(batcher.take(Slot()))
+    assert (answer(jobs[0]), answer(jobs[1])) == ([2], [4])
+    assert session.runs == [[1, 2, 3, 4], [1, 2]]
+    assert counts(batcher) == (0, 0, 0, 0)
+    assert not batcher._running
+
+
+def test_deadlines_are_kept_while_the_other_half_of_a_failed_batch_runs(clock, make_job):
+    batcher, following = new_batcher(clock), []
+    jobs = submit(batcher, *values(make_job, 1, 2), *values(make_job, 3, 4, deadline=101.0))
+
+    def expire(rows):
+        if rows == [1, 2]:
+            following.append(batcher.expire(100.5))
+            batcher.expire(101.0)
+            assert [len(job.outcomes) for job in jobs] == [0, 0, 1, 1]
+
+    session = Hooked(before=expire, fails=lambda rows: len(rows) == 4)
+    runner_of(session, batcher, clock).run(batcher.take(Slot()))
+    assert following == [101.0]
+    assert session.runs == [[1, 2, 3, 4], [1, 2]]
+    assert all(isinstance(job.outcome, DeadlineExceeded) for job in jobs[2:])
+
+
+def test_members_of_the_other_half_of_a_failed_batch_count_as_running(clock, make_job):
+    batcher, seen = new_batcher(clock), []
+    submit(batcher, *values(make_job, 1, 2, 3, 4))
+    session = Hooked(before=lambda _: seen.append(batcher.load().running_jobs), fails=lambda rows: len(rows) == 4)
+    runner_of(session, batcher, clock).run(batcher.take(Slot()))
+    assert seen == [4, 4, 2]
+
+
+def test_a_defect_ends_every_member_and_the_next_batch_succeeds(clock, make_job):
+    def stumble(rows):
+        if 1 in rows:
+            raise ZeroDivisionError("a defect")
+
+    batcher, session = new_batcher(clock), Hooked(before=stumble)
+    runner = runner_of(session, batcher, clock)
+    jobs = submit(batcher, *values(make_job, 1, 2))
+    assert runner.run(batcher.take(Slot())) is None
+    assert all(isinstance(job.outcome, ModelRunFailed) for job in jobs)
+    (healthy,) = submit(batcher, *values(make_job, 3))
+    runner.run(batcher.take(Slot())).scatter()
+    assert answer(healthy) == [6]
+
+
+def test_an_output_without_a_row_for_each_row_fails_instead_of_being_misdealt(clock, make_job):
+    class Shrinking:
+        def run(self, feeds, outputs, handle=None):
+            return [feeds["x"][:1]]
+
+    batcher = new_batcher(clock)
+    alone, *_ = jobs = submit(batcher, *values(make_job, 1, 2))
+    runner_of(Shrinking(), batcher, clock).run(batcher.take(Slot()))
+    assert (answer(alone), answer(jobs[1])) == ([1], [2])
+    (pair,) = submit(batcher, make_job(2, outputs=ANSWER))
+    runner_of(Shrinking(), batcher, clock).run(batcher.take(Slot()))
+    assert isinstance(pair.outcome, ModelRunFailed)
+
+
+def test_the_inputs_of_a_job_are_freed_with_its_answer(clock, make_job):
+    batcher = new_batcher(clock)
+    job = make_job(outputs=ANSWER)
+    column = weakref.ref(job.inputs[0])
+    submit(batcher, job)
+    gc.collect()
+    gc.disable()
+    try:
+        runner_of(Hooked(), batcher, clock).run(batcher.take(Slot())).scatter()
+        assert answer(job) == [0]
+        del job
+        assert column() is None
+    finally:
+        gc.enable()
