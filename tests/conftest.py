@@ -71,26 +71,26 @@ def running(root, serves_on=None, **settings):
             | settings
         )
     )
-    stop, ready, told = threading.Event(), threading.Event(), []
+    stop, ready, outcome = threading.Event(), threading.Event(), []
 
     def serve():
         try:
-            app.run(stop, lambda address: (told.append(address), ready.set()))
+            app.run(stop, lambda address: (outcome.append(address), ready.set()))
         except BaseException as error:
-            told.append(error)
+            outcome.append(error)
             ready.set()
             raise
 
     thread = threading.Thread(target=serve)
     thread.start()
     assert ready.wait(60)
-    if isinstance(told[0], BaseException):
+    if isinstance(outcome[0], BaseException):
         thread.join()
-        raise told[0]
+        raise outcome[0]
     try:
         assert app.edge_name == (serves_on or app.settings.edge)
-        with Client(told[0], retries=0) as client, grpc.insecure_channel(told[0]) as channel:
-            yield Running(app, told[0], client, inference_service_pb2_grpc.InferenceServiceStub(channel))
+        with Client(outcome[0], retries=0) as client, grpc.insecure_channel(outcome[0]) as channel:
+            yield Running(app, outcome[0], client, inference_service_pb2_grpc.InferenceServiceStub(channel))
     finally:
         stop.set()
         thread.join(60)

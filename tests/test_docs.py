@@ -20,8 +20,8 @@ def test_every_setting_is_documented_with_its_default(name):
     row = next(line for line in OPERATING.splitlines() if line.startswith(f"| `{flag}` | `{variable}` |"))
     field = Settings.model_fields[name]
     if field.default_factory is None and not isinstance(field.default, bool):
-        told = row.split("|")[3].strip(" `")
-        assert told in (str(field.default), str(field.default).removesuffix(".0"))
+        default = row.split("|")[3].strip(" `")
+        assert default in (str(field.default), str(field.default).removesuffix(".0"))
 
 
 def test_no_setting_is_documented_that_does_not_exist():

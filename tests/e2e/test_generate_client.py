@@ -11,17 +11,17 @@ from support.stepping import CONFIGS, MODELS, counter, n
 from support.waiting import until
 
 
-def generated(address, asynchronous, *args, most=None, **kwargs):
-    """What generate() gives by either client; at most `most` answers, then it is broken off."""
+def generated(address, asynchronous, *args, max_answers=None, **kwargs):
+    """What generate() gives by either client; at most `max_answers` answers, then it is broken off."""
     if not asynchronous:
         with Client(address) as client:
-            return list(itertools.islice(client.generate(*args, **kwargs), most))
+            return list(itertools.islice(client.generate(*args, **kwargs), max_answers))
 
     async def gather():
         got = []
         async with AsyncClient(address) as client:
             answers = client.generate(*args, **kwargs)
-            while len(got) != most and (answer := await anext(answers, None)) is not None:
+            while len(got) != max_answers and (answer := await anext(answers, None)) is not None:
                 got.append(answer)
             await answers.aclose()
         return got
@@ -48,7 +48,7 @@ def test_a_model_with_state_generates_from_its_initial_state_and_keeps_none(serv
 
 
 def test_a_lone_generation_that_is_broken_off_ends_on_the_server(server, asynchronous):
-    assert len(generated(server.address, asynchronous, "slow", counter(20), most=2, max_steps=10_000)) == 2
+    assert len(generated(server.address, asynchronous, "slow", counter(20), max_answers=2, max_steps=10_000)) == 2
     until(lambda: not server.app.grpc.streams._live)
 
 

@@ -110,7 +110,7 @@ def test_under_load_no_accepted_call_is_lost(launch, edge, sig):
         with Callers(server.address) as callers:
             server.popen.send_signal(sig)
             assert next(watch).status == NOT_SERVING
-            told = time.monotonic()
+            signalled = time.monotonic()
             assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == NOT_SERVING
             assert stub.Check(health_pb2.HealthCheckRequest(service="model/double"), timeout=10).status == NOT_SERVING
             assert client.predict("double", {"x": X})["y"].tolist() == [[2, 2, 2]]
@@ -120,7 +120,7 @@ def test_under_load_no_accepted_call_is_lost(launch, edge, sig):
     assert in_flight == [two_seconds.tolist()]
     assert [error for error in callers.errors if type(error) is not Unavailable] == []
     assert len(callers.errors) == CALLERS
-    assert max(callers.succeeded) > told + 0.3, "calls begun during the delay were not served"
+    assert max(callers.succeeded) > signalled + 0.3, "calls begun during the delay were not served"
     assert "Traceback" not in server.log.read_text()
 
 
@@ -206,7 +206,7 @@ def test_a_second_interrupt_does_not_wait_for_the_drain(launch):
 
 def test_a_start_that_is_called_off_while_models_load_never_listens(tmp_path):
     root = zoo.write(tmp_path / "models", {"double": zoo.double()})
-    app, stop, told = App(load_settings(models=root, port=0, http_port=-1)), threading.Event(), []
+    app, stop, addresses = App(load_settings(models=root, port=0, http_port=-1)), threading.Event(), []
     stop.set()
-    app.run(stop, told.append)
-    assert (told, app.port, app.engine.table.models()) == ([], 0, [])
+    app.run(stop, addresses.append)
+    assert (addresses, app.port, app.engine.table.models()) == ([], 0, [])

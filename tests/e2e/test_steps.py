@@ -23,9 +23,9 @@ CONFIGS = {
 }
 
 
-def generate(start, most, *, model="countdown", name="n", shape=(1, 1), stop=None, sequence=None, **fields):
+def generate(start, max_steps, *, model="countdown", name="n", shape=(1, 1), stop=None, sequence=None, **fields):
     request = inference.PredictRequest(model=model, inputs=[encode(name, np.full(shape, start, np.float32))], **fields)
-    made = inference.StreamRequest(predict=request, steps=inference.Steps(max=most))
+    made = inference.StreamRequest(predict=request, steps=inference.Steps(max=max_steps))
     if stop is not None:
         made.steps.stop.CopyFrom(inference.Stop(**stop))
     if sequence is not None:

@@ -5,7 +5,7 @@ plain.py     the same methods as ordinary handlers of that server
 predict.py   what both do with a Predict call
 stream.py    what both do with a Stream call
 streams.py   all streams together: their bound, and their end
-inflight.py  what a stream has in hand: requests in order, unsent answers, and how much of them there may be
+inflight.py  what a stream has in flight: requests in order, unsent answers, and how much of them there may be
 onnxserve_v1.py messages to and from the engine's nouns
 replies.py   what becomes of the outcomes of a stream's requests
 status.py    the engine's errors to gRPC statuses

@@ -68,7 +68,7 @@ class Health:
         try:
             service = health_pb2.HealthCheckRequest.FromString(message).service
         except DecodeError:
-            call.fail(Status(grpc.StatusCode.INVALID_ARGUMENT, "the message is no HealthCheckRequest", ()))
+            call.fail(Status(grpc.StatusCode.INVALID_ARGUMENT, "not a valid HealthCheckRequest", ()))
             return
         status = self._statuses.get(service)
         if status is None:
@@ -113,12 +113,12 @@ class _Watcher:
         self._status = status
         self._send = send
         self._lock = threading.Lock()
-        self._told: int | None = None
+        self._published: int | None = None
 
     def tell(self) -> None:
         """Send the status if it is another than the one last sent."""
         with self._lock:  # so that the newest status is the last to be sent
             status = self._status()
-            if status != self._told:
-                self._told = status
+            if status != self._published:
+                self._published = status
                 self._send(health_pb2.HealthCheckResponse(status=status))

@@ -1,4 +1,4 @@
-"""What a stream has in hand: its requests, in the order of their arrival, and their answers that are not yet sent."""
+"""What a stream has in flight: its requests, in the order of their arrival, and their answers that are not yet sent."""
 
 import threading
 from collections import deque
@@ -11,7 +11,7 @@ from onnxserve_server.engine.seam import Cancellable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """How much may be in hand at a time.
+    """How much may be in flight at a time.
 
     Attributes:
         requests: of one stream.

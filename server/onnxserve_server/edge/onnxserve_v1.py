@@ -27,12 +27,12 @@ def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
         clock: the engine's.
 
     Raises:
-        InvalidRequest: the bytes are no PredictRequest, or its timeout is negative.
+        InvalidRequest: not a valid PredictRequest, or its timeout is negative.
     """
     try:
         wire = inference.PredictRequest.FromString(message)
     except DecodeError as error:
-        raise InvalidRequest([Violation("request", f"the message is no PredictRequest: {error}")]) from error
+        raise InvalidRequest([Violation("request", f"not a valid PredictRequest: {error}")]) from error
     return read_request(wire, deadline, clock)
 
 
@@ -79,8 +79,8 @@ def read_step(wire: inference.StreamRequest) -> Step | None:
     stop = None
     if steps.HasField("stop"):
         stop = Stop(steps.stop.output, steps.stop.value if steps.stop.HasField("value") else None)
-    most = steps.max if wire.HasField("steps") else None
-    return Step(sequence.id, sequence.end, sequence.snapshot, state, sequence.handoff, most, stop)
+    max_steps = steps.max if wire.HasField("steps") else None
+    return Step(sequence.id, sequence.end, sequence.snapshot, state, sequence.handoff, max_steps, stop)
 
 
 def _read_tensors(tensors: Iterable[tensor_pb2.Tensor]) -> list[WireTensor]:

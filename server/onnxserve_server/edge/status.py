@@ -44,8 +44,10 @@ def google_status(error: ServeError, request_id: str = "") -> status_pb2.Status:
         details.append(
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=field, description=_shortened(told, _MAX_TEXT))
-                    for field, told in error.violations[:_MAX_VIOLATIONS]
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=field, description=_shortened(description, _MAX_TEXT)
+                    )
+                    for field, description in error.violations[:_MAX_VIOLATIONS]
                 ]
             )
         )

@@ -1,6 +1,6 @@
 """What both edges do with a Stream call: many requests at a time, each answered once, in the order of their arrival.
 
-A stream has a window: so many requests, or bytes of them and of their answers, may be in hand at a time. At its end
+A stream has a window: so many requests, or bytes of them and of their answers, may be in flight at a time. At its end
 nothing more is read, and HTTP/2 flow control holds the caller back. An answer leaves the window when it is sent, so a
 caller that does not read its answers stops its own stream, and only that.
 """
@@ -84,13 +84,13 @@ class Stream:
         self._give_up(Cancelled("the caller left"))
 
     def stop(self, why: str = _SERVER_STOPS) -> None:
-        """Take no more requests; end when those in hand are answered, and tell the caller why."""
+        """Take no more requests; end when those in flight are answered, and tell the caller why."""
         with self._lock:
             self._stopping = why
         self._pump()
 
     def cut_off(self) -> None:
-        """Leave what is in hand, and end with the states that are to be handed over."""
+        """Leave what is in flight, and end with the states that are to be handed over."""
         with self._lock:
             self._stopping, self._cut = _SERVER_STOPS, CutOff("the server stopped before this was answered")
             works = self._hand.works()
@@ -110,7 +110,7 @@ class Stream:
             if self._hand.places:
                 if self._hand.is_full or not self._budget.has_room(self):
                     return
-            elif self._is_closing:  # with something in hand it reads on: that may still be cancelled
+            elif self._is_closing:  # with something in flight it reads on: that may still be cancelled
                 return
             self._reading = True
         self._call.read()
@@ -143,7 +143,7 @@ class Stream:
         return bool(self._stopping) and not self._sequences.must_stay
 
     def _add(self, nbytes: int) -> InflightRequest | None:
-        """Take a request in hand; None: the call ends without it, by which its caller knows that it was not run."""
+        """Take a request in flight; None: the call ends without it, by which its caller knows that it was not run."""
         with self._lock:  # the one that stop() takes: no state is handed over while a step of it is on its way
             self._reading = False
             if self._ended or self._gone is not None or self._is_closing:
@@ -249,7 +249,7 @@ class Stream:
             resume()
 
     def _next_message(self) -> tuple[bytes | None, int]:
-        """Take the next message to send, and how many requests it leaves fewer in hand; None: there is none now."""
+        """Take the next message to send, and how many requests it leaves fewer in flight; None: there is none now."""
         if self._gone is not None:
             return None, 0
         if self._hand.places:
@@ -280,7 +280,7 @@ def _decoded(message: bytes) -> tuple[inference.StreamRequest, Violation | None]
     try:
         wire = inference.StreamRequest.FromString(message)
     except DecodeError as error:
-        return inference.StreamRequest(), Violation("request", f"the message is no StreamRequest: {error}")
+        return inference.StreamRequest(), Violation("request", f"not a valid StreamRequest: {error}")
     match wire.WhichOneof("kind"):
         case "predict":
             return wire, None

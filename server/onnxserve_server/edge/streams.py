@@ -67,7 +67,7 @@ class Streams:
         return stream
 
     def stop(self) -> None:
-        """Take no more requests; streams end, with UNAVAILABLE, when those in hand are answered."""
+        """Take no more requests; streams end, with UNAVAILABLE, when those in flight are answered."""
         self._tell_all(Stream.stop)
 
     def expire(self, now: float) -> float:
@@ -84,13 +84,13 @@ class Streams:
         return following
 
     def cut_off(self, timeout: float) -> None:
-        """Leave unanswered what streams have in hand, have the states handed over, and wait until all have ended."""
+        """Leave unanswered what streams have in flight, have the states handed over, and wait until all have ended."""
         self._tell_all(Stream.cut_off)
         with self._lock:
             self._forgotten.wait_for(lambda: not self._live, timeout)
 
     def abort(self) -> None:
-        """End all streams with UNAVAILABLE, and what they have in hand with them."""
+        """End all streams with UNAVAILABLE, and what they have in flight with them."""
         self._tell_all(Stream.abort)
 
     def _forget(self, stream: Stream) -> None:
