@@ -64,7 +64,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(root, serves_on=None, **settings):
-    """Serve a repository until the block ends; then every job must have ended and nothing be left in the books."""
+    """Serve a repository until the block ends; then every job must have ended and nothing be left in the counts."""
     app = App(
         load_settings(
             **{"models": root, "port": 0, "http_port": -1, "providers": "cpu", "threads": 1, "drain_timeout": 5.0}

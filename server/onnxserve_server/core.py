@@ -221,7 +221,7 @@ class Job:
         self._end = threading.Lock()
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the job has ended."""
         return self._end.locked()
 

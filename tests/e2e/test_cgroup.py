@@ -85,8 +85,8 @@ def test_more_than_the_memory_holds_is_refused_and_the_server_lives(launch):
 
 def bounds(server):
     """What the server says of its memory, in MiB: what may wait, and what is left."""
-    logged = r"queued requests are limited to (\d+) MiB; (\d+) MiB of memory are left \(cgroup memory limit\)"
-    return map(int, re.search(logged, server.log.read_text()).groups())
+    text = r"queued requests are limited to (\d+) MiB; (\d+) MiB of memory are left \(cgroup memory limit\)"
+    return map(int, re.search(text, server.log.read_text()).groups())
 
 
 def occupy(stub, model):

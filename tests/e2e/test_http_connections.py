@@ -120,8 +120,8 @@ def test_bodies_on_their_way_share_a_bound_and_the_first_makes_room(http_port, m
     monkeypatch.setattr(uploads, "MAX_BUFFERED", 1 << 20)
     body = json.dumps(ROW).encode()
     padded = body + b" " * (700_000 - len(body))
-    unfinished = HEAD % len(padded) + padded[:-1]
-    with http_port.connect(unfinished) as first, http_port.connect(unfinished) as second:
+    nearly_all = HEAD % len(padded) + padded[:-1]
+    with http_port.connect(nearly_all) as first, http_port.connect(nearly_all) as second:
         status, error = answer(first)
         assert (status, error["code"]) == (429, "RESOURCE_EXHAUSTED")
         assert "came too slowly" in error["message"]

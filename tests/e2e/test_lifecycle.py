@@ -110,7 +110,7 @@ def test_under_load_no_accepted_call_is_lost(launch, edge, sig):
         with Callers(server.address) as callers:
             server.popen.send_signal(sig)
             assert next(watch).status == NOT_SERVING
-            signalled = time.monotonic()
+            drained = time.monotonic()
             assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == NOT_SERVING
             assert stub.Check(health_pb2.HealthCheckRequest(service="model/double"), timeout=10).status == NOT_SERVING
             assert client.predict("double", {"x": X})["y"].tolist() == [[2, 2, 2]]
@@ -120,7 +120,7 @@ def test_under_load_no_accepted_call_is_lost(launch, edge, sig):
     assert in_flight == [two_seconds.tolist()]
     assert [error for error in callers.errors if type(error) is not Unavailable] == []
     assert len(callers.errors) == CALLERS
-    assert max(callers.succeeded) > signalled + 0.3, "calls begun during the delay were not served"
+    assert max(callers.succeeded) > drained + 0.3, "calls begun during the delay were not served"
     assert "Traceback" not in server.log.read_text()
 
 

@@ -177,10 +177,10 @@ def test_a_caller_that_is_killed_leaves_no_sequence(server):
 def test_a_snapshot_starts_another_sequence_where_this_one_stands(line):
     stream, other = line(), line()
     stream.ask(step("a", 1))
-    answer = stream.ask(step("a", 2, snapshot=True))
-    assert [tensor.name for tensor in answer.state.tensors] == ["s"]
-    assert (answer.state.model, answer.state.version) == ("recurrent", "1")
-    assert output(other.ask(step("z", 3, state=answer.state)))[0, 0] == output(stream.ask(step("a", 3)))[0, 0]
+    snapshot = stream.ask(step("a", 2, snapshot=True))
+    assert [tensor.name for tensor in snapshot.state.tensors] == ["s"]
+    assert (snapshot.state.model, snapshot.state.version) == ("recurrent", "1")
+    assert output(other.ask(step("z", 3, state=snapshot.state)))[0, 0] == output(stream.ask(step("a", 3)))[0, 0]
 
 
 def test_a_snapshot_that_does_not_fit_is_refused(line):

@@ -84,8 +84,8 @@ def test_a_receipt_tells_the_wait_for_an_executor_from_the_wait_for_mates(clock,
 
     clock.now = 105.0
     runner_of(Hooked(before=compute), batcher, clock).run(batch).scatter()
-    receipts = [job.outcome.receipt[:3] for job in (busy, late)]
-    assert receipts == [(3_000_000, 2_000_000, 500_000), (0, 1_000_000, 500_000)]
+    times = [job.outcome.receipt[:3] for job in (busy, late)]
+    assert times == [(3_000_000, 2_000_000, 500_000), (0, 1_000_000, 500_000)]
 
 
 def test_only_the_guilty_fail_and_everybody_else_is_answered(clock, make_job):

@@ -78,7 +78,7 @@ def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):
     split.parts[0].end(result(split.parts[0]))
     split.parts[2].end(ModelRunFailed("no"))
     assert isinstance(whole.outcome, ModelRunFailed)
-    assert all(part.ended for part in split.parts)
+    assert all(part.has_ended for part in split.parts)
     split.parts[3].end(result(split.parts[3]))
     assert isinstance(whole.outcome, ModelRunFailed)
 

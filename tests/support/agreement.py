@@ -25,7 +25,7 @@ def disagreements(objects, known):
     """Yield each place where an installation is not what the program is, or refers to what is not there."""
     yield from dangling(objects)
     for one in of_kind(objects, "Deployment"):
-        yield from (f"{named(one)}: {notice}" for notice in _of_deployment(one, objects, known))
+        yield from (f"{named(one)}: {fault}" for fault in _of_deployment(one, objects, known))
     for one in of_kind(objects, "Pod"):
         yield from _of_image(one["spec"]["containers"][0], known)
     yield from _of_metrics(objects, known)
@@ -35,7 +35,7 @@ def disagreements(objects, known):
                 yield f"{named(one)}: no path {endpoint['path']}"
     for one in of_kind(objects, "ConfigMap"):
         if "SHA256SUMS" in one["data"]:
-            yield from (f"{named(one)}: {notice}" for notice in _of_list(one["data"]))
+            yield from (f"{named(one)}: {fault}" for fault in _of_list(one["data"]))
 
 
 def _of_deployment(one, objects, known):
@@ -169,8 +169,8 @@ def _leads_somewhere(link):
 def _of_list(data):
     """Yield what of the list of models is not the example's, and what model.yaml does not know."""
     sums = {line[66:]: line[:64] for line in data["SHA256SUMS"].splitlines()}
-    for path, checksum in sums.items():
-        if not (_EXAMPLES / path).is_file() or sha256((_EXAMPLES / path).read_bytes()).hexdigest() != checksum:
+    for path, digest in sums.items():
+        if not (_EXAMPLES / path).is_file() or sha256((_EXAMPLES / path).read_bytes()).hexdigest() != digest:
             yield f"{path} is not the example"
     for name in set(data) - {"SHA256SUMS"}:
         example = _EXAMPLES / name.removesuffix(".yaml") / FILE_NAME

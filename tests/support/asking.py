@@ -61,7 +61,8 @@ class Http:
 
 def port_of(log):
     """Return the HTTP port that a server's log names."""
-    return int(re.search(r"status page on http://127\.0\.0\.1:(\d+)", log.read_text())[1])
+    (port,) = re.findall(r"status page on http://127\.0\.0\.1:(\d+)", log.read_text())
+    return int(port)
 
 
 def double(**fields):

@@ -52,7 +52,10 @@ class ByHand:
         """Form a batch of what waits, run it, scatter it; returns its rows."""
         assert self.model.load().queued_jobs
         batch = self.model._batcher.take(Slot())
-        self.model._runner.run(batch).scatter()
+        assert batch is not None
+        finished = self.model._runner.run(batch)
+        assert finished is not None
+        finished.scatter()
         return batch.rows
 
 

@@ -120,7 +120,7 @@ class Batcher:
         next_deadline = math.inf
         with self._lock:
             waiting = [job for bucket in self._buckets.values() for job in bucket.jobs()]
-            running = [job for batch in self._running for job in batch.jobs if not job.ended]
+            running = [job for batch in self._running for job in batch.jobs if not job.has_ended]
             expired, self._late = self._late, []
         for job in waiting + running:
             if job.deadline <= now:
@@ -280,7 +280,7 @@ class Batcher:
             if jobs and (rows + job.rows > self.policy.max_rows or len(jobs) == most_jobs):
                 break
             self._unqueue(job, bucket)
-            if job.ended:  # it is just leaving, in another thread
+            if job.has_ended:  # it is just leaving, in another thread
                 job.place = None
                 continue
             if job.deadline <= now:

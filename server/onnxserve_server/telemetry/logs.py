@@ -84,7 +84,7 @@ class Json(logging.Formatter):
 
 
 @dataclass(slots=True)
-class _CallSite:
+class _Origin:
     """Counts of the records of one place in the code, in its current minute."""
 
     began: float
@@ -113,7 +113,7 @@ class RateLimit(logging.Filter):
         self._clock = clock
         self._minute = minute
         self._lock = threading.Lock()
-        self._places: dict[tuple[str, int], _CallSite] = {}
+        self._places: dict[tuple[str, int], _Origin] = {}
         self._timer: threading.Timer | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -123,7 +123,7 @@ class RateLimit(logging.Filter):
         of_exporters, now = _is_of_exporters(record), self._clock()
         name = (_EXPORTERS, 0) if of_exporters else (record.pathname, record.lineno)
         with self._lock:
-            place = self._places.setdefault(name, _CallSite(now))
+            place = self._places.setdefault(name, _Origin(now))
             if now - place.began >= self._minute and place.first is None:
                 place.began, place.passed = now, 0
             if place.passed < (_MAX_OF_EXPORTERS if of_exporters else _MAX_A_MINUTE):
