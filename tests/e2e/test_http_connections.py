@@ -124,7 +124,7 @@ def test_bodies_on_their_way_share_a_bound_and_the_first_makes_room(http_port, m
     with http_port.connect(nearly_all) as first, http_port.connect(nearly_all) as second:
         status, error = answer(first)
         assert (status, error["code"]) == (429, "RESOURCE_EXHAUSTED")
-        assert "came too slowly" in error["message"]
+        assert "arrived too slowly" in error["message"]
         second.sendall(b" ")
         assert answer(second)[0] == 200
 

@@ -15,5 +15,5 @@ def saved(estimator, folder, name="model.joblib"):
 def exported(estimator, folder):
     """An estimator as our model of it, and its ONNX file, loaded."""
     model = load(request(saved(estimator, folder), trust_code=True), "sklearn")
-    model.export(folder / "model.onnx", None, None)  # type: ignore[arg-type]  # it needs no example
+    model.export(folder / "model.onnx", None, None)
     return model, onnxruntime.InferenceSession(folder / "model.onnx")
