@@ -9,7 +9,7 @@ FAST := -m fast tests/server tests/client tests/e2e tests/test_*.py
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: help setup demo check test-fast test test-slow test-lowest coverage format gallery k8s-check protos \
-  protos-baseline kept-wheel dist bench bench-triton image-check clean
+  protos-baseline kept-wheel dist bench bench-triton bench-against image-check clean
 
 help:            ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -108,6 +108,9 @@ bench: $(VENV)/.dev           ## measure this machine: build/bench.json, build/b
 
 bench-triton: $(VENV)/.dev    ## the same models on Triton and on onnxserve in turn
 	$(BIN)/python -m bench.peers.triton $(ARGS)
+
+bench-against: $(VENV)/.dev   ## this tree and the one of CHECKOUT in turn: what a change costs
+	$(BIN)/python -m bench.against $(CHECKOUT) $(ARGS)
 
 image-check: $(VENV)/.cpu     ## build the container image, run it, check it: as root, with buildah and debootstrap
 	PYTHON=$(abspath $(BIN))/python deploy/prove-image.sh $(ARGS)

@@ -1,6 +1,7 @@
 """onnxserve as a contender: how its servers are started, what is sent to them, how their answers read."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,14 @@ from onnxserve.v1 import inference_service_pb2 as pb
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 
 
-def serve(name: str, *options: str, repository: Path = REPOSITORY) -> ServerProcess:
+def serve(
+    name: str, *options: str, repository: Path = REPOSITORY, environment: Mapping[str, str] | None = None
+) -> ServerProcess:
     """Start the server on one thread a model, with the benchmark's models or others, and any free port."""
     command = [sys.executable, "-m", "onnxserve", "serve", "--models", str(repository), "--host", "127.0.0.1"]
-    return ServerProcess(name, [*command, "--port", "0", "--http-port", "-1", "--threads", "1", *options])
+    return ServerProcess(
+        name, [*command, "--port", "0", "--http-port", "-1", "--threads", "1", *options], env=environment
+    )
 
 
 def target(address: str, model: Model) -> Target:

@@ -52,11 +52,9 @@ def measure(runs: int, seconds: float) -> Keys:
     and of the runs' ratios the median, `sequences.vad.c64.vs_onnxruntime`.
     """
     print("sequences", file=sys.stderr, flush=True)
-    _write()
-    traffic = Traffic(requests=_requests, expected=_expected, round=_PER_STREAM)
-    with ours.serve("sequences", repository=_REPOSITORY) as process:
-        count = stream_load.prepare(process, traffic, seconds)
-        both = [_measure_both(process, traffic, count) for _ in range(runs)]
+    with ours.serve("sequences", repository=write()) as process:
+        count = stream_load.prepare(process, TRAFFIC, seconds)
+        both = [_measure_both(process, count) for _ in range(runs)]
     stepped, alone = [rate for rate, _ in both], [run for _, run in both]
     best = best_batch(alone)
     rates = [run.rows_per_s[best] for run in alone]
@@ -69,17 +67,23 @@ def measure(runs: int, seconds: float) -> Keys:
     }
 
 
-def _measure_both(process: ServerProcess, traffic: Traffic, count: int) -> tuple[Rate, raw.RawRun]:
-    return stream_load.send(process, traffic, count), raw.measure_by([sys.executable, "-m", "bench.sequences"])
+def _measure_both(process: ServerProcess, count: int) -> tuple[Rate, raw.RawRun]:
+    return stream_load.send(process, TRAFFIC, count), raw.measure_by([sys.executable, "-m", "bench.sequences"])
 
 
-def _write() -> None:
+def write() -> Path:
+    """Write the repository of the network; return where it is.
+
+    Raises:
+        FileNotFoundError: the network is missing.
+    """
     spec = importlib.util.find_spec("silero_vad")
     if spec is None or spec.submodule_search_locations is None:
         raise FileNotFoundError(HOW_TO_GET_THE_NETWORK)
     _PATH.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(spec.submodule_search_locations[0], "data", "silero_vad.onnx"), _PATH)
     (_REPOSITORY / "vad" / "model.yaml").write_text(_CONFIG)
+    return _REPOSITORY
 
 
 @functools.cache
@@ -113,6 +117,9 @@ def _expected(count: int) -> Floats:
         output, state = loaded.run(["output", "stateN"], fed)
         rows.append(np.asarray(output, np.float32))
     return np.concatenate(rows)
+
+
+TRAFFIC = Traffic(requests=_requests, expected=_expected, round=_PER_STREAM)
 
 
 def _feed(batch: int) -> Mapping[str, Array]:

@@ -31,12 +31,11 @@ def measure(runs: int, seconds: float) -> Keys:
     `stream.tiny.vs_unary_rps` and `stream.tiny.cpu_vs_unary`.
     """
     print("stream", file=sys.stderr, flush=True)
-    traffic = Traffic(requests=_requests, expected=_expected)
     with ours.serve("stream", "--stream-requests", str(IN_FLIGHT // STREAMS)) as process:
         unary = contender(process, [MODEL], ours.target, ours.decode, models.expected)
-        count = stream_load.prepare(process, traffic, seconds)
+        count = stream_load.prepare(process, TRAFFIC, seconds)
         both = [
-            (stream_load.send(process, traffic, count), measure_one(unary, MODEL.name, IN_FLIGHT, seconds))
+            (stream_load.send(process, TRAFFIC, count), measure_one(unary, MODEL.name, IN_FLIGHT, seconds))
             for _ in range(runs)
         ]
     return _keys(both)
@@ -51,6 +50,9 @@ def _requests(count: int) -> Sequence[pb.StreamRequest]:
 
 def _expected(count: int) -> Floats:
     return np.repeat(models.expected(MODEL), count, axis=0)
+
+
+TRAFFIC = Traffic(requests=_requests, expected=_expected)
 
 
 def _keys(both: Sequence[tuple[Rate, Figures]]) -> Keys:

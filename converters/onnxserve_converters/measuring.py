@@ -10,7 +10,7 @@ from onnxserve_converters.evaluation import Candidate
 from onnxserve_converters.runtime import Runtime
 
 MIN_SPEEDUP = 1.2
-"""A smaller ratio of times does not count: two sessions of one file differed by up to 1.02 on a busy machine."""
+"""Smaller ratios of times do not count: two sessions of one file differed by up to 1.02 on a busy machine."""
 
 MIN_SAVING = 0.1
 """The smallest share of its bytes that a file must lose to count as smaller."""

@@ -80,7 +80,7 @@ def test_a_program_whose_fixed_sizes_are_freed_says_so(tmp_path):
 
 def test_a_program_that_takes_a_number_is_refused(tmp_path):
     asked = program(nets.Power(), tmp_path, arguments=(torch.zeros(2), 3), dynamic_shapes=(None, Dim.DYNAMIC))
-    with pytest.raises(BadRequest, match=r"input exponent: the program takes a number there"):
+    with pytest.raises(BadRequest, match=r"input exponent: the program takes a number; export it again"):
         loaded(asked)
 
 

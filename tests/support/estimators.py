@@ -3,6 +3,7 @@
 import joblib
 import onnxruntime
 
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.sources.sklearn import load
 from support.converting import request
 
@@ -15,5 +16,5 @@ def saved(estimator, folder, name="model.joblib"):
 def exported(estimator, folder):
     """An estimator as our model of it, and its ONNX file, loaded."""
     model = load(request(saved(estimator, folder), trust_code=True), "sklearn")
-    model.export(folder / "model.onnx", None, None)
+    model.export(folder / "model.onnx", Cases(model.inputs, {}, {}, None).example(), None)
     return model, onnxruntime.InferenceSession(folder / "model.onnx")
