@@ -31,7 +31,7 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Workload:
     """Something to measure.
 
     Attributes:
@@ -63,7 +63,7 @@ def main() -> None:
         print(f"{work.name:22}{rates:12.3f}{statistics.median(ratios):12.3f}{high - low:10.3f}   {cpu:.1f} µs")
 
 
-def _in_turn(work: Work, checkout: Path, turns: int) -> tuple[list[Turn], list[Turn]]:
+def _in_turn(work: Workload, checkout: Path, turns: int) -> tuple[list[Turn], list[Turn]]:
     with ExitStack() as stack:
 
         def servers(label: str, tree: Path) -> list[Callable[[], Turn]]:
@@ -84,7 +84,7 @@ def _environment(tree: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(str(tree.resolve() / part) for part in ("client", "server", "converters"))}
 
 
-def _predict() -> Work:
+def _predict() -> Workload:
     model = models.MODELS["tiny"]
 
     def prepare(process: ServerProcess) -> Callable[[], Turn]:
@@ -97,25 +97,25 @@ def _predict() -> Work:
 
         return measure
 
-    return Work(
+    return Workload(
         name="Predict, tiny, c64",
         serve=lambda name, tree: ours.serve(name, environment=_environment(tree)),
         prepare=prepare,
     )
 
 
-def _stream() -> Work:
+def _stream() -> Workload:
     options = ("--stream-requests", str(stream.IN_FLIGHT // stream_load.STREAMS))
-    return Work(
+    return Workload(
         name="Stream, tiny",
         serve=lambda name, tree: ours.serve(name, *options, environment=_environment(tree)),
         prepare=lambda process: _streamed(process, stream.TRAFFIC),
     )
 
 
-def _sequences() -> Work:
+def _sequences() -> Workload:
     repository = sequences.write()
-    return Work(
+    return Workload(
         name="steps, silero-vad",
         serve=lambda name, tree: ours.serve(name, repository=repository, environment=_environment(tree)),
         prepare=lambda process: _streamed(process, sequences.TRAFFIC),
