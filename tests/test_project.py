@@ -1,6 +1,7 @@
 """What the project as a whole promises."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
