@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 CHECKOV := build/checkov/.3.3.30
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Of these alone: collecting the converters' tests takes their frameworks.
-FAST := -m fast tests/server tests/client tests/e2e tests/test_*.py
+FAST := -m fast tests/server tests/client tests/docs tests/e2e tests/test_*.py
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: help setup demo check test-fast test test-slow test-lowest coverage format gallery k8s-check protos \
-  protos-baseline kept-wheel dist bench bench-triton bench-against image-check clean
+  docs protos-baseline kept-wheel dist bench bench-triton bench-against image-check clean
 
 help:            ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -91,6 +91,9 @@ k8s-check: $(VENV)/.setup $(CHECKOV)    ## render the manifests of deploy/k8s an
 
 protos: $(VENV)/.setup        ## generate the stubs from protos/ into client/onnxserve/v1
 	$(BIN)/python scripts/protos.py
+
+docs: $(VENV)/.setup          ## build the documentation as a site: build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 protos-baseline: $(VENV)/.setup    ## record the contract that `make check` compares with: at a release
 	$(BIN)/python scripts/protos.py --baseline

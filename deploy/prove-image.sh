@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build a target of deploy/Dockerfile, run it as a cluster would, and check what docs/operating.md says of it.
+# Build a target of deploy/Dockerfile, run it as a cluster would, and check what docs/guides/deploy.md says of it.
 #
 #     deploy/prove-image.sh [cpu|gpu]     cpu, unless named; gpu needs 12 GB of disk and no GPU
 #

@@ -137,7 +137,9 @@ def test_what_is_copied_is_let_in_by_dockerignore_and_nothing_else():
     assert all((ROOT / path).exists() for path in copied)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operating.md", "deploy/Dockerfile"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/guides/deploy.md", "docs/guides/kubernetes.md", "deploy/Dockerfile"]
+)
 def test_the_targets_that_are_written_about_are_there(page):
     assert set(re.findall(r"build .*--target (\w+)", (ROOT / page).read_text())) <= stages().keys()
 

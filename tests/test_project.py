@@ -5,19 +5,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from support.tracked import ROOT, tracked
+
 WORKFLOWS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(".github/workflows/*.yml"))
-
-
-def tracked():
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a clone")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
 def test_no_file_knows_the_machine_that_it_was_written_on():

@@ -14,12 +14,12 @@ from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
-from onnxserve._coalescing import Batch, Waiter
 from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import SequenceProtocol, State, Stop
 from onnxserve._stream import DEFAULT_WINDOW, AsyncMessageSource, Unanswered, call_cancelled
+from onnxserve._waiting import Batch, Waiter
 from onnxserve._wire import predict_request
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array

@@ -15,10 +15,11 @@ import grpc
 from onnxserve import _counting
 from onnxserve._call import PredictCall
 from onnxserve._channel import Methods, Options, channel_options, target_uri
-from onnxserve._coalescing import MIN_TIMEOUT, Batch, Coalescer, Waiter
+from onnxserve._coalescing import MIN_TIMEOUT, Coalescer
 from onnxserve._joining import JoinedPart, Key, key_of
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import SequenceProtocol, State
+from onnxserve._waiting import Batch, Waiter
 from onnxserve._wire import predict_request, stream_request
 from onnxserve.errors import Cancelled, DeadlineExceeded, OnnxserveError, of_request
 from onnxserve.tensor import Array
@@ -26,7 +27,7 @@ from onnxserve.tensor import Array
 DEFAULT_TIMEOUT = 30.0
 READY_TIMEOUT = 5.0
 
-# What a health check can end with that means "not ready", not "cannot tell".
+# The status codes of a health check that mean "not ready"; others mean that the check itself failed.
 NOT_READY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 _NO_TIMEOUT = 1e9  # seconds

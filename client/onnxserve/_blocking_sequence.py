@@ -2,8 +2,8 @@
 
 import functools
 import queue
-import threading
 from collections.abc import Callable, Iterator, Mapping
+from time import sleep
 from typing import Any, Self
 
 import grpc
@@ -114,7 +114,7 @@ class ModelSequence:
                 except grpc.RpcError as error:
                     delay = self._protocol.delay_after(error, run)
                     self._drop_call()
-                    threading.Event().wait(delay)
+                    sleep(delay)
         except BaseException as error:  # KeyboardInterrupt too
             if self._protocol.give_up(run):
                 self._end_call(error)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import sleep
 from typing import Any, Self
 
 import grpc
@@ -13,12 +14,12 @@ from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClien
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
-from onnxserve._coalescing import Batch, Waiter
 from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import SequenceProtocol, State, Stop
 from onnxserve._stream import DEFAULT_WINDOW, MessageSource, Unanswered
+from onnxserve._waiting import Batch, Waiter
 from onnxserve._wire import predict_request
 from onnxserve.errors import OnnxserveError, from_rpc_error
 from onnxserve.tensor import Array
@@ -143,7 +144,7 @@ class Client(BaseClient):
                         delay = unanswered.delay_after(error)
                     if delay is None:
                         raise from_rpc_error(error) from error
-                    threading.Event().wait(delay)
+                    sleep(delay)
                 finally:
                     rpc.cancel()
             if source.failure is not None:

@@ -1,9 +1,9 @@
 """A count of the program's requests, where the program uses OpenTelemetry: `pip install 'onnxserve[otel]'`.
 
-A request is counted when it is made, whatever becomes of it: while no server is there, nobody else can count it.
+A request is counted when it is made, whether or not it succeeds: while no server runs, only the caller can count it.
 
-The package is optional. The counter is an observable one, of which the SDK asks when it exports: to add to one of its
-others takes it 6 to 11 µs, and a request here less than one.
+The package is optional. The counter is observable, so that the SDK reads it when it exports: adding to one of the SDK's
+other counters takes 6 to 11 µs, counting here less than one.
 """
 
 from __future__ import annotations

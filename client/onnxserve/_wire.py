@@ -55,7 +55,7 @@ def joined_request(
 
     Args:
         head: every field but the inputs.
-        inputs: for each its name, type and shape, and its rows, of which each piece is what elements() gives.
+        inputs: the name, type and shape of each, and the pieces of its rows, made by elements().
     """
     parts = [head.SerializeToString()]
     for name, number, shape, pieces in inputs:

@@ -34,82 +34,103 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     models: Path = Field(Path("models"), description="directory that holds the models")
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all of IPv4, :: for IPv6 too")
-    port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    edge: Literal["lane", "plain"] = Field(
-        "lane", description="how calls are served: lane (fast), plain (grpc's own threads)"
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for all of IPv4, :: for all of IPv4 and IPv6",
     )
-    threads: int = Field(default_factory=lambda: resources().threads, ge=1, description="threads of one run")
+    port: int = Field(8500, ge=0, le=65535, description="port for gRPC; 0 picks a free one")
+    edge: Literal["lane", "plain"] = Field(
+        "lane", description="how calls are served: lane (fast) or plain (grpcio's own threads)"
+    )
+    threads: int = Field(default_factory=lambda: resources().threads, ge=1, description="threads that one run may use")
     providers: Annotated[dict[str, dict[str, str]], NoDecode] = Field(
         default_factory=lambda: parse_providers("auto"),
-        description="execution providers, preferred first: auto, cpu, cuda, tensorrt",
+        description="execution providers by preference: cpu, cuda, tensorrt; auto: CUDA if available, else the CPU",
     )
-    allow_cpu_fallback: bool = Field(False, description="let the CPU stand in for a provider that is not available")
-    max_rows: int = Field(64, ge=1, description="most rows of one run, unless model.yaml sets it")
+    allow_cpu_fallback: bool = Field(False, description="use the CPU where a requested provider is not available")
+    max_rows: int = Field(64, ge=1, description="maximum rows of one run, unless model.yaml sets it")
     max_delay_us: int = Field(
-        0, ge=0, le=10_000_000, description="longest wait for batch-mates in µs, unless model.yaml sets it"
+        0,
+        ge=0,
+        le=10_000_000,
+        description="longest wait of a request for others while an executor is free, in µs, unless model.yaml sets it",
     )
     max_queue_rows: int = Field(
-        4096, ge=1, description="most rows that may wait for a model, unless model.yaml sets it"
+        4096, ge=1, description="maximum rows that may wait for a model, unless model.yaml sets it"
     )
     max_queue_bytes: int = Field(
-        256 << 20, ge=1, description="most bytes that may wait for a model, unless model.yaml sets it"
+        256 << 20, ge=1, description="maximum bytes of input that may wait for a model, unless model.yaml sets it"
     )
     all_queue_bytes: int = Field(
-        0, ge=0, description="most bytes that may wait for all models; 0: a quarter of the memory left after loading"
+        0,
+        ge=0,
+        description="maximum bytes of input that wait for all models; 0: a quarter of the memory left after loading",
     )
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="largest message that a caller may send, in bytes"
     )
-    stream_requests: int = Field(128, ge=1, description="most requests of one stream in flight at a time")
+    stream_requests: int = Field(
+        128, ge=1, description="maximum requests of one stream in flight: read and not yet answered"
+    )
     stream_bytes: int = Field(
         32 << 20,
         ge=1,
-        description="most bytes of one stream's requests and answers in flight; one request may have more",
+        description="maximum bytes of one stream's requests in flight and unsent answers; one request may exceed it",
     )
-    all_stream_requests: int = Field(8192, ge=1, description="most requests of all streams in flight together")
+    all_stream_requests: int = Field(
+        8192, ge=1, description="maximum requests in flight of all streams together; each stream may always have one"
+    )
     load_report: bool = Field(
-        False, description="report the load with answers, for clients that balance by weighted_round_robin"
+        False, description="report the load with every 16th answer, for clients that balance by weighted_round_robin"
     )
     inline_us: int = Field(
-        3000, ge=0, description="runs of up to so many µs run on the thread that decodes the request; 0: none"
+        3000, ge=0, description="runs of up to this many µs are done by the thread that decodes; 0: none"
     )
     workers: int = Field(
-        64, ge=1, description="threads for all but the lane's calls; with the plain edge, the most calls at a time"
+        64,
+        ge=1,
+        description="threads for all calls except the lane's; on the plain edge, the number of concurrent calls",
     )
     drain_delay: float = Field(
-        0.0, ge=0, le=86_400, description="seconds to go on serving after SIGTERM, for load balancers to notice"
+        0.0, ge=0, le=86_400, description="seconds to keep serving after SIGTERM, so that load balancers can react"
     )
-    drain_timeout: float = Field(
-        30.0, ge=0, le=86_400, description="seconds to wait for calls in flight after drain_delay"
-    )
+    drain_timeout: float = Field(30.0, ge=0, le=86_400, description="seconds to wait after that for calls in flight")
     max_connection_age: float = Field(
         0.0,
         ge=0,
         le=86_400,
-        description="seconds after which a connection is closed, so that clients open others; 0: never",
+        description="seconds after which a connection is closed, so that clients find other servers; 0: never",
     )
     max_connection_age_grace: float = Field(
-        0.0, ge=0, le=86_400, description="seconds that its calls have from then on; 0: no limit"
+        0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
     )
-    skip_broken_models: bool = Field(False, description="serve the other models when one cannot be loaded")
+    skip_broken_models: bool = Field(
+        False, description="serve the other models when one cannot be loaded, instead of failing the start"
+    )
     http_port: int = Field(
         8501,
         ge=-1,
         le=65535,
-        description="port of the status page, /metrics, /healthz, /readyz; 0 picks a free one, -1: none",
+        description="port of the status page, /metrics, /healthz and /readyz; 0 picks a free one, -1 closes it",
     )
-    telemetry: bool = Field(True, description="count requests and runs, and trace some")
+    telemetry: bool = Field(True, description="collect metrics of requests and runs, and traces of some")
     otlp_endpoint: str = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
-        description="URL to push metrics, traces and logs to by OTLP, such as http://localhost:4317",
+        description="collector to push metrics, traces and logs to, by OTLP over gRPC, such as http://localhost:4317",
     )
     otlp_interval: float = Field(15.0, ge=0.1, le=3600, description="seconds between two pushes of metrics")
     trace_ratio: float = Field(
-        0.01, ge=0, le=1, description="share to trace of the requests without a traceparent, with --otlp-endpoint"
+        0.01,
+        ge=0,
+        le=1,
+        description="with --otlp-endpoint, the share of requests to trace among those without a traceparent",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe level to log")
-    log_format: Literal["console", "json"] = Field("console", description="lines for people, or JSON for programs")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level that is logged, to stderr; debug logs a line per request"
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="console: lines for people; json: one JSON object per line"
+    )
 
     @field_validator("providers", mode="before")
     @classmethod

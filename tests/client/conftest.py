@@ -1,10 +1,15 @@
-"""A real server of methods that take and give bytes, for what no onnxserve server would do."""
+"""Servers in this process, of methods that take and give bytes (for misbehaviour) or of functions; and both clients."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 from hypothesis import settings
+
+import onnxserve
+from onnxserve import testing
+from support.either import Either
 
 PREDICT = "/onnxserve.v1.InferenceService/Predict"
 STREAM = "/onnxserve.v1.InferenceService/Stream"
@@ -53,3 +58,17 @@ def serve():
     servers = Servers()
     yield servers
     servers.stop()
+
+
+@pytest.fixture
+def serve_functions():
+    """onnxserve.testing.serve(), whose servers are closed after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(testing.serve(*args, **kwargs))
+
+
+@pytest.fixture(params=[onnxserve.Client, onnxserve.AsyncClient])
+def either(request):
+    """Makes clients of either kind, which are called like blocking ones."""
+    with Either(request.param) as made:
+        yield made

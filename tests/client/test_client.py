@@ -1,20 +1,17 @@
+"""Requests of both clients, and what they refuse before they send it."""
+
 import asyncio
-import itertools
-import json
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import numpy as np
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import onnxserve
-from onnxserve import errors, tensor
-from onnxserve._channel import service_config, target_uri
-from onnxserve.v1 import inference_service_pb2, model_service_pb2, tensor_pb2
+from onnxserve import errors, tensor, testing
+from onnxserve._channel import target_uri
+from onnxserve.v1 import inference_service_pb2
 
 INPUTS = {"x": np.arange(4, dtype=np.float32)}
 RECEIPT = {
@@ -25,33 +22,6 @@ RECEIPT = {
     "batch_requests": 2,
     "provider": "CPUExecutionProvider",
 }
-
-
-def echo(request, _):
-    """Answer with the inputs as the outputs."""
-    read = inference_service_pb2.PredictRequest.FromString(request)
-    return inference_service_pb2.PredictResponse(
-        model=read.model,
-        version=read.version or "1",
-        request_id=read.request_id,
-        outputs=read.inputs,
-        receipt=inference_service_pb2.Receipt(**RECEIPT),
-    ).SerializeToString()
-
-
-class Failing:
-    """Fails a number of calls, then echoes."""
-
-    def __init__(self, times, code, trailers=()):
-        self.calls = 0
-        self._times, self._code, self._trailers = times, code, trailers
-
-    def __call__(self, request, context):
-        self.calls += 1
-        if self.calls > self._times:
-            return echo(request, context)
-        context.set_trailing_metadata(self._trailers)
-        return context.abort(self._code, "not now")
 
 
 @pytest.mark.parametrize(
@@ -74,14 +44,25 @@ def test_a_target_without_a_scheme_is_a_dns_name(target, uri):
     assert target_uri(target) == uri
 
 
-@pytest.mark.parametrize(("retries", "attempts"), [(1, 2), (3, 4), (9, 5)])
-def test_the_service_config_allows_one_attempt_more_than_retries_and_at_most_five(retries, attempts):
-    config = json.loads(service_config(retries=retries, load_balancing="round_robin"))
-    assert config["methodConfig"][0]["retryPolicy"]["maxAttempts"] == attempts
+@pytest.fixture
+def echo():
+    """The address of a server whose model "m" answers with its inputs."""
+    with testing.serve({"m": lambda inputs: inputs}) as server:
+        yield server.target
 
 
 def test_a_prediction_is_a_mapping_with_the_receipt(serve):
-    with onnxserve.Client(serve(echo)) as client:
+    def answer(request, _):
+        read = inference_service_pb2.PredictRequest.FromString(request)
+        return inference_service_pb2.PredictResponse(
+            model=read.model,
+            version=read.version,
+            request_id=read.request_id,
+            outputs=read.inputs,
+            receipt=inference_service_pb2.Receipt(**RECEIPT),
+        ).SerializeToString()
+
+    with onnxserve.Client(serve(answer)) as client:
         prediction = client.predict("m", INPUTS, version="3", request_id="mine")
     assert dict(prediction).keys() == {"x"}
     assert prediction["x"].dtype == np.float32
@@ -92,9 +73,9 @@ def test_a_prediction_is_a_mapping_with_the_receipt(serve):
     assert repr(prediction).startswith("<Prediction of m version 3: x: float32[4]; Receipt(queue_us=5")
 
 
-def test_the_async_client_gives_the_same(serve):
+def test_the_async_client_gives_the_same(echo):
     async def call():
-        async with onnxserve.AsyncClient(serve(echo)) as client:
+        async with onnxserve.AsyncClient(echo) as client:
             return await asyncio.gather(*(client.predict("m", {"x": np.full(2, i)}) for i in range(20)))
 
     assert [each["x"].tolist() for each in asyncio.run(call())] == [[i, i] for i in range(20)]
@@ -106,7 +87,7 @@ def test_every_field_of_a_request_reaches_the_server(serve):
     def keep(request, context):
         seen.append(inference_service_pb2.PredictRequest.FromString(request))
         seen.append(dict(context.invocation_metadata())["authorization"])
-        return echo(request, context)
+        return b""
 
     with onnxserve.Client(serve(keep), metadata=[("authorization", "Bearer x")]) as client:
         client.predict("m", INPUTS, outputs=["b", "a"], version="2", priority=-3, request_id="id")
@@ -123,9 +104,8 @@ def test_every_field_of_a_request_reaches_the_server(serve):
     ]
 
 
-def test_requests_without_an_id_get_different_ones(serve):
-    target = serve(echo)
-    with onnxserve.Client(target) as one, onnxserve.Client(target) as other:
+def test_requests_without_an_id_get_different_ones(echo):
+    with onnxserve.Client(echo) as one, onnxserve.Client(echo) as other:
         ids = [client.predict("m", INPUTS).request_id for client in (one, one, other, other)]
     assert len({*ids}) == 4
     assert all(ids)
@@ -142,78 +122,17 @@ def test_a_single_name_as_outputs_is_a_type_error():
         client.predict("m", INPUTS, outputs="logits")
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
-def test_a_server_that_stops_is_tried_again(serve, code):
-    server = Failing(2, code)
-    with onnxserve.Client(serve(server)) as client:
-        assert client.predict("m", INPUTS)["x"].tolist() == [0, 1, 2, 3]
-    assert server.calls == 3
-
-
-def test_one_replica_of_two_that_fails_does_not_use_up_the_retries(serve):
-    """In turn with the other one, as seen from a client; the retries' tokens last for fifty failures beyond."""
-    replica = Failing(200, grpc.StatusCode.UNAVAILABLE, [("grpc-retry-pushback-ms", "1")])
-    in_turn = itertools.cycle([replica, echo])
-
-    def either(request, context):
-        return next(in_turn)(request, context)
-
-    with onnxserve.Client(serve(either)) as client:
-        for _ in range(200):
-            client.predict("m", INPUTS)
-    assert replica.calls == 200
-
-
-def test_a_large_request_is_tried_again_too(serve):
-    server = Failing(1, grpc.StatusCode.UNAVAILABLE)
-    large = np.ones(500_000, np.float32)  # grpc's own limit for what it tries again is 256 KiB
-    with onnxserve.Client(serve(server)) as client:
-        assert client.predict("m", {"x": large})["x"].sum() == 500_000
-    assert server.calls == 2
-
-
-def test_the_async_client_tries_again_too(serve):
-    server = Failing(1, grpc.StatusCode.UNAVAILABLE)
-
-    async def call():
-        async with onnxserve.AsyncClient(serve(server)) as client:
-            return await client.predict("m", INPUTS)
-
-    assert asyncio.run(call())["x"].tolist() == [0, 1, 2, 3]
-    assert server.calls == 2
-
-
-@pytest.mark.parametrize(
-    ("code", "retries", "trailers", "calls"),
-    [
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, 3, (), 1),
-        (grpc.StatusCode.INTERNAL, 3, (), 1),
-        (grpc.StatusCode.UNAVAILABLE, 0, (), 1),
-        (grpc.StatusCode.UNAVAILABLE, 1, (), 2),
-        (grpc.StatusCode.UNAVAILABLE, 3, [("grpc-retry-pushback-ms", "-1")], 1),
-        (grpc.StatusCode.UNAVAILABLE, 3, [("grpc-retry-pushback-ms", "1")], 4),
-    ],
-    ids=["full", "internal", "retries off", "retries used up", "pushback: never", "pushback: 1 ms"],
-)
-def test_retries_keep_to_the_policy_and_to_the_servers_pushback(serve, code, retries, trailers, calls):
-    server = Failing(100, code, trailers)
-    with onnxserve.Client(serve(server), retries=retries) as client, pytest.raises(onnxserve.OnnxserveError) as caught:
-        client.predict("m", INPUTS)
-    assert caught.value.code == code
-    assert server.calls == calls
-
-
-def test_cancelling_a_task_cancels_its_call_on_the_server(serve):
+def test_cancelling_a_task_cancels_its_call_on_the_server():
     arrived, left = threading.Event(), threading.Event()
 
-    def wait(request, context):
-        context.add_callback(left.set)
+    def wait(inputs):
         arrived.set()
-        left.wait(30)
-        return echo(request, context)
+        if testing.current_request().cancelled.wait(30):
+            left.set()
+        return inputs
 
-    async def call():
-        async with onnxserve.AsyncClient(serve(wait)) as client:
+    async def call(target):
+        async with onnxserve.AsyncClient(target) as client:
             task = asyncio.create_task(client.predict("m", INPUTS))
             assert await asyncio.to_thread(arrived.wait, 30)
             task.cancel()
@@ -221,97 +140,13 @@ def test_cancelling_a_task_cancels_its_call_on_the_server(serve):
                 await task
             assert await asyncio.to_thread(left.wait, 20)
 
-    asyncio.run(call())
+    with testing.serve({"m": wait}) as server:
+        asyncio.run(call(server.target))
 
 
 def test_an_async_client_made_outside_an_event_loop_is_refused():
     with pytest.raises(RuntimeError, match="no running event loop"):
         onnxserve.AsyncClient("localhost:1")
-
-
-MODEL = model_service_pb2.Model(
-    name="digits",
-    version="2",
-    state=model_service_pb2.MODEL_STATE_READY,
-    inputs=[
-        tensor_pb2.TensorSpec(
-            name="image",
-            data_type=tensor_pb2.DATA_TYPE_FLOAT,
-            shape=[
-                tensor_pb2.Dimension(size=-1, name="batch"),
-                tensor_pb2.Dimension(size=-1),
-                tensor_pb2.Dimension(size=28),
-            ],
-        )
-    ],
-    outputs=[tensor_pb2.TensorSpec(name="scores", data_type=tensor_pb2.DATA_TYPE_BFLOAT16, labels=["zero", "one"])],
-    batching=model_service_pb2.Batching(enabled=True, max_rows=32),
-    runtime=model_service_pb2.Runtime(providers=["CPUExecutionProvider"], instances=1, options={"a.b": "c"}),
-    metadata={"author": "x"},
-)
-
-
-def test_a_models_description_is_read_whole(serve):
-    asked = []
-
-    def get(request, _):
-        asked.append(model_service_pb2.GetModelRequest.FromString(request))
-        return model_service_pb2.GetModelResponse(model=MODEL).SerializeToString()
-
-    def listing(*_):
-        return model_service_pb2.ListModelsResponse(models=[MODEL, MODEL]).SerializeToString()
-
-    target = serve({"/onnxserve.v1.ModelService/GetModel": get, "/onnxserve.v1.ModelService/ListModels": listing})
-    with onnxserve.Client(target) as client:
-        info = client.model("digits", "2")
-        assert client.models() == [info, info]
-    assert asked == [model_service_pb2.GetModelRequest(model="digits", version="2")]
-    assert info.state == "READY"
-    assert info.inputs == (onnxserve.TensorSpec(name="image", dtype="float32", shape=("batch", None, 28), labels=()),)
-    assert info.outputs[0] == onnxserve.TensorSpec(name="scores", dtype="bfloat16", shape=(), labels=("zero", "one"))
-    assert (info.batching.enabled, info.batching.max_rows) == (True, 32)
-    assert json.loads(json.dumps(info.to_dict()))["runtime"] == {
-        "requested_providers": [],
-        "providers": ["CPUExecutionProvider"],
-        "instances": 1,
-        "threads": 0,
-        "options": {"a.b": "c"},
-    }
-
-
-@pytest.fixture
-def health_target():
-    """A server with grpc's own health service: itself and one model ready, one not."""
-    service = health.HealthServicer()
-    service.set("model/on", health_pb2.HealthCheckResponse.SERVING)
-    service.set("model/off", health_pb2.HealthCheckResponse.NOT_SERVING)
-    server = grpc.server(ThreadPoolExecutor(1))
-    health_pb2_grpc.add_HealthServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(0).wait()
-
-
-@pytest.mark.parametrize(("model", "ready"), [(None, True), ("on", True), ("off", False), ("unknown", False)])
-def test_ready_is_what_the_health_service_says(health_target, model, ready):
-    async def ask():
-        async with onnxserve.AsyncClient(health_target) as client:
-            return await client.ready(model)
-
-    with onnxserve.Client(health_target) as client:
-        assert client.ready(model) is ready
-    assert asyncio.run(ask()) is ready
-
-
-def test_a_server_that_cannot_be_reached_is_not_ready():
-    with onnxserve.Client("unix:/nonexistent/socket") as client:
-        assert client.ready() is False
-
-
-def test_a_server_without_the_health_service_cannot_be_asked_whether_it_is_ready(serve):
-    with onnxserve.Client(serve(echo)) as client, pytest.raises(onnxserve.Unimplemented):
-        client.ready()
 
 
 def test_the_client_needs_none_of_the_optional_packages():

@@ -134,7 +134,7 @@ def test_every_format_is_in_the_gallery():
 
 
 def test_every_command_of_the_page_on_converting_is_one_of_the_gallery():
-    page = (ROOT / "docs/converting.md").read_text().split("## By source")[1].replace("\\\n", "")
+    page = (ROOT / "docs/guides/convert.md").read_text().split("## By source")[1].replace("\\\n", "")
     commands = [
         shlex.split(line.removeprefix("$ "))
         for line in page.splitlines()
@@ -149,7 +149,7 @@ def test_every_command_of_the_page_on_converting_is_one_of_the_gallery():
 
 
 def test_the_model_of_texts_on_that_page_is_made_and_converted_as_it_says(tmp_path):
-    page = (ROOT / "docs/converting.md").read_text()
+    page = (ROOT / "docs/guides/convert.md").read_text()
     [made] = [block for block in page.split("```python\n")[1:] if TEXTS in block]
     [command] = [
         line.removeprefix("$ ") for line in page.splitlines() if line.startswith(f"$ onnxserve convert {TEXTS}")

@@ -11,6 +11,7 @@ from onnxruntime.quantization.quant_utils import QuantType
 
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.inspection import inspect
+from onnxserve_converters.quantizing import sums_saturate
 from support import zoo
 from support.converting import only_step, operators
 
@@ -101,3 +102,13 @@ def test_calibration_that_does_not_fit_is_refused(convert, tmp_path, arrays, com
     np.savez(tmp_path / "calibration.npz", **arrays)
     with pytest.raises(BadRequest, match=complaint):
         convert(DIGITS, "unfit", quantize="static", calibration=tmp_path / "calibration.npz")
+
+
+@pytest.mark.parametrize(
+    ("flags", "saturates"),
+    [("flags\t\t: sse2 avx2", True), ("flags\t\t: avx2 avx512_vnni", False), ("Features\t: asimddp", False)],
+    ids=["x86 without VNNI", "x86 with VNNI", "arm64"],
+)
+def test_weights_get_seven_bits_where_sums_would_saturate(tmp_path, flags, saturates):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
+    assert sums_saturate(tmp_path / "cpuinfo") == saturates

@@ -75,13 +75,14 @@ def test_pods_keep_to_the_restricted_standard(overlay):
 
 
 def test_the_overlay_that_the_documents_show_renders_and_agrees_with_the_program(tmp_path, known):
-    section = (ROOT / "docs/operating.md").read_text().split("## On Kubernetes")[1]
+    section = (ROOT / "docs/guides/kubernetes.md").read_text()
     shown = section.split("```yaml\n")[1].split("```")[0]
     shutil.copytree(MANIFESTS, tmp_path / "deploy/k8s")
     for command in re.findall(r"^\$ ((?:mkdir|cp) .*)$", section, re.MULTILINE):
         subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=60)
     own = tmp_path / "deploy/k8s/overlays/own"
-    (own / "kustomization.yaml").write_text(shown.replace("models-s3]", "models-s3, ../../components/keda]"))
+    shown = shown.replace("models-s3]", "models-s3, ../../components/keda]").replace("site=docs.", "site=wiki.")
+    (own / "kustomization.yaml").write_text(shown)
     with (own / "settings.yaml").open("a") as settings:
         settings.write("log_level: debug\n")
     ended = subprocess.run(["kubectl", "kustomize", own], check=True, capture_output=True, text=True, timeout=60)
@@ -93,8 +94,15 @@ def test_the_overlay_that_the_documents_show_renders_and_agrees_with_the_program
     kinds = {one["kind"] for one in objects}
     assert {"ScaledObject", "ServiceMonitor"} <= kinds
     assert "HorizontalPodAutoscaler" not in kinds
+    assert not any("site" in one["data"] for one in of_kind(objects, "ConfigMap"))
     assert any("log_level: debug\n" in one["data"].get("settings.yaml", "") for one in of_kind(objects, "ConfigMap"))
     pod["containers"][0]["image"] = pod["containers"][0]["image"].removeprefix("registry.example.com/")
+    (rules,) = of_kind(objects, "PrometheusRule")
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    for annotations in (alert["annotations"] for alert in alerts):
+        assert annotations["runbook_url"].startswith("https://wiki.example.com/runbook.html#")
+        annotations["runbook_url"] = annotations["runbook_url"].replace("wiki.", "docs.")
+    assert alerts
     assert list(disagreements(objects, known)) == []
 
 

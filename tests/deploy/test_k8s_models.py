@@ -11,7 +11,7 @@ from onnxserve_server.repository.discovery import discover
 from support.cluster import MANIFESTS, ROOT, needs_kubectl, of_kind, render
 
 EXAMPLES = ROOT / "examples/models"
-DOCUMENTS = (ROOT / "docs/operating.md").read_text()
+DOCUMENTS = (ROOT / "docs/guides/kubernetes.md").read_text()
 pytestmark = [
     needs_kubectl,
     pytest.mark.skipif(
@@ -83,7 +83,7 @@ def test_the_command_that_the_documents_show_lists_every_file_but_the_configurat
 def test_a_version_that_is_copied_as_the_documents_show_is_served_once_it_is_there(source):
     (coming,) = re.findall(r"cp models/digits/2 onnxserve-models-loader:/models/(\S+)", DOCUMENTS)
     (half, whole) = re.findall(r"exec onnxserve-models-loader -- mv /models/(\S+) /models/(\S+)", DOCUMENTS)[0]
-    (new,) = re.findall(r"comes as `/models/(\S+)`", DOCUMENTS)
+    (new,) = re.findall(r"a whole new model to `/models/(\S+)`", DOCUMENTS)
     assert coming == half
 
     def served():

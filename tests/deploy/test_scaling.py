@@ -144,7 +144,7 @@ def test_small_models_ask_for_more_pods_though_their_executors_have_room(small):
 def test_the_first_rule_is_the_number_to_set():
     """The documents show a patch of this place."""
     assert GROUPS[0]["rules"][0]["record"] == "onnxserve:rows:best"
-    assert "/spec/groups/0/rules/0/expr" in (ROOT / "docs/operating.md").read_text()
+    assert "/spec/groups/0/rules/0/expr" in (ROOT / "docs/guides/kubernetes.md").read_text()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxserve_server import app as wiring
+from onnxserve_server.repository import manager
 from support import zoo
 from support.asking import Http, port_of
 from support.waiting import until
@@ -24,7 +25,7 @@ MODELS = {"double": zoo.double()}
 
 
 def test_it_is_not_ready_while_it_loads(serving, tmp_path, monkeypatch):
-    may_load, load, ports = threading.Event(), wiring.load, []
+    may_load, load, ports = threading.Event(), manager.load, []
 
     def load_when_allowed(*arguments, **more):
         assert may_load.wait(60)
@@ -35,7 +36,7 @@ def test_it_is_not_ready_while_it_loads(serving, tmp_path, monkeypatch):
             super().start()
             ports.append(self.port)
 
-    monkeypatch.setattr(wiring, "load", load_when_allowed)
+    monkeypatch.setattr(manager, "load", load_when_allowed)
     monkeypatch.setattr(wiring, "HttpServer", Noted)
     seen = []
 

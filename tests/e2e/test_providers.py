@@ -53,7 +53,7 @@ def test_where_the_cpu_may_stand_in_the_model_and_the_log_say_so(launch):
     assert runtime.providers == (CPU,)
     assert receipt.provider == CPU
     assert f"WARNING onnxserve_server.repository.loader: model double/1 runs on {CPU}" in server.log.read_text()
-    assert f"not there: {CUDA}" in server.log.read_text()
+    assert f"requested, but not available: {CUDA}" in server.log.read_text()
 
 
 @without_cuda

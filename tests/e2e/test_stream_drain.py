@@ -11,8 +11,8 @@ import pytest
 from onnxserve import Client, Unavailable
 from onnxserve.tensor import decode, encode
 from onnxserve.v1 import inference_service_pb2 as inference
+from onnxserve_server.edge import onnxserve_v1
 from onnxserve_server.edge import server as server_module
-from onnxserve_server.edge import stream as stream_module
 from support import zoo
 from support.streaming import Line, cancel, error_of, expected, output, step
 from support.waiting import until
@@ -57,13 +57,12 @@ def while_parsing(monkeypatch):
     """Have something done while the next message of a stream is parsed, which takes long for a large one."""
 
     def do(what):
-        def from_string(message):
+        def decode_message(message):
             monkeypatch.undo()
             what()
-            return inference.StreamRequest.FromString(message)
+            return onnxserve_v1.decode_message(message)
 
-        parser = SimpleNamespace(StreamRequest=SimpleNamespace(FromString=from_string))
-        monkeypatch.setattr(stream_module, "inference", parser)
+        monkeypatch.setattr(onnxserve_v1, "decode_message", decode_message)
 
     return do
 
@@ -79,14 +78,14 @@ def test_a_step_read_while_the_server_stops_is_in_the_state_that_is_handed_over_
 
 def test_a_request_that_comes_too_late_is_left_for_another_server(stopping, monkeypatch):
     """It is not answered with an error of its own: that would be one for its caller, who could not tell it apart."""
-    real = stream_module.read_request
+    read = onnxserve_v1.StreamedPredict.read
 
-    def read_request(*args):
+    def stop_and_read(*args):
         stopping.stop()
-        return real(*args)
+        return read(*args)
 
     assert output(stopping.line.ask(double()))[0, 0] == 2
-    monkeypatch.setattr(stream_module, "read_request", read_request)
+    monkeypatch.setattr(onnxserve_v1.StreamedPredict, "read", stop_and_read)
     stopping.line.send(double(), double())
     assert rest_of(stopping.line) == ([], grpc.StatusCode.UNAVAILABLE)
     assert stopping.server.app.budget.in_flight == 0
@@ -195,7 +194,7 @@ def test_no_state_is_handed_over_that_has_a_step_in_it_whose_answer_cannot_be_se
     assert output(line.ask(step("a", 1, handoff=True)))[0, 0] == 3
     line.send(step("b", 1e6, model="counter", shape=(1, 1), handoff=True), step("a", 2, handoff=True))
     (stream,) = streams._live
-    until(lambda: len(stream._hand.places) == 2 and stream._hand.places[1].answers)
+    until(lambda: len(stream._inflight.requests) == 2 and stream._inflight.requests[1].replies)
     stopping.stop()
     streams.cut_off(10)
     assert rest_of(line) == ([], grpc.StatusCode.UNAVAILABLE)

@@ -16,7 +16,7 @@ from onnxserve_server.errors import DeadlineExceeded, ModelNotFound, ModelRunFai
 from onnxserve_server.observing import PAGE_METHOD, Run
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.attribution import Attribution, Rapl
-from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name, table
+from onnxserve_server.telemetry.catalogue import INSTRUMENTS, SECONDS, prometheus_name
 from onnxserve_server.telemetry.logs import Console, Json, RateLimit
 from onnxserve_server.telemetry.metric_data import Distribution
 from onnxserve_server.telemetry.recorder import _MAX_UNFOLDED, OTHER, Recorder
@@ -382,12 +382,6 @@ def test_no_name_of_a_caller_forges_a_line_for_people(control):
         assert len(line.splitlines()) == 1
         assert line.isprintable()
         assert "all is lost" in line
-
-
-def test_the_documents_list_every_metric():
-    text = (ROOT / "docs/operating.md").read_text()
-    shown = text.split("<!-- metrics -->")[1].split("<!-- /metrics -->")[0].strip()
-    assert shown == table()
 
 
 def test_names_at_metrics_are_distinct():

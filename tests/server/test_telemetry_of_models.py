@@ -1,6 +1,7 @@
 """Metrics over the life of a model: gauges go when it stops, counters stay and never turn back."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,10 @@ from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.stream_sequences import StreamSequences
 from onnxserve_server.engine.table import Table
+from onnxserve_server.errors import ModelNotFound, ModelStopped
 from onnxserve_server.repository.load_status import LoadStatuses
+from onnxserve_server.telemetry import catalogue
+from onnxserve_server.telemetry.recorder import OTHER
 from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from support.engines import make_services, make_sources
 from support.recurrent import Session, request, spec
@@ -93,6 +97,19 @@ def test_the_counts_of_a_stopped_model_stay_and_go_on_when_it_is_loaded_again(se
     server.run("m", StreamSequences(server.engine))
     assert server.points("counter", "m")["onnxserve.rows"] == 2
     assert server.points("counter", "m")["onnxserve.model.loads"] == 2
+
+
+def test_requests_for_a_stopped_model_count_as_its_own(server):
+    def failures():
+        requests = next(one for one in server.telemetry.metrics.collect() if one.instrument is catalogue.REQUESTS)
+        return {(labels[0], labels[4]): count for labels, count in requests.points}
+
+    server.load("m")
+    server.stop("m")
+    for name, error in (("m", ModelStopped()), ("made-up", ModelNotFound("no such model", "made-up"))):
+        info = SimpleNamespace(method="Predict", model=name, version="", request_id="", arrived=0.0, trace=None)
+        server.telemetry.recorder.on_answer(info, error.code.name, error)
+    assert failures() == {("m", "MODEL_STOPPED"): 1, (OTHER, "MODEL_NOT_FOUND"): 1}
 
 
 def test_evicted_sequences_are_counted_beyond_the_life_of_the_model_that_evicted_them(server, clock):

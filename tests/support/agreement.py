@@ -13,6 +13,7 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import FILE_NAME, read_config
 from onnxserve_server.runtime.providers import CUDA, parse_providers
 from support.cluster import ROOT, containers, dangling, monitored, named, of_kind
+from support.markdown import anchors
 from support.promql import TEXTS, strangers, unknown_in_text
 
 _ANYWHERE = {"0.0.0.0", "::"}
@@ -137,8 +138,8 @@ def _of_metrics(objects, known):
                 yield f"{named(one)}: {word!r} in {expression!r}"
         for text in (node[field] for field in TEXTS if isinstance(node.get(field), str)):
             yield from (f"{named(one)}: {word!r} in {text!r}" for word in unknown_in_text(text, known))
-        if "runbook" in node and not _leads_somewhere(node["runbook"]):
-            yield f"{named(one)}: no {node['runbook']}"
+        if "runbook_url" in node and not _leads_somewhere(node["runbook_url"]):
+            yield f"{named(one)}: no {node['runbook_url']}"
 
 
 def _values(objects, alerts):
@@ -158,12 +159,11 @@ def _values(objects, alerts):
     }
 
 
-def _leads_somewhere(link):
-    path, _, anchor = link.partition("#")
-    if not (ROOT / path).is_file():
-        return False
-    headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
-    return anchor in {heading.lower().replace(" ", "-") for heading in headings}
+def _leads_somewhere(url):
+    """Whether a section of the documentation is at that address, wherever the site is published."""
+    page, _, anchor = url.removeprefix("https://docs.example.com/").partition("#")
+    source = (ROOT / "docs" / page).with_suffix(".md")
+    return page.endswith(".html") and source.is_file() and anchor in anchors(source.read_text())
 
 
 def _of_list(data):

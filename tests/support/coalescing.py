@@ -184,7 +184,7 @@ def doubled(*xs):
 
 
 def flush(calls):
-    """Send what waits, as when the patience of the first is over."""
+    """Send the waiting calls, as the first of them does after max_wait."""
     (waiter,) = (m for group in calls.client._coalescer._groups.values() for m in group.waiting if m.is_first)
     if isinstance(calls, Tasks):
         calls.loop.call_soon_threadsafe(calls.client._coalescer.flush, waiter)

@@ -32,7 +32,7 @@ class Program:
         process: name of the process in grpc.health.v1.
         codes: names of gRPC's status codes.
         keys: flags, and keys of model.yaml.
-        options: of execution providers, as docs/operating.md shows them.
+        options: of execution providers, as docs/guides/serve.md shows them.
         metrics: series at /metrics, with the labels of each.
         paths: what the HTTP port answers.
         ending: seconds that the steps of a stop take beside drain delay and drain timeout.
@@ -76,7 +76,7 @@ def program():
         process="",
         codes=frozenset(code.name for code in grpc.StatusCode),
         keys=frozenset(keys),
-        options=frozenset(re.findall(r"`providers: {cuda: {(\w+):", (ROOT / "docs/operating.md").read_text())),
+        options=frozenset(re.findall(r"`providers: {cuda: {(\w+):", (ROOT / "docs/guides/serve.md").read_text())),
         metrics=metrics,
         paths=frozenset(route.path for route in make_app(_nothing_served()).routes if isinstance(route, Route)),
         ending=server._MAX_REFUSING + server._HANDING_OVER + server._STOP_TIMEOUT + server._WATCHERS_GRACE,

@@ -40,8 +40,8 @@ def best(samples: Sequence[Sample], info: ModelInfo, limit_ms: float | None) -> 
     """Return the load with the highest throughput whose p99 is within a limit; None: there is none.
 
     Without a limit it is the knee, the load with the highest ratio of throughput to mean latency: beyond it latency
-    grows faster than throughput. Loads of which more than a hundredth of the requests failed or were dropped are
-    excluded, as are rates that the server could not keep up with.
+    grows faster than throughput. Loads are excluded if more than a hundredth of their
+    requests failed or were dropped, as are rates that the server could not keep up with.
     """
     fit = [
         each

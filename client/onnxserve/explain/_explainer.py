@@ -23,7 +23,7 @@ REGIONS = 64
 
 
 class _Parted(Protocol):
-    """An instance of which parts can be hidden."""
+    """An instance whose parts can be hidden."""
 
     shape: tuple[int, int]
     regions: npt.NDArray[np.intp]

@@ -19,7 +19,7 @@ _CHANNELS = (1, 2, 3, 4)
 
 
 class Picture:
-    """An image of which pixels can be hidden, all channels of a pixel together.
+    """An image whose pixels can be hidden, all channels of a pixel together.
 
     Args:
         name: the input.

@@ -46,7 +46,7 @@ class Served:
         batch_rows: the most rows of a batch of the server.
 
     Raises:
-        ExplainError: there is no such output or class, or the output is not one number, or one a class.
+        ExplainError: the output or class is unknown, or the output is neither one number a row nor one for each class.
         OnnxserveError: a call failed.
     """
 

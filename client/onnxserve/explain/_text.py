@@ -16,7 +16,7 @@ WORD = r"\w+(?:['\u2019-]\w+)*"
 
 
 class Words:
-    """A text of which words can be hidden.
+    """A text whose words can be hidden.
 
     Args:
         name: the input.
@@ -49,7 +49,7 @@ class Words:
 
 
 class Tokens:
-    """A sequence of token ids of which positions can be hidden.
+    """A sequence of token ids whose positions can be hidden.
 
     Args:
         name: the input.

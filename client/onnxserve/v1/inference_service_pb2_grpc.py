@@ -52,11 +52,11 @@ class InferenceServiceServicer:
     """
 
     def Predict(self, request, context):
-        """Runs a model once on the caller's tensors. Requests of different callers may share one run ("batch"); the
-        answer is what a run of its own would have given. The call's gRPC deadline is honoured: a request that
+        """Runs a model once on the caller's tensors. Requests of different callers may share one run ("batch"); each
+        answer is what a separate run would have given. The call's gRPC deadline is honoured: a request that
         cannot be finished in time is refused, and one whose deadline has passed is never run.
 
-        Errors carry google.rpc.ErrorInfo (domain "onnxserve") and what else helps: BadRequest with the path of the
+        Errors carry google.rpc.ErrorInfo (domain "onnxserve") and further details: BadRequest with the path of each
         field at fault, RetryInfo where a retry may succeed, ResourceInfo for an unknown model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -64,14 +64,14 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Stream(self, request_iterator, context):
-        """Many requests on one call. None waits for the answer of the one before, and each is answered once, in the order
-        in which they were sent. A request that fails is answered with its error; it ends nothing but itself.
+        """Runs many requests on one call. No request waits for the answer to the previous one, and each is answered once, in
+        the order in which they were sent. A request that fails is answered with its error; the stream continues.
 
         A caller that sends faster than it is answered, or does not read its answers, is held back by HTTP/2's flow
-        control: the server has a bounded number of requests of a stream in hand and reads no further until it has sent an
+        control: the server accepts a bounded number of requests of a stream and reads no further until it has sent an
         answer. When the caller has closed its side and everything is answered, the call ends with OK. A server that is
-        about to stop takes no more requests, answers what it has taken, and ends the call with UNAVAILABLE: what was not answered
-        was not run, and may be sent to another server.
+        about to stop accepts no more requests, answers those that it has accepted, and ends the call with UNAVAILABLE:
+        requests without an answer were not run, and may be sent to another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,14 +1,19 @@
 """Hops 1 and 7: receive and reply. Everything that knows gRPC is here, and nothing here decides about requests.
 
-lane.py      the fast edge: hot methods of a public grpc.server, driven from a completion queue of their own
-plain.py     the same methods as ordinary handlers of that server
-predict.py   what both do with a Predict call
-stream.py    what both do with a Stream call
-streams.py   all streams together: their bound, and their end
-inflight.py  what a stream has in flight: requests in order, unsent answers, and how much of them there may be
-onnxserve_v1.py messages to and from the engine's nouns
-replies.py   what becomes of the outcomes of a stream's requests
-status.py    the engine's errors to gRPC statuses
-models.py    ModelService
-health.py    grpc.health.v1
+server.py        the gRPC server: what it serves, over which edge, from start to stop
+lane.py          the fast edge: methods of a public grpc.server, driven from a completion queue of their own
+self_test.py     real calls through a lane, at each start: whether it works with this grpcio
+plain.py         the other edge: the same methods as ordinary handlers of that server
+calls.py         a call as handlers see it, over either edge
+codec.py         a protocol as handlers see it: messages to and from the engine's nouns
+onnxserve_v1.py  the codec of onnxserve.v1
+predict.py       the handler of unary calls
+stream.py        the handler of one streaming call, a state machine
+streams.py       the handler of all streaming calls: it makes the former, and ends them when the server stops
+inflight.py      the requests of a stream in flight, their unsent replies, and how much of both there may be
+replies.py       the replies of a stream: outcomes to messages, and to the observer
+status.py        the engine's errors as gRPC statuses
+load_report.py   the server's load as trailing metadata, for clients that balance by it
+models.py        ModelService
+health.py        grpc.health.v1
 """

@@ -1,4 +1,4 @@
-"""Calls as either edge brings them: what a handler may ask of one, and what it is told.
+"""Calls as either edge brings them: their methods for the handler, and the events that the handler takes.
 
 Handlers know nothing of the edge below them: the lane drives them by events, the plain edge by threads.
 """
@@ -12,12 +12,12 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class Call(Protocol):
-    """A unary call at either edge. It is answered once, by reply() or fail(), from any thread.
+    """A unary call at either edge. reply() or fail() ends it, once, from any thread.
 
     Attributes:
         deadline: seconds of Unix time; inf for none.
-        metadata: what the caller sent with the call, names in lower case.
-        on_cancel: called, from any thread, when the caller leaves before the answer.
+        metadata: of the caller, names in lower case.
+        on_cancel: called, from any thread, when the caller leaves before the reply.
     """
 
     deadline: float
@@ -25,11 +25,11 @@ class Call(Protocol):
     on_cancel: Callable[[], None] | None
 
     def reply(self, message: bytes) -> None:
-        """Answer with a message and the status OK."""
+        """Reply with a message and the status OK."""
         ...
 
     def fail(self, status: Status) -> None:
-        """Answer with an error."""
+        """End the call with an error."""
         ...
 
 
@@ -38,7 +38,7 @@ class StreamCall(Protocol):
 
     Attributes:
         deadline: seconds of Unix time; inf for none.
-        metadata: what the caller sent with the call, names in lower case.
+        metadata: of the caller, names in lower case.
     """
 
     deadline: float
@@ -58,7 +58,7 @@ class StreamCall(Protocol):
 
 
 class StreamEvents(Protocol):
-    """What a stream is told. None of it may raise or block."""
+    """The events of a stream. No method may raise or block."""
 
     def on_message(self, message: bytes) -> None:
         """Take the message that was asked for by read()."""
@@ -81,4 +81,4 @@ Handler = Callable[[Call, bytes], None]
 """Takes a call and its message. It must not raise or block."""
 
 StreamHandler = Callable[[StreamCall], StreamEvents]
-"""Takes a new stream and returns what is to be told of it. It must not raise or block."""
+"""Takes a new stream and returns what takes its events. It must not raise or block."""

@@ -18,7 +18,7 @@ SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health:
-    """What is said of the process, its services and its models.
+    """The statuses of the process, its services and its models.
 
     Check is a hot method of the edge: a probe that waited for one of the server's threads would fail when they are all
     taken, and the process be killed. The servicer of the package grpcio-health-checking is not used: it sends to those
@@ -32,11 +32,11 @@ class Health:
         self._draining = False
 
     def set(self, services: Iterable[str], status: int) -> None:
-        """Set the status of services and tell those who watch them; once drain() was called, nothing changes."""
+        """Set the status of services and send it to their watchers; after drain() nothing changes."""
         if not self._draining:
-            self._statuses.update(dict.fromkeys(services, status))  # first: who is told by Watch may ask by Check
+            self._statuses.update(dict.fromkeys(services, status))  # first: a watcher may ask by Check
             for watcher in list(self._watchers):
-                watcher.tell()
+                watcher.update()
 
     def ready(self) -> bool:
         """Whether the process serves."""
@@ -72,7 +72,7 @@ class Health:
             return
         status = self._statuses.get(service)
         if status is None:
-            call.fail(Status(grpc.StatusCode.NOT_FOUND, "there is no such service", ()))
+            call.fail(Status(grpc.StatusCode.NOT_FOUND, "unknown service", ()))
         else:
             call.reply(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
@@ -82,10 +82,10 @@ class Health:
         context: grpc.ServicerContext,
         send_response_callback: Callable[[health_pb2.HealthCheckResponse | None], None],
     ) -> None:
-        """Tell the status of a service now, and whenever it changes. No thread is held in between."""
+        """Send the status of a service now, and whenever it changes. No thread is held in between."""
         watcher = _Watcher(lambda: self._statuses.get(request.service, _SERVICE_UNKNOWN), send_response_callback)
         self._watchers[watcher] = None
-        watcher.tell()
+        watcher.update()
 
         def leave() -> None:
             self._watchers.pop(watcher, None)
@@ -94,7 +94,7 @@ class Health:
         if not context.add_callback(leave):
             leave()
 
-    watch.experimental_non_blocking = True  # type: ignore[attr-defined]  # how grpcio is told not to wait for an iterator
+    watch.experimental_non_blocking = True  # type: ignore[attr-defined]  # for grpcio: do not wait for an iterator
 
     def list(
         self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
@@ -113,12 +113,12 @@ class _Watcher:
         self._status = status
         self._send = send
         self._lock = threading.Lock()
-        self._published: int | None = None
+        self._sent: int | None = None
 
-    def tell(self) -> None:
-        """Send the status if it is another than the one last sent."""
+    def update(self) -> None:
+        """Send the status if it differs from the one last sent."""
         with self._lock:  # so that the newest status is the last to be sent
             status = self._status()
-            if status != self._published:
-                self._published = status
+            if status != self._sent:
+                self._sent = status
                 self._send(health_pb2.HealthCheckResponse(status=status))

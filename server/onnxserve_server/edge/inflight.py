@@ -1,4 +1,4 @@
-"""What a stream has in flight: its requests, in the order of their arrival, and their answers that are not yet sent."""
+"""Requests of streams in flight, in the order of their arrival, with their replies that are not yet sent."""
 
 import threading
 from collections import deque
@@ -15,7 +15,7 @@ class Window:
 
     Attributes:
         requests: of one stream.
-        nbytes: of the requests and unsent answers of one stream; a single request may have more.
+        nbytes: of the requests and unsent replies of one stream; a single request may have more.
         all_requests: of all streams together. A stream that has none may always take one.
     """
 
@@ -33,12 +33,12 @@ class Reader(Protocol):
 
 
 class StreamBudget:
-    """What all streams of a server have in flight together, and its bound. Thread-safe.
+    """The requests that all streams of a server have in flight together, and their bound. Thread-safe.
 
     Attributes:
         window: how much may be in flight.
         active: streams that are open.
-        in_flight: requests of all streams that are not yet answered and sent.
+        in_flight: requests of all streams whose last reply has not been sent.
     """
 
     def __init__(self, window: Window) -> None:
@@ -84,126 +84,134 @@ class StreamBudget:
 
 
 class InflightRequest:
-    """The place of a request among the others. Its answers come here: one, or one for each of its steps."""
+    """A request until its last reply is sent. Its replies wait here for their turn: one, or one for each of its steps.
 
-    __slots__ = ("answers", "complete", "nbytes", "request_id", "work")
+    Attributes:
+        request_id: the caller's name for it, "" for none.
+        nbytes: of its message.
+        submitted: the engine's job or step; None before it is submitted, and once it has ended.
+        replies: messages that are to be sent.
+        complete: whether the last reply is there.
+    """
+
+    __slots__ = ("complete", "nbytes", "replies", "request_id", "submitted")
 
     def __init__(self, nbytes: int) -> None:
         self.request_id = ""
         self.nbytes = nbytes
-        self.work: Cancellable | None = None
-        self.answers: deque[bytes] = deque()
+        self.submitted: Cancellable | None = None
+        self.replies: deque[bytes] = deque()
         self.complete = False
 
 
 class Inflight:
-    """The places of one stream. Not thread-safe: the stream has a lock.
+    """The requests of one stream in flight. Not thread-safe: the stream has a lock.
 
-    A request of several steps is held while the bytes are at their bound; but never the first one when its own answers
-    are out, for what lies behind it cannot leave before it.
+    A request of several steps is held while the bytes are at their bound; but never the first request when its own
+    replies are out, for those behind it cannot leave before it.
     """
 
     def __init__(self, window: Window) -> None:
-        self.places: deque[InflightRequest] = deque()
+        self.requests: deque[InflightRequest] = deque()
         self._window = window
         self._nbytes = 0
         self._held: dict[InflightRequest, Callable[[], None]] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether there is as much as may be."""
-        return len(self.places) >= self._window.requests or self._nbytes >= self._window.nbytes
+        """Whether the stream has as much in flight as it may."""
+        return len(self.requests) >= self._window.requests or self._nbytes >= self._window.nbytes
 
     def add(self, nbytes: int) -> InflightRequest:
-        """Return the place of a new request of so many bytes."""
-        place = InflightRequest(nbytes)
-        self.places.append(place)
+        """Return a new request, of so many bytes."""
+        request = InflightRequest(nbytes)
+        self.requests.append(request)
         self._nbytes += nbytes
-        return place
+        return request
 
     def drop_last(self) -> None:
-        """Forget the newest request, which has no answer."""
-        self._nbytes -= self.places.pop().nbytes
+        """Forget the newest request, which has no reply."""
+        self._nbytes -= self.requests.pop().nbytes
 
-    def leave(self, place: InflightRequest) -> int | None:
-        """Leave a request without its last answer; return how many fewer there are. None: it is not the newest."""
-        if not self.places or self.places[-1] is not place:
+    def leave(self, request: InflightRequest) -> int | None:
+        """Leave a request without its last reply; return how many fewer are in flight. None: it is not the newest."""
+        if not self.requests or self.requests[-1] is not request:
             return None
-        self._complete(place)
-        if place.answers:
+        self._complete(request)
+        if request.replies:
             return 0
-        self.places.pop()
+        self.requests.pop()
         return 1
 
-    def put(self, place: InflightRequest, message: bytes, *, final: bool) -> None:
-        """Put an answer in its place; `final`: it is the last one there."""
+    def put(self, request: InflightRequest, message: bytes, *, final: bool) -> None:
+        """Add a reply to a request; `final`: it is its last one."""
         self._nbytes += len(message)
-        place.answers.append(message)
+        request.replies.append(message)
         if final:
-            self._complete(place)
+            self._complete(request)
 
     def take(self) -> tuple[bytes | None, int]:
-        """Take the next answer to send, and how many requests it leaves fewer; None: it is not there yet."""
-        place = self.places[0]
-        if not place.answers:
+        """Take the next reply to send, and how many requests it leaves fewer in flight; None: it is not there yet."""
+        request = self.requests[0]
+        if not request.replies:
             return None, 0
-        message = place.answers.popleft()
+        message = request.replies.popleft()
         self._nbytes -= len(message)
-        if place.answers or not place.complete:
+        if request.replies or not request.complete:
             return message, 0
-        self.places.popleft()
+        self.requests.popleft()
         return message, 1
 
     @property
     def next_is_due(self) -> bool:
         """Whether take() would give a message."""
-        return bool(self.places and self.places[0].answers)
+        return bool(self.requests and self.requests[0].replies)
 
-    def hold(self, place: InflightRequest, resume: Callable[[], None]) -> bool:
+    def hold(self, request: InflightRequest, resume: Callable[[], None]) -> bool:
         """Whether a request has to wait before its next step; resumable() gives `resume` when it may go on."""
-        if place.complete or self._nbytes < self._window.nbytes or self._is_due(place):
+        if request.complete or self._nbytes < self._window.nbytes or self._is_due(request):
             return False
-        self._held[place] = resume
+        self._held[request] = resume
         return True
 
     def resumable(self) -> Sequence[Callable[[], None]]:
-        """Take those that need not be held any longer."""
+        """Take the held requests that may go on."""
         if not self._held:
             return ()
         if self._nbytes < self._window.nbytes:
             resumed = list(self._held.values())
             self._held.clear()
             return resumed
-        first = self.places[0]
+        first = self.requests[0]
         if first in self._held and self._is_due(first):
             return (self._held.pop(first),)
         return ()
 
-    def works(self, request_id: str | None = None) -> list[Cancellable]:
-        """Return what runs or waits, of the requests of that name or of all, the last one first.
+    def submitted(self, request_id: str | None = None) -> list[Cancellable]:
+        """Return the jobs and steps of the requests of that name, or of all, the last one first.
 
-        Whoever withdraws it in this order starts none of them: a step waits for the one before.
+        Withdrawn in this order none of them is started: a step waits for the one before.
         """
         return [
-            place.work
-            for place in reversed(self.places)
-            if place.work is not None and (request_id is None or place.request_id == request_id)
+            request.submitted
+            for request in reversed(self.requests)
+            if request.submitted is not None and (request_id is None or request.request_id == request_id)
         ]
 
     def clear(self) -> int:
-        """Forget everything; return how many requests it was."""
-        count = len(self.places)
-        self.places.clear()
+        """Forget everything; return how many requests were in flight."""
+        count = len(self.requests)
+        self.requests.clear()
         self._held.clear()
         return count
 
-    def _complete(self, place: InflightRequest) -> None:
-        self._nbytes -= place.nbytes
-        place.complete = True
-        place.work = None
+    def _complete(self, request: InflightRequest) -> None:
+        self._nbytes -= request.nbytes
+        request.complete = True
+        request.submitted = None
         if self._held:
-            self._held.pop(place, None)
+            self._held.pop(request, None)
 
-    def _is_due(self, place: InflightRequest) -> bool:
-        """Whether the stream can send nothing before this request's next answer."""
-        return place is self.places[0] and not place.answers
+    def _is_due(self, request: InflightRequest) -> bool:
+        """Whether the stream can send nothing before this request's next reply."""
+        return request is self.requests[0] and not request.replies

@@ -3,7 +3,7 @@
 grpc.server and grpc.aio are Python layers over one core. Most of what a small call costs in Python is spent in those
 layers (locks, conditions, thread hops, event-loop wake-ups), not in the core. Here reflection, TLS, options and all
 that is seldom called stay with the public server; the hot methods get one queue and one thread: an event comes, a
-method of a slotted object runs, and the answer is sent from whichever thread has it.
+method of a slotted object runs, and the reply is sent from the thread that has it.
 
 This module holds every use of grpcio's private layer. It is tested with the grpcio versions that pyproject.toml allows,
 and self_test.py makes real calls through it at start; if anything fails the server uses the plain edge.
@@ -28,26 +28,26 @@ from onnxserve_server.edge.status import Status
 logger = logging.getLogger(__name__)
 
 _ARMED = 32  # calls of a method that the core can hand over without waiting for Python to ask for the next
-_MAX_UNFLUSHED = 64  # messages handled before what they ask for is started
+_MAX_UNFLUSHED = 64  # messages handled before their requests are dispatched
 _OK = cygrpc.StatusCode.ok
 _NO_FLAGS = 0
-_BUFFER_HINT = 1  # GRPC_WRITE_BUFFER_HINT: a write to the socket for each answer would be a third of a stream's cost
+_BUFFER_HINT = 1  # GRPC_WRITE_BUFFER_HINT: a write to the socket for each reply would be a third of a stream's cost
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
-_STOP_TIMEOUT = 5.0  # seconds in which the core must report the end of calls that have been answered
+_STOP_TIMEOUT = 5.0  # seconds in which the core must report the end of calls that have their reply
 
 
 class Lane:
     """Serves unary and bidirectional methods of a public server.
 
-    Make it before the server starts, start() it right after, stop() it after the server was told to stop.
+    Make it before the server starts, start() it right after, stop() it after the server's stop() was called.
 
     Args:
         server: a server made by grpc.server.
         methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
         streams: the same of bidirectional methods.
         flush: called on the lane's thread when handlers have run and no further event waits, or many have been handled.
-        note_burst: told how long, in seconds, the lane took no further event while it ran those of a burst.
-        trailer: gives the trailing metadata of successful unary answers.
+        note_burst: called with the seconds for which the lane took no event because it flushed a burst.
+        trailer: gives the trailing metadata of successful unary replies.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Lane:
         self._thread.start()
 
     def wait_drained(self, timeout: float) -> bool:
-        """Wait, after the server was told to stop, until the last call is over; tell whether it is."""
+        """Wait, after the server's stop() was called, until the last call is over; return whether it is."""
         return self._drained.wait(timeout)
 
     def stop(self) -> bool:
-        """End the lane's thread; the server must have been told to stop, and every call have been answered.
+        """End the lane's thread, after the server's stop() was called and every call has its reply.
 
-        False: a call was not. The thread is left behind, since an answer on a queue that is shut down ends the process.
+        False: a call has none. The thread is left behind, since a reply on a queue that is shut down ends the process.
         """
         if self._thread.is_alive():
             if not self._drained.wait(_STOP_TIMEOUT):
@@ -151,7 +151,7 @@ class Lane:
         self._armed -= 1
         if event.success:
             self._live += 1
-            tag.make(event, tag.handler, self)  # before arming, which fails once the server is told to stop
+            tag.make(event, tag.handler, self)  # before arming, which fails once the server is to stop
             with contextlib.suppress(ValueError):
                 self._arm(tag)
         else:  # the server is stopping: the core gives back what was armed
@@ -174,18 +174,18 @@ class _Method:
 
 
 class UnaryCall:
-    """One call: receive, hand over, answer once. Implements calls.Call.
+    """One call: receive, hand over, reply once. Implements calls.Call.
 
-    Two events end it, in any order: the core has closed it, and the answer is out. Until then the core refers to us.
+    Two events end it, in any order: the core has closed it, and the reply is out. Until then the core refers to us.
     """
 
-    __slots__ = ("_answered", "_call", "_closed", "_handler", "_lane", "deadline", "metadata", "on_cancel")
+    __slots__ = ("_call", "_closed", "_handler", "_lane", "_replied", "deadline", "metadata", "on_cancel")
 
     def __init__(self, event: Any, handler: Handler, lane: Lane) -> None:
         self._lane = lane
         self._call = event.call
         self._handler = handler
-        self._answered = False
+        self._replied = False
         self._closed = False
         deadline: float = event.call_details.deadline
         self.deadline = deadline if deadline < _NO_DEADLINE else math.inf
@@ -195,7 +195,7 @@ class UnaryCall:
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
 
     def reply(self, message: bytes) -> None:
-        """Answer with a message and the status OK."""
+        """Reply with a message and the status OK."""
         trailer = self._lane.trailer
         self._call.start_server_batch(
             (
@@ -203,18 +203,18 @@ class UnaryCall:
                 cygrpc.SendMessageOperation(message, _NO_FLAGS),
                 cygrpc.SendStatusFromServerOperation(None if trailer is None else trailer(), _OK, b"", _NO_FLAGS),
             ),
-            self._on_answered,
+            self._on_replied,
         )
 
     def fail(self, status: Status) -> None:
-        """Answer with an error."""
+        """End the call with an error."""
         code, details, metadata = _wire_status(status)
         self._call.start_server_batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
                 cygrpc.SendStatusFromServerOperation(metadata, code, details, _NO_FLAGS),
             ),
-            self._on_answered,
+            self._on_replied,
         )
 
     # Each returns whether the call is over.
@@ -232,10 +232,10 @@ class UnaryCall:
         self._closed = True
         if event.batch_operations[0].cancelled() and self.on_cancel is not None:
             self.on_cancel()
-        return self._answered
+        return self._replied
 
-    def _on_answered(self, _: Any) -> bool:
-        self._answered = True
+    def _on_replied(self, _: Any) -> bool:
+        self._replied = True
         return self._closed
 
 

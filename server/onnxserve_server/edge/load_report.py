@@ -1,4 +1,4 @@
-"""The server's load, told with every answer, so that clients send less to a replica that is slow.
+"""The server's load, sent with every 16th reply, so that clients send less to a replica that is slow.
 
 Written from the wire facts of gRPC's proposals A51 and A58: trailing metadata "endpoint-load-metrics-bin" holds an
 OrcaLoadReport (package xds.data.orca.v3), and the policy weighted_round_robin weighs each server by its requests per
@@ -13,13 +13,13 @@ from onnxserve_server.core import Clock
 
 NAME = "endpoint-load-metrics-bin"
 _INTERVAL = 0.2  # seconds; clients take new weights once a second
-_EVERY = 16  # answers; metadata costs some 10 µs, and a client needs a report now and then
+_EVERY = 16  # replies; metadata costs some 10 µs, and a client needs a report now and then
 _DOUBLE = 1  # protobuf's wire type of 8 bytes
 _CPU_UTILIZATION, _RPS, _APPLICATION_UTILIZATION = 1, 6, 9  # fields of OrcaLoadReport
 
 
 class LoadReport:
-    """Makes the trailing metadata of answers. Thread-safe.
+    """Makes the trailing metadata of replies. Thread-safe.
 
     Args:
         clock: tells the time in seconds.
@@ -32,15 +32,15 @@ class LoadReport:
         self._cpu = cpu
         self._busy = busy
         self._lock = threading.Lock()
-        self._answers = self._counted = 0
+        self._replies = self._counted = 0
         self._last = clock()
         self._used = (cpu(), busy())
         self._trailer: tuple[tuple[str, bytes], ...] = ()
 
     def trailer(self) -> tuple[tuple[str, bytes], ...]:
-        """Count an answer, and return the metadata to send with it, which most answers go without."""
-        self._answers += 1  # may lose one to another thread now and then: it is a rate
-        if self._answers % _EVERY:
+        """Count a reply, and return the metadata to send with it: for most replies none."""
+        self._replies += 1  # may lose one to another thread now and then: it is a rate
+        if self._replies % _EVERY:
             return ()
         if self._clock() - self._last >= _INTERVAL and self._lock.acquire(blocking=False):
             try:
@@ -53,9 +53,9 @@ class LoadReport:
         now, used = self._clock(), (self._cpu(), self._busy())
         seconds = now - self._last
         cpu, busy = ((after - before) / seconds for after, before in zip(used, self._used, strict=True))
-        answers, self._counted = self._answers - self._counted, self._answers
+        replies, self._counted = self._replies - self._counted, self._replies
         self._last, self._used = now, used
         # A model that runs all the time cannot take more, however few CPUs it uses; clients use the larger of both.
-        fields = ((_CPU_UTILIZATION, cpu), (_RPS, answers / seconds), (_APPLICATION_UTILIZATION, max(cpu, busy)))
+        fields = ((_CPU_UTILIZATION, cpu), (_RPS, replies / seconds), (_APPLICATION_UTILIZATION, max(cpu, busy)))
         report = b"".join(bytes([number << 3 | _DOUBLE]) + struct.pack("<d", value) for number, value in fields)
         self._trailer = ((NAME, report),)

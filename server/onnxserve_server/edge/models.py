@@ -1,4 +1,4 @@
-"""ModelService: tell which models there are."""
+"""ModelService: which models there are, and what they are."""
 
 from typing import NoReturn
 
@@ -42,7 +42,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
 
 def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_service.Model:
-    """Return what is known of a model as a Model message."""
+    """Return a model's spec and state as a Model message."""
     policy = spec.batching
     return model_service.Model(
         name=spec.name,

@@ -1,4 +1,4 @@
-"""Messages of onnxserve.v1 to and from the engine's nouns."""
+"""The codec of onnxserve.v1, unary and streaming: implements both protocols of codec.py."""
 
 import math
 from collections.abc import Iterable
@@ -10,8 +10,11 @@ from google.protobuf.message import DecodeError
 from onnxserve.tensor import STRING, Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve.v1 import tensor_pb2
-from onnxserve_server.core import Clock, Request, Result, Snapshot, Step, Stop, WireTensor
-from onnxserve_server.errors import InvalidRequest, Violation
+from onnxserve_server.core import Clock, Request, Result, Snapshot, Step, StepResult, Stop, WireTensor
+from onnxserve_server.edge.codec import Cancellation
+from onnxserve_server.edge.status import google_status
+from onnxserve_server.engine.seam import Handoff
+from onnxserve_server.errors import InvalidRequest, ServeError, Violation
 from onnxserve_server.spec import TensorSpec
 
 _MAX_REQUEST_ID = 128  # characters
@@ -19,36 +22,99 @@ _MAX_TENSORS = 4096
 
 
 def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
-    """Return a serialized PredictRequest as a request.
-
-    Args:
-        message: the bytes that came.
-        deadline: the call's, in seconds of Unix time; inf for none.
-        clock: the engine's.
-
-    Raises:
-        InvalidRequest: not a valid PredictRequest, or its timeout is negative.
-    """
+    """Return a serialized PredictRequest as a request; see UnaryCodec."""
     try:
         wire = inference.PredictRequest.FromString(message)
     except DecodeError as error:
-        raise InvalidRequest([Violation("request", f"not a valid PredictRequest: {error}")]) from error
-    return read_request(wire, deadline, clock)
+        raise _invalid("request", f"not a valid PredictRequest: {error}") from error
+    return _read_request(wire, deadline, clock)
 
 
-def read_request(wire: inference.PredictRequest, deadline: float, clock: Clock) -> Request:
-    """Return a PredictRequest as a request; `deadline` and errors as in decode_request()."""
+def decode_message(message: bytes) -> "StreamedPredict | Cancellation":
+    """Return what a serialized StreamRequest asks for; see StreamCodec."""
+    try:
+        wire = inference.StreamRequest.FromString(message)
+    except DecodeError as error:
+        raise _invalid("request", f"not a valid StreamRequest: {error}") from error
+    match wire.WhichOneof("kind"):
+        case "predict":
+            return StreamedPredict(wire)
+        case "cancel" if wire.cancel.request_id:
+            return Cancellation(wire.cancel.request_id)
+        case "cancel":
+            raise _invalid("cancel.request_id", "it is required: name the request to cancel")
+        case _:
+            raise _invalid("kind", "it is empty: set predict or cancel")
+
+
+class StreamedPredict:
+    """A StreamRequest with a PredictRequest in it. Implements codec.StreamedRequest."""
+
+    __slots__ = ("_predict", "_wire", "model", "request_id", "version")
+
+    def __init__(self, wire: inference.StreamRequest) -> None:
+        self._wire = wire
+        self._predict = predict = wire.predict
+        self.request_id = predict.request_id
+        self.model = predict.model
+        self.version = predict.version
+
+    @property
+    def ended_sequence(self) -> str:
+        """The sequence that ends with this request; "" for none."""
+        return self._wire.sequence.id if self._wire.sequence.end else ""
+
+    def read(self, deadline: float, clock: Clock) -> tuple[Request, Step | None]:
+        """Return the request, and the step that makes it more than one run that stands alone."""
+        return _read_request(self._predict, deadline, clock), _read_step(self._wire)
+
+
+def encode_result(result: Result, request_id: str) -> bytes:
+    """Return a result as a serialized PredictResponse."""
+    response = inference.PredictResponse()
+    _write_result(response, result, request_id)
+    return response.SerializeToString()
+
+
+def encode_reply(outcome: Result | StepResult | ServeError, request_id: str) -> bytes:
+    """Return the outcome of a request, or of one of its steps, as a serialized StreamResponse."""
+    response = inference.StreamResponse(request_id=request_id)
+    if isinstance(outcome, ServeError):
+        response.error.CopyFrom(google_status(outcome, request_id))
+        response.final = True
+    elif isinstance(outcome, Result):
+        _write_result(response.response, outcome, request_id)
+        response.final = True
+    else:
+        result = outcome.result
+        _write_result(response.response, result, request_id)
+        if outcome.state is not None:
+            _write_snapshot(response.state, result.model, result.version, outcome.state)
+        response.step = outcome.number
+        response.final = outcome.final
+    return response.SerializeToString()
+
+
+def encode_handoff(handoff: Handoff) -> bytes:
+    """Return the state of a sequence as a serialized StreamResponse that ends it here."""
+    response = inference.StreamResponse(handoff=inference.Handoff(sequence=handoff.sequence))
+    _write_snapshot(response.handoff.state, handoff.spec.name, handoff.spec.version, handoff.state)
+    return response.SerializeToString()
+
+
+def _read_request(wire: inference.PredictRequest, deadline: float, clock: Clock) -> Request:
+    """Return a PredictRequest as a request; `deadline` and errors are those of UnaryCodec.decode_request()."""
     if len(wire.request_id) > _MAX_REQUEST_ID:
-        raise InvalidRequest([Violation("request_id", f"it is longer than {_MAX_REQUEST_ID} characters")])
+        raise _invalid("request_id", f"it is longer than {_MAX_REQUEST_ID} characters")
     for field, count in (("inputs", len(wire.inputs)), ("outputs", len(wire.outputs))):
         if count > _MAX_TENSORS:  # before a million objects are made of a message of two megabytes
-            raise InvalidRequest([Violation(field, f"{count} are more than any model has; at most {_MAX_TENSORS}")])
+            raise _invalid(field, f"{count} are more than any model has; at most {_MAX_TENSORS}")
     if deadline != math.inf:
         deadline = clock() + deadline - time()
     if wire.HasField("timeout"):
         timeout = wire.timeout.seconds + wire.timeout.nanos / 1e9
         if timeout < 0:
-            raise InvalidRequest([Violation("timeout", f"{timeout} s is negative")])
+            raise _invalid("timeout", f"{timeout} s is negative")
         deadline = min(deadline, clock() + timeout)
     return Request(
         wire.model,
@@ -61,8 +127,8 @@ def read_request(wire: inference.PredictRequest, deadline: float, clock: Clock) 
     )
 
 
-def read_step(wire: inference.StreamRequest) -> Step | None:
-    """Return what makes a request more than one run that stands alone; None: nothing does.
+def _read_step(wire: inference.StreamRequest) -> Step | None:
+    """Return the step that makes a request more than one run that stands alone; None: it is one such run.
 
     Raises:
         InvalidRequest: the sequence has no name, or one that is too long.
@@ -71,7 +137,7 @@ def read_step(wire: inference.StreamRequest) -> Step | None:
         return None
     sequence, steps = wire.sequence, wire.steps
     if wire.HasField("sequence") and not 0 < len(sequence.id) <= _MAX_REQUEST_ID:
-        raise InvalidRequest([Violation("sequence.id", f"a name of at most {_MAX_REQUEST_ID} characters is required")])
+        raise _invalid("sequence.id", f"a name of at most {_MAX_REQUEST_ID} characters is required")
     state = None
     if sequence.HasField("state"):
         snapshot = sequence.state
@@ -90,14 +156,7 @@ def _read_tensors(tensors: Iterable[tensor_pb2.Tensor]) -> list[WireTensor]:
     ]
 
 
-def encode_result(result: Result, request_id: str) -> bytes:
-    """Return a result as a serialized PredictResponse."""
-    response = inference.PredictResponse()
-    write_result(response, result, request_id)
-    return response.SerializeToString()
-
-
-def write_result(response: inference.PredictResponse, result: Result, request_id: str) -> None:
+def _write_result(response: inference.PredictResponse, result: Result, request_id: str) -> None:
     """Write a result into an empty PredictResponse."""
     response.model = result.model
     response.version = result.version
@@ -113,7 +172,7 @@ def write_result(response: inference.PredictResponse, result: Result, request_id
     receipt.provider = provider
 
 
-def write_snapshot(
+def _write_snapshot(
     snapshot: inference.StateSnapshot, model: str, version: str, state: Iterable[tuple[TensorSpec, Array]]
 ) -> None:
     """Write a sequence's state into an empty StateSnapshot."""
@@ -129,3 +188,7 @@ def _write_tensors(field: Any, arrays: Iterable[tuple[TensorSpec, Array]]) -> No
             field.add(name=spec.name, data_type=STRING, shape=array.shape, strings=strings)
         else:  # add() copies the bytes once; a Tensor made apart would be copied again
             field.add(name=spec.name, data_type=spec.data_type, shape=array.shape, data=array.tobytes())
+
+
+def _invalid(field: str, description: str) -> InvalidRequest:
+    return InvalidRequest([Violation(field, description)])

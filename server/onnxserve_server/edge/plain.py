@@ -23,7 +23,7 @@ class PlainEdge:
         methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
         streams: the same of bidirectional methods; each call has a second thread, which reads.
         flush: called, on the thread of each call, after its handler.
-        trailer: gives the trailing metadata of successful unary answers.
+        trailer: gives the trailing metadata of successful unary replies.
     """
 
     def __init__(
@@ -38,14 +38,13 @@ class PlainEdge:
         self._trailer = trailer
         self._live = 0
         self._idle = threading.Condition()
-        handlers = {
-            **{name: grpc.unary_unary_rpc_method_handler(self._served_by(made)) for name, made in methods.items()},
-            **{name: grpc.stream_stream_rpc_method_handler(self._streamed_by(made)) for name, made in streams.items()},
-        }
+        unary, streaming = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        handlers = {name: unary(self._served_by(handler)) for name, handler in methods.items()}
+        handlers |= {name: streaming(self._streamed_by(handler)) for name, handler in streams.items()}
         services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
-        for name, handler in handlers.items():
+        for name, registered in handlers.items():
             _, service, method = name.split("/")
-            services.setdefault(service, {})[method] = handler
+            services.setdefault(service, {})[method] = registered
         for service, of_service in services.items():
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, of_service),))
 
@@ -58,7 +57,7 @@ class PlainEdge:
         """Do nothing: the server's own threads serve."""
 
     def wait_drained(self, timeout: float) -> bool:
-        """Wait, after the server was told to stop, until the last call is over; tell whether it is."""
+        """Wait, after the server's stop() was called, until the last call is over; return whether it is."""
         with self._idle:
             return self._idle.wait_for(lambda: not self._live, timeout)
 
@@ -72,10 +71,10 @@ class PlainEdge:
                 call = PlainCall(context)
                 handler(call, message)
                 self._flush()
-                answer = call.wait()
+                reply = call.wait()
                 if self._trailer is not None:
                     context.set_trailing_metadata(self._trailer())
-                return answer
+                return reply
 
         return serve
 
@@ -84,7 +83,7 @@ class PlainEdge:
     ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
         def serve(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._counted():
-                yield from PlainStreamCall(context, messages, handler, self._flush).answers()
+                yield from PlainStreamCall(context, messages, handler, self._flush).messages()
 
         return serve
 
@@ -101,14 +100,14 @@ class PlainEdge:
 
 
 class PlainCall:
-    """One call: its thread waits until another answers. Implements calls.Call."""
+    """One call: its thread waits until another one replies. Implements calls.Call."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self.deadline = _deadline(context)
         self.metadata = context.invocation_metadata()
         self._context = context
-        self._answer: bytes | Status = b""
-        self._answered = threading.Event()
+        self._outcome: bytes | Status = b""
+        self._replied = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
         self._gone = False
         if not context.add_callback(self._on_closed):  # it may be called, in another thread, before it is added
@@ -116,7 +115,7 @@ class PlainCall:
 
     @property
     def on_cancel(self) -> Callable[[], None] | None:
-        """What to call when the caller leaves before the answer; called at once when it has left."""
+        """Called when the caller leaves before the reply; at once when it has left."""
         return self._on_cancel
 
     @on_cancel.setter
@@ -126,30 +125,30 @@ class PlainCall:
             callback()
 
     def reply(self, message: bytes) -> None:
-        """Answer with a message and the status OK."""
-        self._answer = message
-        self._answered.set()
+        """Reply with a message and the status OK."""
+        self._outcome = message
+        self._replied.set()
 
     def fail(self, status: Status) -> None:
-        """Answer with an error."""
-        self._answer = status
-        self._answered.set()
+        """End the call with an error."""
+        self._outcome = status
+        self._replied.set()
 
     def wait(self) -> bytes:
-        """Wait for the answer and return its message; an error is raised, as grpc wants it.
+        """Wait for the reply and return its message; an error is raised, as grpc wants it.
 
         Set beside no bytes, it would go out after a message, and gRPC's clients retry nothing that has brought one.
         """
-        self._answered.wait()
-        if isinstance(self._answer, bytes):
-            return self._answer
-        self._context.set_trailing_metadata(tuple(self._answer.trailing_metadata))
-        self._context.abort(self._answer.code, self._answer.details)
+        self._replied.wait()
+        if isinstance(self._outcome, bytes):
+            return self._outcome
+        self._context.set_trailing_metadata(tuple(self._outcome.trailing_metadata))
+        self._context.abort(self._outcome.code, self._outcome.details)
         raise AssertionError("abort() raises")
 
     def _on_closed(self) -> None:
         self._gone = True
-        if not self._answered.is_set() and self._on_cancel is not None:
+        if not self._replied.is_set() and self._on_cancel is not None:
             self._on_cancel()
 
 
@@ -188,8 +187,8 @@ class PlainStreamCall:
         """End the call; None: with OK."""
         self._out.put(status)
 
-    def answers(self) -> Iterator[bytes]:
-        """Give what is to be sent, until the call is to end."""
+    def messages(self) -> Iterator[bytes]:
+        """Give the messages to send, until the call is to end."""
         try:
             while isinstance(item := self._out.get(), bytes):
                 yield item  # comes back when it is sent

@@ -1,50 +1,60 @@
-"""What both edges do with a Predict call: decode, hand over to the engine, encode, send."""
-
-import logging
+"""A unary call of either edge: decode, hand over to the engine, encode, reply."""
 
 from onnxserve_server.core import Request, Result, Trace
 from onnxserve_server.edge.calls import Call
-from onnxserve_server.edge.onnxserve_v1 import decode_request, encode_result
-from onnxserve_server.edge.status import OK, status_of
+from onnxserve_server.edge.codec import UnaryCodec
+from onnxserve_server.edge.status import OK, status_of, unexpected
 from onnxserve_server.engine.seam import Inference
 from onnxserve_server.errors import ServeError
 from onnxserve_server.observing import Observer
 
-logger = logging.getLogger(__name__)
-
 
 class Predict:
-    """Handles the calls of InferenceService.Predict. `observer` is told of each."""
+    """Handles the calls of a unary method.
 
-    def __init__(self, engine: Inference, observer: Observer | None = None) -> None:
+    Args:
+        method: its name, for the observer.
+        codec: reads and writes its messages.
+        engine: runs the requests.
+        observer: sees each request; None: nobody does.
+    """
+
+    def __init__(self, method: str, codec: UnaryCodec, engine: Inference, observer: Observer | None = None) -> None:
+        self._method = method
+        self._codec = codec
         self._engine = engine
         self._clock = engine.clock
         self._observer = observer
 
     def __call__(self, call: Call, message: bytes) -> None:
-        """Take a call's message; the call is answered later, or at once with an error. Never raises."""
-        answer = _Answer(call) if self._observer is None else _ObservedAnswer(call, self._observer, self._clock())
+        """Take a call's message; the reply follows later, or at once if it is an error. Never raises."""
+        codec, observer = self._codec, self._observer
+        if observer is None:
+            reply = _Reply(call, codec)
+        else:
+            reply = _ObservedReply(call, codec, self._method, observer, self._clock())
         try:
-            request = answer.of(decode_request(message, call.deadline, self._clock))
-            job = self._engine.submit(request, answer)
+            request = reply.to(codec.decode_request(message, call.deadline, self._clock))
+            job = self._engine.submit(request, reply)
             call.on_cancel = job.cancel
         except ServeError as error:
-            answer(error)
+            reply(error)
         except Exception:
-            answer(unexpected(answer.request_id))
+            reply(unexpected(reply.request_id))
 
 
-class _Answer:
+class _Reply:
     """Encodes the outcome of one request and sends it. A class, not a closure: it is made for every request."""
 
-    __slots__ = ("_call", "request_id")
+    __slots__ = ("_call", "_codec", "request_id")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, codec: UnaryCodec) -> None:
         self._call = call
+        self._codec = codec
         self.request_id = ""
 
-    def of(self, request: Request) -> Request:
-        """Note which request this is the answer to; return it as the engine shall have it."""
+    def to(self, request: Request) -> Request:
+        """Note which request this is the reply to; return it as the engine is to get it."""
         self.request_id = request.request_id
         return request
 
@@ -56,7 +66,7 @@ class _Answer:
         call = self._call
         try:
             if isinstance(outcome, Result):
-                call.reply(encode_result(outcome, self.request_id))
+                call.reply(self._codec.encode_result(outcome, self.request_id))
                 return None
             call.fail(status_of(outcome, self.request_id))
         except Exception:
@@ -65,22 +75,22 @@ class _Answer:
         return outcome
 
 
-class _ObservedAnswer(_Answer):
-    """The same, and an observer is told. Implements core.RequestInfo."""
+class _ObservedReply(_Reply):
+    """A reply that an observer sees too. Implements core.RequestInfo."""
 
-    __slots__ = ("_observer", "arrived", "model", "trace", "version")
+    __slots__ = ("_observer", "arrived", "method", "model", "trace", "version")
 
-    method = "Predict"
-
-    def __init__(self, call: Call, observer: Observer, arrived: float) -> None:
-        self._call, self.request_id = call, ""  # not by super().__init__: it takes a quarter of a microsecond more
+    def __init__(self, call: Call, codec: UnaryCodec, method: str, observer: Observer, arrived: float) -> None:
+        # Not by super().__init__: it takes a quarter of a microsecond more.
+        self._call, self._codec, self.request_id = call, codec, ""
         self._observer = observer
+        self.method = method
         self.arrived = arrived
         self.model = self.version = ""
         self.trace: Trace | None = observer.begin(call.metadata, arrived)
 
-    def of(self, request: Request) -> Request:
-        """Note which request this is the answer to; return it as the engine shall have it."""
+    def to(self, request: Request) -> Request:
+        """Note which request this is the reply to; return it as the engine is to get it."""
         self.request_id, self.model, self.version = request.request_id, request.model, request.version
         if self.trace is None:
             return request
@@ -93,9 +103,3 @@ class _ObservedAnswer(_Answer):
             self._observer.on_answer(self, OK, outcome)
         elif error is not None:
             self._observer.on_answer(self, error.code.name, error)
-
-
-def unexpected(request_id: str) -> ServeError:
-    """Log the exception being handled; return an error that tells nothing of it: its text may hold a caller's data."""
-    logger.exception("request %r failed unexpectedly", request_id)
-    return ServeError("the server failed on this request; its log says why")

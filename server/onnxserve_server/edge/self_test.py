@@ -18,7 +18,7 @@ class LaneError(Exception):
 
 
 def run() -> None:
-    """Make real calls through a lane of its own: an answer, an error with metadata, a stream that echoes, and a call
+    """Make real calls through a lane of its own: a reply, an error with metadata, a stream that echoes, and a call
     that its caller cancels.
 
     Raises:
@@ -33,7 +33,7 @@ def run() -> None:
 
 
 class _SelfTest:
-    """A server with a method that answers, fails or waits for its caller to leave, as the message says, and an echo."""
+    """A server with a method that replies, fails or waits for its caller to leave, as the message says, and an echo."""
 
     _METHOD = "/onnxserve.SelfTest/Try"
     _STREAM = "/onnxserve.SelfTest/Echo"
@@ -52,7 +52,7 @@ class _SelfTest:
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 method = channel.unary_unary(self._METHOD)
-                self._try_answer(method)
+                self._try_reply(method)
                 self._try_error(method)
                 self._try_cancellation(method)
                 self._try_stream(channel.stream_stream(self._STREAM))
@@ -63,7 +63,7 @@ class _SelfTest:
         _require(ended, "it does not stop")
 
     def _handle(self, call: Call, message: bytes) -> None:
-        if message == b"answer":
+        if message == b"reply":
             call.reply(message)
         elif message == b"fail":
             call.fail(Status(grpc.StatusCode.DATA_LOSS, "as asked", (("reason", "asked"),)))
@@ -75,8 +75,8 @@ class _SelfTest:
         call.fail(Status(grpc.StatusCode.CANCELLED, "", ()))
         self._cancelled.set()
 
-    def _try_answer(self, method: Any) -> None:
-        _require(method(b"answer", timeout=_TIMEOUT) == b"answer", "an answer came back changed")
+    def _try_reply(self, method: Any) -> None:
+        _require(method(b"reply", timeout=_TIMEOUT) == b"reply", "a reply came back changed")
 
     def _try_error(self, method: Any) -> None:
         error = method.future(b"fail", timeout=_TIMEOUT).exception()
@@ -94,8 +94,8 @@ class _SelfTest:
         _require(self._cancelled.wait(_TIMEOUT), "a cancellation did not arrive")
 
     def _try_stream(self, stream: Any) -> None:
-        answers = list(stream(iter((b"one", b"two")), timeout=_TIMEOUT))
-        _require(answers == [b"one", b"two"], "the answers of a stream came back changed")
+        replies = list(stream(iter((b"one", b"two")), timeout=_TIMEOUT))
+        _require(replies == [b"one", b"two"], "the replies of a stream came back changed")
 
 
 class _Echo:
@@ -118,6 +118,6 @@ class _Echo:
         pass
 
 
-def _require(held: bool, otherwise: str) -> None:
-    if not held:
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
         raise LaneError(otherwise)

@@ -1,4 +1,4 @@
-"""The gRPC server: what it serves, over which edge, from start() to stop()."""
+"""The gRPC server: its services, its edge, from start() to stop()."""
 
 import logging
 import math
@@ -13,12 +13,13 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
-from onnxserve_server.edge import health
+from onnxserve_server.edge import health, onnxserve_v1
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
 from onnxserve_server.edge.inflight import StreamBudget
 from onnxserve_server.edge.models import ModelServicer
 from onnxserve_server.edge.plain import PlainEdge
 from onnxserve_server.edge.predict import Predict
+from onnxserve_server.edge.stream import StreamMethod
 from onnxserve_server.edge.streams import Streams
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
@@ -31,7 +32,7 @@ _PREDICT = f"/{INFERENCE}/Predict"
 _STREAM = f"/{INFERENCE}/Stream"
 _CHECK = f"/{health.SERVICE}/Check"
 
-# Calls that the core holds when a server stops it ends with CANCELLED, which few clients try again. So callers are told
+# Calls that the core holds when a server stops it ends with CANCELLED, which few clients try again. So callers get
 # UNAVAILABLE first, until none has called for a while. Not for long: those that balance by themselves go on calling
 # until their connection ends, and a call is tried again each 0.1 s (Draining.retry_after), three times or so in all.
 _QUIET = 0.1  # seconds
@@ -39,12 +40,12 @@ _MAX_REFUSING = 0.2
 _MAX_PENDING = 100_000
 _MAX_STREAMS = 4096  # calls at a time on one connection; further ones wait at their client
 _HANDING_OVER = 1.0  # seconds for streams that are cut off to hand their states over
-_STOP_TIMEOUT = 5.0  # seconds in which the core must let go of what has ended
+_STOP_TIMEOUT = 5.0  # seconds in which the core must let go of calls that have ended
 _WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
 
 
 class Edge(Protocol):
-    """What the two edges have in common."""
+    """Either edge, lane or plain."""
 
     @property
     def live_calls(self) -> int:
@@ -56,11 +57,11 @@ class Edge(Protocol):
         ...
 
     def wait_drained(self, timeout: float) -> bool:
-        """Wait until the last call is over; tell whether it is."""
+        """Wait until the last call is over; return whether it is."""
         ...
 
     def stop(self) -> bool:
-        """End what the edge itself runs; False: a call that was never answered is left behind."""
+        """End the edge's own threads; False: a call that never got its reply is left behind."""
         ...
 
 
@@ -77,8 +78,8 @@ class ServerOptions:
         max_connection_age: after which a connection is ended.
         max_connection_age_grace: that its calls have from then on.
         stream_lifetime: after which a stream is to end and its caller to open another one; inf for never.
-        trailer: gives the trailing metadata of successful answers.
-        note_burst: told how long the lane took no further event while it ran a burst.
+        trailer: gives the trailing metadata of successful unary replies.
+        note_burst: called with the seconds for which the lane took no event because it flushed a burst.
     """
 
     host: str
@@ -99,7 +100,7 @@ class ServerOptions:
 
     @property
     def channel_arguments(self) -> list[tuple[str, int]]:
-        """Return what the core is made with."""
+        """Return the arguments of gRPC's core."""
         # Without an age the core keeps each connection for ever.
         ages = {"age": self.max_connection_age, "age_grace": self.max_connection_age_grace}
         return [
@@ -121,9 +122,9 @@ class GrpcServer:
 
     Args:
         options: how it listens.
-        engine: what it serves.
-        health: told by Health.Check and Watch.
-        budget: what streams may have in flight.
+        engine: runs the requests.
+        health_status: sent by Health.Check and Watch.
+        budget: bounds what streams have in flight.
 
     Attributes:
         edge_name: "lane" or "plain": the edge that is really used.
@@ -142,9 +143,11 @@ class GrpcServer:
         services = (INFERENCE, MODELS, health.SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(services, self._server)
         deadlines, observer = engine.services.deadlines, engine.services.observer
-        self.streams = Streams(engine, budget, observer, lifetime=options.stream_lifetime, watch=deadlines.watch)
+        predict = Predict("Predict", onnxserve_v1, engine, observer)
+        stream = StreamMethod(name="Stream", codec=onnxserve_v1, engine=engine, budget=budget, observer=observer)
+        self.streams = Streams(stream, lifetime=options.stream_lifetime, watch=deadlines.watch)
         self.edge, self.edge_name = self._make_edge(
-            {_PREDICT: Predict(engine, observer), _CHECK: health_status.check}, {_STREAM: self.streams.open}
+            {_PREDICT: predict, _CHECK: health_status.check}, {_STREAM: self.streams.open}
         )
 
     def start(self) -> int:
@@ -173,7 +176,7 @@ class GrpcServer:
             self.streams.abort()
 
     def refuse(self) -> None:
-        """Answer new requests with UNAVAILABLE until nobody calls."""
+        """Refuse new requests with UNAVAILABLE until nobody calls."""
         self._engine.drain()
         end, seen = time.monotonic() + _MAX_REFUSING, -1
         while (refused := self._engine.refused + self.streams.refused) != seen and time.monotonic() < end:
@@ -181,12 +184,12 @@ class GrpcServer:
             time.sleep(_QUIET)
 
     def stop(self, stop_models: Callable[[], None]) -> None:
-        """End whatever runs; after drain() nothing does. Models are stopped while calls can still be answered."""
+        """End the calls that still run; after drain() none does. The models are stopped while calls can get replies."""
         stopped = self._server.stop(_WATCHERS_GRACE)
         stop_models()
         self._engine.services.deadlines.unsubscribe(self.streams.expire)
         if not (self.edge.stop() and stopped.wait(_STOP_TIMEOUT)):
-            logger.error("calls are left behind that were never answered")
+            logger.error("some calls never got a reply; they are left behind")
         self._pool.shutdown()
 
     def _make_edge(
@@ -199,7 +202,7 @@ class GrpcServer:
                 from onnxserve_server.edge import lane, self_test
 
                 self_test.run()
-                made = lane.Lane(
+                edge = lane.Lane(
                     self._server, methods, streams, flush, note_burst=options.note_burst, trailer=options.trailer
                 )
             except Exception as error:
@@ -207,7 +210,7 @@ class GrpcServer:
                     "grpcio %s does not carry the lane (%s): serving on the plain edge, slower", grpc.__version__, error
                 )
             else:
-                return made, "lane"
+                return edge, "lane"
         return PlainEdge(self._server, methods, streams, flush, options.trailer), "plain"
 
 

@@ -1,5 +1,6 @@
 """The engine's errors as gRPC statuses, with the details that google.rpc defines."""
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,11 +10,13 @@ from google.rpc import error_details_pb2, status_pb2
 
 from onnxserve_server.errors import Code, InvalidRequest, ModelNotFound, ServeError
 
+logger = logging.getLogger(__name__)
+
 DOMAIN = "onnxserve"
 
-_CODES = {code: grpc.StatusCode[code.name] for code in Code}
-
 OK = Code.OK.name
+
+_CODES = {code: grpc.StatusCode[code.name] for code in Code}
 
 # gRPC's clients refuse trailing metadata of more than 8 KiB, and the message is in it twice.
 _MAX_VIOLATIONS = 12
@@ -22,7 +25,7 @@ _MAX_MESSAGE = 500
 
 
 class Status(NamedTuple):
-    """What a failed call ends with."""
+    """The end of a call that failed, as gRPC sends it."""
 
     code: grpc.StatusCode
     details: str
@@ -30,7 +33,7 @@ class Status(NamedTuple):
 
 
 def google_status(error: ServeError, request_id: str = "") -> status_pb2.Status:
-    """Return an error as google.rpc.Status, with ErrorInfo and whatever else helps a caller or its program."""
+    """Return an error as google.rpc.Status, with ErrorInfo and what else helps a caller or its program."""
     text = _shortened(error.message, _MAX_MESSAGE)
     metadata = error.metadata | ({"request_id": request_id} if request_id else {})
     details: list[message.Message] = [
@@ -44,10 +47,8 @@ def google_status(error: ServeError, request_id: str = "") -> status_pb2.Status:
         details.append(
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=field, description=_shortened(description, _MAX_TEXT)
-                    )
-                    for field, description in error.violations[:_MAX_VIOLATIONS]
+                    error_details_pb2.BadRequest.FieldViolation(field=field, description=_shortened(fault, _MAX_TEXT))
+                    for field, fault in error.violations[:_MAX_VIOLATIONS]
                 ]
             )
         )
@@ -65,7 +66,7 @@ def google_status(error: ServeError, request_id: str = "") -> status_pb2.Status:
 
 
 def status_of(error: ServeError, request_id: str = "") -> Status:
-    """Return what a call ends with that fails with an error."""
+    """Return the status that a call ends with when it fails with an error."""
     status = google_status(error, request_id)
     trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     if error.retry_after is not None:
@@ -73,12 +74,18 @@ def status_of(error: ServeError, request_id: str = "") -> Status:
     return Status(_CODES[error.code], status.message, trailing)
 
 
+def unexpected(request_id: str) -> ServeError:
+    """Log the exception being handled; return an error that says nothing of it: its text may hold a caller's data."""
+    logger.exception("request %r failed unexpectedly", request_id)
+    return ServeError("the server failed on this request; its log says why")
+
+
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1e3))
 
 
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _shortened(text: str, max_length: int) -> str:
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 
 def _packed(detail: message.Message) -> any_pb2.Any:

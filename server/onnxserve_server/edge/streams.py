@@ -1,4 +1,4 @@
-"""All streams of a server: how they end when it stops, or they are old."""
+"""All streams of a server: they end when it stops, and when they are old."""
 
 import math
 import random
@@ -6,23 +6,18 @@ import threading
 from collections.abc import Callable
 
 from onnxserve_server.edge.calls import StreamCall
-from onnxserve_server.edge.inflight import StreamBudget
-from onnxserve_server.edge.stream import Stream
-from onnxserve_server.engine.seam import Inference
-from onnxserve_server.observing import Observer
+from onnxserve_server.edge.stream import Stream, StreamMethod
 
 _SPREAD = 0.1  # of the lifetime, as gRPC's core has it for connections: else all that came together go together
 
 
 class Streams:
-    """Handles the calls of InferenceService.Stream; open() makes the handler of one of them.
+    """Handles the calls of a streaming method; open() makes the handler of one of them.
 
     Args:
-        engine: runs the requests.
-        budget: how much streams may have in flight.
-        observer: is told of each request, and of the end of each stream.
+        method: the method, as its calls share it.
         lifetime: seconds after which a stream is to end and its caller to open another one.
-        watch: is told when expire() is to be called.
+        watch: called with the time of the engine's clock at which expire() is to be called.
 
     Attributes:
         refused: streams that were opened since stop().
@@ -30,16 +25,14 @@ class Streams:
 
     def __init__(
         self,
-        engine: Inference,
-        budget: StreamBudget,
-        observer: Observer | None = None,
+        method: StreamMethod,
         *,
         lifetime: float = math.inf,
         watch: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._engine = engine
-        self._budget = budget
-        self._observer = observer
+        self._method = method
+        self._clock = method.engine.clock
+        self._budget = method.budget
         self._lock = threading.Lock()
         self._forgotten = threading.Condition(self._lock)
         self._live: dict[Stream, float] = {}  # and when each is to end
@@ -51,8 +44,8 @@ class Streams:
 
     def open(self, call: StreamCall) -> Stream:
         """Return the handler of a call."""
-        stream = Stream(call, self._engine, self._budget, self._observer, self._forget)
-        end = self._engine.clock() + self._lifetime * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+        stream = Stream(call, self._method, self._forget)
+        end = self._clock() + self._lifetime * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
         self._budget.open()
         with self._lock:
             self._live[stream] = end
@@ -68,10 +61,10 @@ class Streams:
 
     def stop(self) -> None:
         """Take no more requests; streams end, with UNAVAILABLE, when those in flight are answered."""
-        self._tell_all(Stream.stop)
+        self._for_all(Stream.stop)
 
     def expire(self, now: float) -> float:
-        """Stop those whose time has come; return when the next one's will."""
+        """Stop the streams whose time has come; return when the next one's will."""
         if now < self._next:
             return self._next
         with self._lock:
@@ -84,14 +77,14 @@ class Streams:
         return following
 
     def cut_off(self, timeout: float) -> None:
-        """Leave unanswered what streams have in flight, have the states handed over, and wait until all have ended."""
-        self._tell_all(Stream.cut_off)
+        """Leave the requests in flight unanswered, hand the states over, and wait until all streams have ended."""
+        self._for_all(Stream.cut_off)
         with self._lock:
             self._forgotten.wait_for(lambda: not self._live, timeout)
 
     def abort(self) -> None:
-        """End all streams with UNAVAILABLE, and what they have in flight with them."""
-        self._tell_all(Stream.abort)
+        """End all streams with UNAVAILABLE, and their requests in flight with them."""
+        self._for_all(Stream.abort)
 
     def _forget(self, stream: Stream) -> None:
         self._budget.close(stream)
@@ -99,9 +92,9 @@ class Streams:
             self._live.pop(stream, None)
             self._forgotten.notify_all()
 
-    def _tell_all(self, what: Callable[[Stream], None]) -> None:
+    def _for_all(self, do: Callable[[Stream], None]) -> None:
         with self._lock:
             self._stopping = True
             live = list(self._live)
         for stream in live:
-            what(stream)
+            do(stream)

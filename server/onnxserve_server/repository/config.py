@@ -17,15 +17,24 @@ class BatchingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool | None = Field(None, description="whether requests share runs; left out: as the probe finds")
-    max_rows: int = Field(64, ge=1, description="most rows of one run")
-    max_delay_us: int = Field(
-        0, ge=0, le=10_000_000, description="longest wait for batch-mates while an executor is free, µs"
+    enabled: bool | None = Field(
+        None,
+        description="true: batch in spite of the probe; false: one request at a time; default: as the probe finds",
     )
-    max_queue_rows: int = Field(4096, ge=1, description="most rows that may wait")
-    max_queue_bytes: int = Field(256 << 20, ge=1, description="most bytes of input that may wait")
-    ageing_ms: int = Field(1000, ge=1, description="waiting time that is worth one step of priority, ms")
-    oversize: Literal["split", "refuse"] = Field("split", description="split or refuse a request of more than max_rows")
+    max_rows: int = Field(64, ge=1, description="maximum rows of one run")
+    max_delay_us: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="how long the oldest request may wait for others while an executor is free, in µs",
+    )
+    max_queue_rows: int = Field(4096, ge=1, description="maximum rows that may wait")
+    max_queue_bytes: int = Field(256 << 20, ge=1, description="maximum bytes of input that may wait")
+    ageing_ms: int = Field(1000, ge=1, description="waiting time that is worth one step of priority, in ms")
+    oversize: Literal["split", "refuse"] = Field(
+        "split",
+        description="a request of more than max_rows: split it into several runs and join the answers, or refuse it",
+    )
 
 
 class StateConfig(BaseModel):
@@ -52,8 +61,8 @@ class SequencesConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max: int = Field(4096, ge=1, description="most live sequences")
-    idle_ms: int = Field(300_000, ge=1, description="how long a sequence is kept after its last step, ms")
+    max: int = Field(4096, ge=1, description="maximum sequences whose state is kept at the same time")
+    idle_ms: int = Field(300_000, ge=1, description="how long the state is kept after a sequence's last step, in ms")
 
 
 class ModelConfig(BaseModel):
@@ -62,34 +71,43 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batching: BatchingConfig = BatchingConfig()
-    instances: int = Field(1, ge=1, le=64, description="runs at a time")
-    threads: int | None = Field(None, ge=1, le=1024, description="threads of one run; left out: the server's")
+    instances: int = Field(1, ge=1, le=64, description="runs at the same time")
+    threads: int | None = Field(None, ge=1, le=1024, description="threads that one run may use")
     providers: Annotated[
-        dict[str, dict[str, str]] | None, Field(description="execution providers, the preferred one first")
+        dict[str, dict[str, str]] | None,
+        Field(description="execution providers by preference: a name, a list, or a mapping of names to their options"),
     ] = None
-    allow_cpu_fallback: bool | None = Field(None, description="whether the CPU may stand in for a missing provider")
-    graph_optimization: Literal["disable", "basic", "extended", "layout", "all"] = "all"
+    allow_cpu_fallback: bool | None = Field(
+        None, description="whether the CPU may be used where a requested provider is not available"
+    )
+    graph_optimization: Literal["disable", "basic", "extended", "layout", "all"] = Field(
+        "all", description="how far ONNX Runtime optimizes the graph"
+    )
     session_config: dict[str, str] = Field(
         default_factory=dict, description="ONNX Runtime session configuration entries"
     )
     batch_axis: Annotated[
-        dict[str, int] | None, Field(description="axis of the rows, by input or output; left out: the first")
+        dict[str, int] | None,
+        Field(description="the axis of the rows, for inputs and outputs where it is not the first: {state: 1}"),
     ] = None
     shared: Annotated[
-        list[str] | None, Field(description="inputs without rows; requests share a run only if these are equal")
+        list[str] | None,
+        Field(description="inputs without rows: requests share a run only where these are equal: [sr]"),
     ] = None
     state: Annotated[
         Literal["auto"] | list[StateConfig] | None,
-        Field(description="inputs that are outputs of the sequence's previous step; auto: by their names"),
+        Field(description="inputs that are outputs of a sequence's previous step; auto: recognized by their names"),
     ] = None
     sequences: SequencesConfig = SequencesConfig()
     feedback: Annotated[
         dict[str, str] | None,
-        Field(description="outputs that are inputs of the next step of a request, as output: input"),
+        Field(description="outputs that become inputs of the next run of a request with several steps: {next_id: id}"),
     ] = None
-    labels: dict[str, list[str]] = Field(default_factory=dict, description="class names, by output")
+    labels: dict[str, list[str]] = Field(
+        default_factory=dict, description="class names of an output: {probabilities: [cat, dog]}"
+    )
     versions: Literal["latest", "all"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "latest", description="which versions serve"
+        "latest", description='which versions are served: latest, all, or a list such as ["3", "7"]'
     )
 
     @field_validator("providers", mode="before")

@@ -1,4 +1,4 @@
-"""Every metric of the server: its name, kind, unit, meaning and attributes. docs/operating.md shows this very list.
+"""Every metric of the server: its name, kind, unit, meaning and attributes.
 
 Names are those of OpenTelemetry's semantic conventions where there is one (rpc, process, container; version 1.45).
 """
@@ -43,12 +43,12 @@ def _histogram(name: str, unit: str, meaning: str, *attributes: str) -> Instrume
 
 
 CALL_DURATION = _histogram(
-    "rpc.server.call.duration", "s", "Predict and Stream calls, from first message to end", METHOD, CODE
+    "rpc.server.call.duration", "s", "Predict and Stream calls, from the first message to the end", METHOD, CODE
 )
 REQUESTS = _counter(
     "onnxserve.requests",
     "{request}",
-    "requests that were answered, those of streams too; `error.type` is the reason of a failure",
+    "requests that were answered, also those of streams; `error.type` is the reason of a failure",
     MODEL,
     VERSION,
     METHOD,
@@ -69,12 +69,12 @@ QUEUE_DURATION = _histogram(
 BATCH_WAIT_DURATION = _histogram(
     "onnxserve.request.batch_wait.duration",
     "s",
-    "of these: the wait for batch-mates, the forming of the batch, and the wait for a CPU",
+    "of these: the wait for other requests, for the batch to be formed, and for a CPU",
     MODEL,
     VERSION,
 )
 COMPUTE_DURATION = _histogram(
-    "onnxserve.batch.compute.duration", "s", "runs of ONNX Runtime, one a batch", MODEL, VERSION
+    "onnxserve.batch.compute.duration", "s", "runs of ONNX Runtime, one per batch", MODEL, VERSION
 )
 BATCH_ROWS = _histogram("onnxserve.batch.rows", "{row}", "rows of a run", MODEL, VERSION)
 BATCH_REQUESTS = _counter(
@@ -84,7 +84,7 @@ ROWS_RUN = _counter("onnxserve.rows", "{row}", "rows that were run", MODEL, VERS
 ROW_TIME = _counter(
     "onnxserve.rows.time",
     "s",
-    "time that rows waited and ran: its rate is how many there were at a time, on average",
+    "time that rows waited and ran; its rate is the mean number of rows in the server",
     MODEL,
     VERSION,
 )
@@ -97,21 +97,21 @@ WASTED = _counter(
 )
 QUEUE_ROWS = _gauge("onnxserve.queue.rows", "{row}", "rows that wait", MODEL, VERSION)
 QUEUE_SIZE = _gauge("onnxserve.queue.size", "By", "bytes of input that wait", MODEL, VERSION)
-QUEUE_LIMIT = _gauge("onnxserve.queue.limit", "{row}", "most rows that may wait", MODEL, VERSION)
-QUEUE_SIZE_LIMIT = _gauge("onnxserve.queue.size.limit", "By", "most bytes of input that may wait", MODEL, VERSION)
+QUEUE_LIMIT = _gauge("onnxserve.queue.limit", "{row}", "maximum rows that may wait", MODEL, VERSION)
+QUEUE_SIZE_LIMIT = _gauge("onnxserve.queue.size.limit", "By", "maximum bytes of input that may wait", MODEL, VERSION)
 ALL_QUEUES_SIZE_LIMIT = _gauge(
-    "onnxserve.all_queues.size.limit", "By", "most bytes of input that may wait for all models together"
+    "onnxserve.all_queues.size.limit", "By", "maximum bytes of input that may wait for all models together"
 )
 EXECUTORS = _gauge(
-    "onnxserve.executors", "{executor}", "runs that may be on at a time: the model's instances", MODEL, VERSION
+    "onnxserve.executors", "{executor}", "runs that may go on at the same time: the model's instances", MODEL, VERSION
 )
 ACTIVE = _gauge("onnxserve.requests.active", "{request}", "requests that wait or run", MODEL, VERSION)
 ACTIVE_ROWS = _gauge(
-    "onnxserve.rows.active", "{row}", "rows that wait or run, however many requests they came in", MODEL, VERSION
+    "onnxserve.rows.active", "{row}", "rows that wait or run, in however many requests", MODEL, VERSION
 )
 SEQUENCES = _gauge("onnxserve.sequences.live", "{sequence}", "sequences whose state is kept", MODEL, VERSION)
 SEQUENCES_LIMIT = _gauge(
-    "onnxserve.sequences.limit", "{sequence}", "most sequences whose state may be kept", MODEL, VERSION
+    "onnxserve.sequences.limit", "{sequence}", "maximum sequences whose state may be kept", MODEL, VERSION
 )
 EVICTED = _counter(
     "onnxserve.sequences.evicted",
@@ -125,18 +125,18 @@ STREAM_REQUESTS = _gauge("onnxserve.streams.requests", "{request}", "requests of
 LANE_LAG = _histogram(
     "onnxserve.lane.lag",
     "s",
-    "how long the lane accepted no further call because it ran a burst: the most that a call waits for admission",
+    "time for which a burst kept the lane from accepting calls: the longest that a call waits for admission",
 )
 MODEL_INFO = _gauge(
     "onnxserve.model.info",
     "{model}",
-    "1: the model serves, on this execution provider; `provider.requested` is the preferred one",
+    "1: the model is served; `provider` is the execution provider in use, `provider.requested` the first one requested",
     MODEL,
     VERSION,
     "provider",
     "provider.requested",
 )
-LOADS = _counter("onnxserve.model.loads", "{load}", "models loaded, or not", MODEL, "outcome")
+LOADS = _counter("onnxserve.model.loads", "{load}", "attempts to load a model, by `outcome`", MODEL, "outcome")
 LOAD_DURATION = _gauge(
     "onnxserve.model.load.duration", "s", "time that probing, loading and warming up took", MODEL, VERSION
 )
@@ -163,8 +163,8 @@ THREADS = _gauge("process.thread.count", "{thread}", "threads of the process")
 DESCRIPTORS = _gauge("process.unix.file_descriptor.count", "{file_descriptor}", "open file descriptors")
 UPTIME = _gauge("process.uptime", "s", "time since the start")
 CONTAINER_MEMORY = _gauge("container.memory.usage", "By", "memory of the cgroup, where it can be read")
-MEMORY_LIMIT = _gauge("onnxserve.memory.limit", "By", "memory that the container, or else the machine, grants")
-CPU_LIMIT = _gauge("onnxserve.cpu.limit", "{cpu}", "CPUs that the container, or else the affinity, grants")
+MEMORY_LIMIT = _gauge("onnxserve.memory.limit", "By", "memory limit of the container, else of the machine")
+CPU_LIMIT = _gauge("onnxserve.cpu.limit", "{cpu}", "CPU limit of the container, else of the affinity")
 THROTTLED = _counter(
     "onnxserve.cpu.throttled", "s", "time for which the container's CPU quota stopped it; only where it can be read"
 )
@@ -172,16 +172,6 @@ THROTTLED = _counter(
 INSTRUMENTS: tuple[Instrument, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Instrument)
 )
-
-
-def table() -> str:
-    """Return the list as a Markdown table, as docs/operating.md has it."""
-    rows = [
-        f"| `{one.name}` | `{prometheus_name(one)}` | {one.kind} | {one.unit} | {one.meaning} | "
-        f"{', '.join(f'`{name}`' for name in one.attributes)} |"
-        for one in INSTRUMENTS
-    ]
-    return "\n".join(["| OpenTelemetry | Prometheus | kind | unit | meaning | attributes |", "| --- " * 6 + "|", *rows])
 
 
 _SUFFIXES = {"s": "_seconds", "By": "_bytes", "J": "_joules"}

@@ -29,7 +29,7 @@ from onnxserve_server.telemetry.tracing import Span, Tracing
 logger = logging.getLogger(__name__)
 
 OTHER = "_OTHER"
-"""Stands for every model that is not served, whatever name callers use: else they could make series without end."""
+"""Stands for every model that does not exist, whatever name callers use: else they could make series without end."""
 
 _MAX_UNFOLDED = 1024
 _LOST = "an event is missing from the metrics"
@@ -68,7 +68,7 @@ class Recorder:
 
     Args:
         clock: the engine's.
-        find: returns the spec of a model and version that serves; None of one that does not.
+        find: returns the spec of the version that a caller names; None if there is none, so that it counts as OTHER.
         tracing: traces requests; None: no request is traced.
     """
 

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
@@ -12,7 +13,9 @@ from opentelemetry.sdk.resources import Resource
 
 from onnxserve import __version__
 from onnxserve_server.core import Clock
+from onnxserve_server.engine.table import Table
 from onnxserve_server.repository.load_status import LoadState, LoadStatus
+from onnxserve_server.spec import ModelSpec
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.attribution import meters
 from onnxserve_server.telemetry.metrics import Metrics, Sources
@@ -57,7 +60,7 @@ class Telemetry:
         self._logs: LogPush | None = None
         if options.endpoint and os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() != "true":
             self._tracing = Tracing(clock, options.trace_ratio, span_processor(options.endpoint), self.resource)
-        self.recorder = Recorder(clock, sources.table.find, self._tracing)
+        self.recorder = Recorder(clock, _finder(sources.table), self._tracing)
         self.metrics = Metrics(self.recorder, sources, meters())
         if options.endpoint:
             self._push = MetricPush(options.endpoint, options.interval, self.metrics.collect, self.resource)
@@ -106,6 +109,15 @@ class Telemetry:
         end = time.monotonic() + _STOP_TIMEOUT
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
+
+
+def _finder(table: Table) -> Callable[[str, str], ModelSpec | None]:
+    """Return what finds the version that a caller names; a stopped one too, for its refusals count as its own."""
+
+    def find(name: str, version: str) -> ModelSpec | None:
+        return table.find(name, version) or table.find_stopped(name, version)
+
+    return find
 
 
 def _resource() -> Resource:

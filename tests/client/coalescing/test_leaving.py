@@ -9,7 +9,7 @@ import pytest
 
 import onnxserve
 from onnxserve import errors
-from onnxserve._coalescing import Batch, Waiter
+from onnxserve._waiting import Batch, Waiter
 from support.coalescing import FOR_EVER, Server, Tasks, busy, doubled, flush, row, start_waiting, values, waiting
 from support.waiting import until
 
