@@ -233,11 +233,16 @@ def test_a_thousand_adds_and_removes_leave_nothing_behind(serve):
         line = Line(server.stub)
         assert output(line.ask(step("s", 1)))[0, 0] == 3
         line.close()
+        assert list(line.call) == []
 
     def held():
         gc.collect()
         until(lambda: app.budget.active == 0)
-        series = sum(len(metric.points) for metric in app.telemetry.metrics.collect())
+        series = {
+            (metric.instrument.name, labels)
+            for metric in app.telemetry.metrics.collect()
+            for labels, _ in metric.points
+        }
         subscribers = len(app.engine.services.deadlines._subscribers)
         return process.num_threads(), process.num_fds(), subscribers, series
 
