@@ -57,6 +57,10 @@ class Phase(Enum):
     EVICTED = auto()
 
 
+# Python 3.11 takes long to look a member up in its class.
+_IDLE, _QUEUED, _RUNNING, _HELD, _OVER, _EVICTED = Phase
+
+
 class PendingStep:
     """A request from its arrival to the end of its last step."""
 
@@ -110,7 +114,7 @@ class LiveSequence:
         self._services = services
         self._on_evicted = on_evicted
         self._lock = threading.Lock()
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self._current: PendingStep | None = None  # the request whose step is queued, running or held
         self._waiting: deque[PendingStep] = deque()  # the requests behind it
         self._started = False  # a step has succeeded
@@ -125,12 +129,12 @@ class LiveSequence:
     def is_fresh(self) -> bool:
         """Whether no step has succeeded, and none waits or runs."""
         with self._lock:
-            return not self._started and self._phase is Phase.IDLE
+            return not self._started and self._phase is _IDLE
 
     def add(self, pending: PendingStep) -> bool:
         """Take a request; False: the sequence is over or evicted."""
         with self._lock:
-            if self._phase in (Phase.OVER, Phase.EVICTED):
+            if self._phase in (_OVER, _EVICTED):
                 return False
             self.idle_since = None
             self._waiting.append(pending)
@@ -140,9 +144,9 @@ class LiveSequence:
     def evict(self, reason: str) -> bool:
         """Forget the state, unless a step waits or runs; tell whether it is forgotten."""
         with self._lock:
-            if self._phase is not Phase.IDLE or self._waiting:
+            if self._phase is not _IDLE or self._waiting:
                 return False
-            self._phase, self.state, self.idle_since = Phase.EVICTED, None, None
+            self._phase, self.state, self.idle_since = _EVICTED, None, None
         if self._on_evicted is not None:
             self._on_evicted(self, reason)
         return True
@@ -151,7 +155,7 @@ class LiveSequence:
         """Free the sequence when what waits or runs has ended."""
         with self._lock:
             self._ends_when_idle = True
-            idle = self._phase is Phase.IDLE and not self._waiting
+            idle = self._phase is _IDLE and not self._waiting
         if idle:
             self.free()
 
@@ -159,15 +163,15 @@ class LiveSequence:
         """Let another sequence have its place; what waits or runs goes on."""
         with self._lock:
             self._ends_when_idle = True
-            if self._phase is Phase.IDLE and not self._waiting:
-                self._phase = Phase.OVER
+            if self._phase is _IDLE and not self._waiting:
+                self._phase = _OVER
         self.model.sequences.free(self)
 
     def withdraw(self, pending: PendingStep, error: ServeError) -> None:
         """End a request, whether it waits, is held, or runs."""
         with self._lock:
             waits, job = pending in self._waiting, pending.job
-            held = self._phase is Phase.HELD and self._current is pending
+            held = self._phase is _HELD and self._current is pending
             if waits:
                 self._waiting.remove(pending)
             elif held:
@@ -249,13 +253,13 @@ class LiveSequence:
             self._resume(pending)
             return
         with self._lock:
-            if self._phase is Phase.HELD and self._current is pending:
+            if self._phase is _HELD and self._current is pending:
                 self.model.sequences.hold(pending)
 
     def _resume(self, pending: PendingStep) -> None:
         """Start the next step of a request that was held, unless it was withdrawn meanwhile."""
         with self._lock:
-            if not (self._phase is Phase.HELD and self._current is pending):
+            if not (self._phase is _HELD and self._current is pending):
                 return
             self._leave_held(pending)
         if pending.withdrawn is not None:
@@ -267,7 +271,7 @@ class LiveSequence:
 
     def _finish(self, pending: PendingStep, outcome: StepResult | ServeError) -> None:
         with self._lock:
-            self._phase, self._current = Phase.IDLE, None
+            self._phase, self._current = _IDLE, None
         self._deliver(pending, outcome)
 
     def _deliver(self, pending: PendingStep, outcome: StepResult | ServeError) -> None:
@@ -278,10 +282,10 @@ class LiveSequence:
     def _enter_queued(self) -> PendingStep | None:
         """Make the request that waits longest the current one; None: none waits, or another one is the current one."""
         with self._lock:
-            if self._phase is not Phase.IDLE:
+            if self._phase is not _IDLE:
                 return None
             if self._waiting:
-                self._phase, self._current = Phase.QUEUED, self._waiting.popleft()
+                self._phase, self._current = _QUEUED, self._waiting.popleft()
                 return self._current
             ends = self._ends_when_idle
         if ends:
@@ -292,16 +296,16 @@ class LiveSequence:
 
     def _enter_running(self, pending: PendingStep, number: int, job: Job) -> None:
         with self._lock:  # the job may have ended, and the next one been submitted, before we come to know it
-            if self._phase is Phase.QUEUED and self._current is pending and pending.number == number:
-                self._phase, pending.job = Phase.RUNNING, job
+            if self._phase is _QUEUED and self._current is pending and pending.number == number:
+                self._phase, pending.job = _RUNNING, job
 
     def _enter_held(self, pending: PendingStep, fed: Mapping[int, Array]) -> None:
         with self._lock:
-            self._phase, pending.job = Phase.HELD, None
+            self._phase, pending.job = _HELD, None
             pending.fed = fed
             pending.number += 1
 
     def _leave_held(self, pending: PendingStep) -> None:
         """Go on with the next step of the current request; the lock is taken."""
-        self._phase = Phase.QUEUED
+        self._phase = _QUEUED
         self.model.sequences.let_go(pending)
