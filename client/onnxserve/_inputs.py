@@ -46,7 +46,9 @@ def read_inputs(arguments: Sequence[str], specs: Sequence[TensorSpec]) -> dict[s
             raise InputError(f"expected name=file, not {argument!r}")
         try:
             arrays[name] = _read(name, source, by_name)
-        except (OSError, ValueError, KeyError, EOFError, ImportError) as error:
+        except OSError as error:
+            raise InputError(f"{argument}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, EOFError, ImportError) as error:
             raise InputError(f"{argument}: {error}") from error
     return arrays
 
@@ -91,7 +93,7 @@ def _json(name: str, data: bytes, specs: dict[str, TensorSpec]) -> Array:
     spec = specs.get(name)
     if spec is None:
         raise ValueError(f"unknown input {name!r}; the model's inputs are {', '.join(specs) or 'none'}")
-    values = np.asarray(json.loads(data))
+    values = _values(data)
     dtype = dtype_of(spec.dtype)
     if values.size and values.dtype.kind not in _JSON_KINDS[dtype.kind]:
         raise ValueError(f"the values do not fit the input, which is {spec.dtype}")
@@ -100,6 +102,17 @@ def _json(name: str, data: bytes, specs: dict[str, TensorSpec]) -> Array:
     if values.dtype.kind in "iu" and dtype.kind in "iu" and not np.array_equal(array, values):
         raise ValueError(f"a value is out of range for {spec.dtype}")
     return array
+
+
+def _values(data: bytes) -> np.ndarray[Any, Any]:
+    try:
+        nested = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {error}") from error
+    try:
+        return np.asarray(nested)
+    except ValueError as error:
+        raise ValueError("lists of the same depth must have the same length") from error
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

@@ -175,7 +175,10 @@ def read_samples(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # the file system's, numpy's, zipfile's and zlib's; a TypeError where it is no archive
+    except TypeError as error:
+        cure = "save it with numpy.savez(file, name=array)"
+        raise BadRequest(f"{path}: not a readable .npz file: one array without a name; {cure}") from error
+    except Exception as error:  # the file system's, numpy's, zipfile's and zlib's
         raise BadRequest(f"{path}: not a readable .npz file: {error}") from error
     arrays = {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
     missing = [spec.name for spec in inputs if spec.name not in arrays]

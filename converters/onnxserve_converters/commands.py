@@ -212,7 +212,9 @@ def _read_labels(path: Path) -> list[str] | dict[str, list[str]]:
     try:
         text = path.read_text()
         labels = jsonlib.loads(text) if path.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadRequest(f"--labels {path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise BadRequest(f"--labels {path}: cannot be read: {error}") from error
     for names in labels.values() if isinstance(labels, dict) else [labels]:
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):

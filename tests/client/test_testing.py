@@ -115,10 +115,10 @@ def test_a_result_that_cannot_be_sent_is_an_internal_error(serve_functions, eith
 
 def test_unknown_names_are_refused_with_the_place(serve_functions, either):
     client = either.connect(serve_functions({"double": double}).target)
-    with pytest.raises(onnxserve.NotFound, match="unknown model 'triple'; the models are 'double'") as caught:
+    with pytest.raises(onnxserve.NotFound, match="unknown model 'triple'; available models: double") as caught:
         client.predict("triple", X)
     assert (caught.value.reason, caught.value.resource) == ("MODEL_NOT_FOUND", "triple")
-    with pytest.raises(onnxserve.NotFound, match="unknown version '2'"):
+    with pytest.raises(onnxserve.NotFound, match="model 'double' has no version '2'; available versions: 1"):
         client.predict("double", X, version="2")
     with pytest.raises(onnxserve.InvalidArgument, match="unknown output 'z'; the model's outputs are 'y'") as wrong:
         client.predict("double", X, outputs=["y", "z"])
@@ -209,7 +209,7 @@ def test_a_function_knows_its_request(serve_functions, either):
     )  # fmt: skip
     assert 0 < named.time_left <= 50
     assert bare.time_left == float("inf")
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match="call this in a function that the server runs"):
         testing.current_request()
 
 

@@ -70,6 +70,11 @@ def test_a_file_is_not_a_directory_of_models(tmp_path):
         discover(tmp_path / "models", {})
 
 
+def test_the_directory_of_one_model_is_not_taken_for_a_repository(root):
+    with pytest.raises(ConfigurationError, match="many/1: is a version and not a model; --models must name"):
+        discover(root / "many", {})
+
+
 def test_a_link_to_a_model_is_followed(root, tmp_path):
     (root / "many").rename(tmp_path / "elsewhere")
     (root / "many").symlink_to(tmp_path / "elsewhere")

@@ -78,8 +78,9 @@ def the_line(done):
         ("shared: x", "shared: must be a list of inputs, such as `[scale]`"),
         ("- instances", "must be a mapping of settings"),
         ("just text", "must be a mapping of settings"),
-        ("batching: {max_rows: 3", "while parsing a flow mapping"),
-        ("a: b: c", "mapping values are not allowed here"),
+        ("state: [{input: x}]", "state[0].output: field required"),
+        ("batching: {max_rows: 3", "not valid YAML: line 1, column 23: expected ',' or '}', but got '<stream end>'"),
+        ("a: b: c", "not valid YAML: line 1, column 5: mapping values are not allowed here"),
     ],
 )
 def test_a_bad_model_yaml_is_named_with_its_key(root, text, says):
@@ -175,9 +176,9 @@ def test_a_host_that_is_not_ours_is_named(root):
         ("prot: 1", "prot: unknown setting"),
         ("port: high", "port: "),
         ("port: 70000", "port: "),
-        ("[1, 2", "while parsing"),
+        ("[1, 2", "not valid YAML: line 1, column 6: expected ',' or ']'"),
         ("providers: quantum", "unknown execution provider 'quantum'"),
-        ("max_connection_age_grace: 60", "max_connection_age_grace has no effect without max_connection_age"),
+        ("max_connection_age_grace: 60", "settings.yaml): max_connection_age_grace has no effect without max_"),
         ("- port", "must be a mapping of settings"),
         ("just text", "must be a mapping of settings"),
     ],

@@ -44,11 +44,11 @@ def connect(target: str, *, tls: bool, ca: Path | None) -> Iterator[Client]:
         if error.reason:  # sent by a server
             typer.echo(f"onnxserve: {error}", err=True)
         else:
-            typer.echo(
-                f"onnxserve: no server answers at {target} ({error}); "
-                "start one with `onnxserve serve`, or name another with --target",
-                err=True,
-            )
+            cures = ["start one with `onnxserve serve`", "name another with --target"]
+            if tls or ca:
+                cures.append("leave out --tls and --ca where the server has no TLS")
+            choice = f"{', '.join(cures[:-1])}, or {cures[-1]}"
+            typer.echo(f"onnxserve: no server answers at {target} ({error}); {choice}", err=True)
         raise typer.Exit(1) from None
     except (OnnxserveError, ImportError, ValueError) as error:  # the last two: the answer cannot be decoded here
         typer.echo(f"onnxserve: {error}", err=True)

@@ -55,7 +55,10 @@ def current_request() -> Request:
     Raises:
         LookupError: the caller is not a function that the server runs, or runs on another thread.
     """
-    return _current.get()
+    try:
+        return _current.get()
+    except LookupError:
+        raise LookupError("no request: call this in a function that the server runs, on the same thread") from None
 
 
 def read(message: inference_service_pb2.PredictRequest, rpc: Any) -> tuple[Request, dict[str, Array]]:

@@ -133,10 +133,11 @@ class _Services:
     def _find(self, name: str, version: str) -> Model:
         model = self._models.get(name)
         if model is None:
-            raise _not_found(f"unknown model {name!r}; the models are {', '.join(map(repr, self._models))}", name)
+            names = ", ".join(sorted(self._models)) or "none"
+            raise _not_found(f"unknown model {name!r}; available models: {names}", name)
         if version not in {"", model.version}:
             raise _not_found(
-                f"unknown version {version!r} of model {name!r}; its version is {model.version!r}", f"{name}/{version}"
+                f"model {name!r} has no version {version!r}; available versions: {model.version}", f"{name}/{version}"
             )
         return model
 

@@ -88,6 +88,7 @@ def _is_at_stop(message: inference.StreamRequest, outputs: dict[str, Array]) -> 
         return False
     stop = message.steps.stop
     if stop.output not in outputs:
-        raise invalid("steps.stop.output", f"unknown output {stop.output!r}")
+        names = ", ".join(map(repr, outputs))
+        raise invalid("steps.stop.output", f"unknown output {stop.output!r}; the model's outputs are {names}")
     array = outputs[stop.output]
     return bool(np.all(array == stop.value if stop.HasField("value") else array != 0))

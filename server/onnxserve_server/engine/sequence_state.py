@@ -63,7 +63,9 @@ class States:
         for output in self._spec.outputs:
             if output.name == step.stop.output:
                 return (*fed, output)
-        raise InvalidRequest([Violation("steps.stop.output", f"unknown output {step.stop.output!r}")])
+        names = ", ".join(repr(output.name) for output in self._spec.outputs)
+        message = f"unknown output {step.stop.output!r}; the model's outputs are {names}"
+        raise InvalidRequest([Violation("steps.stop.output", message)])
 
     def initial(self, request: Request) -> State:
         """Return the state before a first step, of as many rows as the step has.

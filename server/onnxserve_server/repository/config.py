@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.providers import parse_providers
@@ -88,11 +89,11 @@ class ModelConfig(BaseModel):
     )
     batch_axis: Annotated[
         dict[str, int] | None,
-        Field(description="the axis of the rows, for inputs and outputs where it is not the first: {state: 1}"),
+        Field(description="the axis of the rows, for inputs and outputs where it is not the first: `{state: 1}`"),
     ] = None
     shared: Annotated[
         list[str] | None,
-        Field(description="inputs without rows: requests share a run only where these are equal: [sr]"),
+        Field(description="inputs without rows: requests share a run only where these are equal: `[sr]`"),
     ] = None
     state: Annotated[
         Literal["auto"] | list[StateConfig] | None,
@@ -101,13 +102,15 @@ class ModelConfig(BaseModel):
     sequences: SequencesConfig = SequencesConfig()
     feedback: Annotated[
         dict[str, str] | None,
-        Field(description="outputs that become inputs of the next run of a request with several steps: {next_id: id}"),
+        Field(
+            description="outputs that become inputs of the next run of a request with several steps: `{next_id: id}`"
+        ),
     ] = None
     labels: dict[str, list[str]] = Field(
-        default_factory=dict, description="class names of an output: {probabilities: [cat, dog]}"
+        default_factory=dict, description="class names of an output: `{probabilities: [cat, dog]}`"
     )
     versions: Literal["latest", "all"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "latest", description='which versions are served: latest, all, or a list such as ["3", "7"]'
+        "latest", description='which versions are served: latest, all, or a list such as `["3", "7"]`'
     )
 
     @field_validator("providers", mode="before")
@@ -189,8 +192,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     try:
         mapping = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {_explain_yaml(error)}") from error
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
@@ -200,9 +205,31 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def explain(error: ValidationError) -> str:
     """Return the errors of a validation on one line: each key and what is wrong with it."""
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc']))}: {_explain_one(one['type'], one['msg'])}" for one in error.errors()
-    )
+    faults = ((_key(one["loc"]), _explain_one(one["type"], one["msg"])) for one in error.errors() if _is_meant(one))
+    return "; ".join(f"{key}: {fault}" if key else fault for key, fault in faults)
+
+
+def _is_meant(error: ErrorDetails) -> bool:
+    """Whether an error is of what the file has: a list that may also be a word fails as a word, too."""
+    return error["type"] != "literal_error" or not any(map(_is_kind, error["loc"]))
+
+
+def _key(place: tuple[int | str, ...]) -> str:
+    """Return a place as `state[0].output`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if not _is_kind(part))
+    return "".join(parts).removeprefix(".")
+
+
+def _is_kind(part: int | str) -> bool:
+    """Whether a part of a place is pydantic's name of a member of a union, such as list[StateConfig]."""
+    return isinstance(part, str) and part.startswith(("literal[", "list["))
+
+
+def _explain_yaml(error: UnicodeDecodeError | yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark, what = error.problem_mark, " ".join(part for part in (error.problem, error.context) if part)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
 
 
 def _explain_one(kind: str, message: str) -> str:

@@ -8,6 +8,7 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import FILE_NAME, ModelConfig, read_config
 
 _NOT_MODELS = (".", "lost+found")  # hidden directories, and one that file systems keep for themselves
+_MODEL_FILE = "model.onnx"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -56,6 +57,10 @@ def _versions(directory: Path, batching_defaults: dict[str, object]) -> list[Fou
     config = read_config(config_file, batching_defaults)
     numbers = sorted((path.name for path in directory.iterdir() if path.is_dir() and path.name.isdecimal()), key=int)
     if not numbers:
+        if (directory / _MODEL_FILE).exists():
+            raise ConfigurationError(
+                f"{directory}: is a version and not a model; --models must name the directory that holds the models"
+            )
         raise ConfigurationError(f"{directory}: has no versions; expected {directory}/1/model.onnx")
     if config.versions == "latest":
         numbers = numbers[-1:]
@@ -65,9 +70,7 @@ def _versions(directory: Path, batching_defaults: dict[str, object]) -> list[Fou
             problem = f"no version {', '.join(missing)}; the versions are {', '.join(numbers)}"
             raise ConfigurationError(f"{config_file}: versions: {problem}")
         numbers = [number for number in numbers if number in config.versions]
-    found = [
-        Found(directory.name, number, directory / number / "model.onnx", config_file, config) for number in numbers
-    ]
+    found = [Found(directory.name, number, directory / number / _MODEL_FILE, config_file, config) for number in numbers]
     for version in found:
         if not version.path.is_file():
             raise ConfigurationError(f"{version.path}: no such file")
