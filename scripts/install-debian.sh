@@ -2,20 +2,22 @@
 # Install the Debian packages that the project's commands and tests use beside Python: nghttp2-client, which has h2load;
 # Chromium with its driver, in which the tests open the status page; Prometheus, which scrapes the servers of the tests; and
 # rclone, which the init container of deploy/k8s fetches models with.
+#
+# A program that is there already is left alone: the CI runners of Ubuntu have Chromium, which is no package of Ubuntu's.
 set -euo pipefail
-packages=(nghttp2-client chromium chromium-driver prometheus rclone)
+programs=(h2load:nghttp2-client chromium:chromium chromedriver:chromium-driver prometheus:prometheus rclone:rclone)
 
 if ! command -v apt-get >/dev/null; then
-  echo "$0: there is no apt-get here. Install with your system's own tool what Debian calls: ${packages[*]}" >&2
+  echo "$0: there is no apt-get here. Install with your system's own tool what Debian calls: ${programs[*]#*:}" >&2
   exit 1
 fi
 
 missing=()
-for package in "${packages[@]}"; do
-  [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+for program in "${programs[@]}"; do
+  command -v "${program%:*}" >/dev/null || missing+=("${program#*:}")
 done
 if ((${#missing[@]} == 0)); then
-  echo "already installed: ${packages[*]}"
+  echo "already installed: ${programs[*]%:*}"
   exit 0
 fi
 
