@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from docs_reference import TABLES  # noqa: E402 - mkdocs loads this file by its path
 
 _TABLE = re.compile(r"^<!-- reference: ([a-z-]+) -->$", re.MULTILINE)
+_SECTION = re.compile(r"^##+ ", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?!https?:|#)[^)#]+)\)")
 
 
@@ -19,6 +20,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Return a page's Markdown with what belongs into it."""
     folder = Path(page.file.abs_src_path).parent
     filled = _TABLE.sub(lambda found: TABLES[found[1]](), markdown)
+    if len(_SECTION.findall(filled)) < 2:
+        page.meta["hide"] = ["toc"]  # its column is room for tables and diagrams
     return _LINK.sub(lambda found: _link(found[1], found[2], folder, config), filled)
 
 

@@ -1,12 +1,15 @@
 """The site builds without a warning, and is complete in itself: neither build nor pages fetch anything."""
 
+import html
 import html.parser
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from docs_reference import model_keys
 
 from support.markdown import ROOT
 from support.packages import public_modules, public_names
@@ -84,3 +87,8 @@ def test_every_public_name_has_an_entry_in_the_reference(site, module):
 def test_each_alert_leads_to_its_section(site):
     names = read(site / "runbook.html").names
     assert {"onnxserveunavailable", "onnxservewastedcompute"} <= names
+
+
+def test_the_meanings_of_a_table_arrive_whole(site):
+    text = " ".join(html.unescape(re.sub("<[^>]+>", "", (site / "reference/model-yaml.html").read_text())).split())
+    assert [key for key, field in model_keys() if (field.description or "").replace("`", "") not in text] == []
