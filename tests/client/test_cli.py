@@ -187,6 +187,7 @@ def test_predict_prints_outputs_their_best_labels_and_the_receipt(files, run):
     assert "  row 0: dog 0.7, owl 0.2, cat 0.1" in lines
     assert "  row 1: cat 3, dog 2, owl 1" in lines
     assert lines[-1].startswith("queue 11 µs")
+    assert lines[-1].endswith("batch of 2 rows from 0 requests on CPUExecutionProvider")
 
 
 def test_predict_as_json_is_all_of_the_answer_and_alone_on_stdout(files, run):

@@ -60,7 +60,7 @@ def test_a_generation_feeds_outputs_back(serve_functions, either):
     assert [answer["next"].item() for answer in answers] == [2, 1]
     with pytest.raises(onnxserve.InvalidArgument, match=r"steps\.max"):
         list(client.generate("counter", {"n": np.array([3])}, max_steps=0))
-    with pytest.raises(onnxserve.InvalidArgument, match=r"steps\.stop\.output"):
+    with pytest.raises(onnxserve.InvalidArgument, match=r"steps\.stop\.output: .* outputs are 'total', 'next'"):
         list(client.generate("counter", {"n": np.array([3])}, max_steps=9, stop=onnxserve.Stop("nothing")))
 
 

@@ -122,7 +122,7 @@ def test_answers_of_two_generations_on_one_stream_stay_apart(server):
         (generate(1, 2, shape=(1, 2)), "inputs[0].shape"),
     ],
 )
-def test_what_cannot_be_is_told(server, request_, field):
+def test_a_request_of_several_steps_that_cannot_run_is_refused_with_its_field(server, request_, field):
     (answer,) = run(server, request_)
     assert error_of(answer) == (3, "INVALID_REQUEST", [field, *error_of(answer)[2][1:]])
 

@@ -184,6 +184,12 @@ def test_a_stop_condition_ends_a_request_before_its_last_step(sequence, hand):
     assert sequence.phase is Phase.IDLE
 
 
+def test_a_stop_condition_on_an_unknown_output_is_refused_with_the_outputs_there_are(sequence):
+    outcomes, _ = sequence.add(1, max_steps=2, stop=Stop("nothing", None))
+    assert isinstance(outcomes[0], InvalidRequest)
+    assert "unknown output 'nothing'; the model's outputs are 'y'" in str(outcomes[0])
+
+
 def test_a_request_is_held_between_two_steps_until_its_caller_has_read(sequence, hand):
     sequence.holds = True
     outcomes, _ = sequence.add(1, max_steps=2)

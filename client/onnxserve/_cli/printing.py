@@ -28,8 +28,13 @@ def receipt_lines(prediction: Prediction) -> Iterator[str]:
     receipt = prediction.receipt
     yield (
         f"queue {receipt.queue_us} µs, batch wait {receipt.batch_wait_us} µs, compute {receipt.compute_us} µs; "
-        f"batch of {receipt.batch_rows} rows from {receipt.batch_requests} requests on {receipt.provider}"
+        f"batch of {_counted(receipt.batch_rows, 'row')} from {_counted(receipt.batch_requests, 'request')} "
+        f"on {receipt.provider}"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
