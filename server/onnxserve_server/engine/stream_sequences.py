@@ -68,9 +68,9 @@ class StreamSequences:
     def handoffs(self) -> list[Handoff]:
         """Return the state of each live sequence that is to be handed over. No step may be in flight."""
         return [
-            Handoff(name, sequence.model.spec, sequence.model.states.described(sequence.state))
+            Handoff(name, sequence.model.spec, sequence.model.states.described(state))
             for name, sequence in list(self._by_id.items())
-            if sequence.handoff and sequence.state is not None
+            if sequence.handoff and (state := sequence.state) is not None  # read once: an eviction may come meanwhile
         ]
 
     @property
