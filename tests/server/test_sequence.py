@@ -309,6 +309,19 @@ def test_a_model_that_stops_ends_what_is_held_and_forgets_the_states(hand, servi
         Sequence(hand.model, services)
 
 
+def test_a_sequence_whose_model_stops_as_its_step_is_submitted_is_forgotten_too(sequence, hand, monkeypatch):
+    def stop_and_refuse(*_):
+        hand.model.sequences.stop()
+        raise ModelStopped
+
+    monkeypatch.setattr(hand.model, "submit", stop_and_refuse)
+    outcomes, _ = sequence.add(1)
+    assert isinstance(outcomes[0], ModelStopped)
+    assert sequence.phase is Phase.EVICTED
+    assert sequence.evictions == ["its model was stopped"]
+    assert len(hand.model.sequences) == 0
+
+
 def test_the_next_step_of_a_generation_is_refused_by_a_model_that_stops(sequence, hand):
     outcomes, _ = sequence.add(1, max_steps=1000)
     hand.model._batcher.close()

@@ -54,7 +54,10 @@ class LiveSequences:
     def rest(self, sequence: "LiveSequence") -> None:
         """Note that a sequence has nothing to do from now on."""
         sequence.idle_since = now = self._clock()
-        self._deadlines.watch(now + self._policy.idle)
+        if self._stopped:  # while a step of it was on its way to a batcher that was closed
+            self._forget(sequence)
+        else:
+            self._deadlines.watch(now + self._policy.idle)
 
     def hold(self, request: "PendingStep") -> None:
         """Keep the deadline of a request that waits for its caller to read, until let_go()."""
@@ -77,8 +80,7 @@ class LiveSequences:
         for request in held:
             request.withdraw(ModelStopped())
         for sequence in live:
-            sequence.evict("its model was stopped")
-            self.free(sequence)
+            self._forget(sequence)
 
     def expire(self, now: float) -> float:
         """Evict sequences idle for too long, end held requests that are too late; return when to look again, or inf."""
@@ -100,3 +102,8 @@ class LiveSequences:
                 self.free(sequence)
                 self.evicted += 1
         return following
+
+    def _forget(self, sequence: "LiveSequence") -> None:
+        """Free the place of a sequence whose model was stopped, and evict it unless a step is about to be refused."""
+        sequence.evict("its model was stopped")
+        self.free(sequence)
