@@ -44,8 +44,8 @@ class ModelManager:
         repository: the models on disk.
         table: the versions that serve; changed by this object alone.
         services: shared by all models.
-        on_change: called with each new status of a version: before requests can reach a version that is ready, and
-            when none can reach a version that was stopped.
+        on_change: called with each new status of a version: when requests can reach one that is ready, and none can
+            reach one that was stopped. It must not load or stop any.
 
     Attributes:
         statuses: the state of each version.
@@ -122,12 +122,11 @@ class ModelManager:
         self._on_change(loading)
         before = resident_bytes()
         try:
-            model = load(found, self._repository.defaults, prober, self._services)
+            model = self._started(found, prober)
         except ConfigurationError as error:
             self._on_change(self.statuses.fail(loading, str(error)))
             raise
         old = self._serving(found.name, found.version)
-        model.start()
         if old is None:
             self._table.add(model)
         else:
@@ -135,6 +134,22 @@ class ModelManager:
             old.stop()
         self._on_change(self.statuses.succeed(loading, max(0, resident_bytes() - before)))
         logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
+
+    def _started(self, found: Found, prober: Prober) -> Servable:
+        """Return a version that takes requests, once it is in the table."""
+        try:
+            model = load(found, self._repository.defaults, prober, self._services)
+            model.start()
+        except ConfigurationError:
+            raise
+        except (
+            Exception
+        ) as error:  # a defect of ours, or no descriptors or threads left: one version's, not the server's
+            logger.exception("loading model %s/%s failed unexpectedly", found.name, found.version)
+            raise ConfigurationError(
+                f"{found.path}: loading it failed unexpectedly ({type(error).__name__}: {error}); see the log"
+            ) from error
+        return model
 
     def _serving(self, name: str, version: str) -> Servable | None:
         models = self._table.models()
