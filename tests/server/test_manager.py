@@ -1,5 +1,6 @@
 """The owner of the models: whatever becomes of a load, its version's status says so and the others go on."""
 
+import threading
 import zipfile
 
 import pytest
@@ -75,3 +76,19 @@ def test_a_load_that_fails_unexpectedly_is_over_and_the_others_are_loaded(make, 
     found = next(iter(discover(root, {})))
     with pytest.raises(ConfigurationError, match=f"^{found.path}: "):
         manager.load(found)
+
+
+def test_a_model_whose_load_ends_after_the_server_has_stopped_is_stopped_too(make, root, monkeypatch):
+    manager, changes = make()
+    probe = Prober.probe
+
+    def stop_and_probe(*arguments):
+        manager.stop_all()
+        return probe(*arguments)
+
+    monkeypatch.setattr(Prober, "probe", stop_and_probe)
+    *_, found = discover(root, {})
+    with pytest.raises(ConfigurationError, match="the server stops"):
+        manager.load(found)
+    assert states(changes) == [("b", LoadState.LOADING), ("b", LoadState.FAILED)]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.endswith("b/1")]
