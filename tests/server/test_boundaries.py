@@ -1,6 +1,7 @@
 """Who may import whom, read from the sources."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,12 @@ WIRING = {"app", "commands", "doctor", "settings", "signals"}
 NOUNS = {"core", "errors", "observing", "spec"}
 
 
-def imports(name):
+def imports(name, *, for_types=True):
     """The full names of all that a file imports, wherever in it: modules, and what is taken from them."""
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    tree = ast.parse(FILES[name].read_text())
+    if not for_types:
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -56,6 +60,24 @@ def test_only_the_edge_knows_grpc():
 
 def test_only_the_runtime_knows_onnxruntime():
     assert {part(name) for name in who_imports("onnxruntime")} == {"runtime"}
+
+
+def test_only_telemetry_knows_opentelemetry():
+    assert {part(name) for name in who_imports("opentelemetry")} == {"telemetry"}
+
+
+def test_no_module_imports_itself_by_a_detour():
+    modules = {f"onnxserve_server.{name.removesuffix('.py').replace('/', '.')}": name for name in FILES}
+    graph = {
+        module: {
+            other
+            for found in imports(name, for_types=False)
+            for other in (found, found.rpartition(".")[0])
+            if other in modules and other != module
+        }
+        for module, name in modules.items()
+    }
+    assert len([*graphlib.TopologicalSorter(graph).static_order()]) == len(modules)
 
 
 def test_only_the_lane_knows_what_is_private_in_grpc():
