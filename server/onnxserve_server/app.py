@@ -181,7 +181,7 @@ class App:
     def _server_options(self) -> ServerOptions:
         settings = self.settings
         cpus = resources().cpus
-        report = LoadReport(self.engine.clock, lambda: time.process_time() / cpus, self.engine.busiest)
+        report = LoadReport(self.engine.clock, lambda: time.process_time() / cpus, self.engine.busy)
         return ServerOptions(
             host=settings.host,
             port=settings.port,

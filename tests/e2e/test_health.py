@@ -9,6 +9,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from onnxserve_server.edge.health import Health
 from support import zoo
 from support.waiting import until
 
@@ -111,3 +112,15 @@ def silence(release):
     """A stream on which nothing is sent until it is released."""
     release.wait(30)
     yield from ()
+
+
+def test_what_comes_to_serve_as_the_server_drains_does_not_say_so():
+    health = Health()
+
+    def names():
+        health.drain()  # in another thread, once set() has begun
+        yield "model/double"
+
+    health.set(names(), SERVING)
+    response = health.list(health_pb2.HealthListRequest(), None)
+    assert {name: each.status for name, each in response.statuses.items()} == {"": NOT_SERVING}

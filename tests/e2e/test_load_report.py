@@ -31,7 +31,7 @@ def fields(trailer):
 def test_a_report_tells_rate_and_utilization_of_the_last_moment(clock):
     """The metadata itself cannot be seen in a client: gRPC's core keeps it for the policy."""
     used = {"cpu": 5.0, "busy": 7.0}
-    load = LoadReport(clock, lambda: used["cpu"], lambda: used["busy"])
+    load = LoadReport(clock, lambda: used["cpu"], lambda: {("m", "1"): used["busy"]})
     assert [load.trailer() for _ in range(16)] == [()] * 16
     clock.now += 2.0
     used["cpu"] += 0.5
@@ -43,6 +43,25 @@ def test_a_report_tells_rate_and_utilization_of_the_last_moment(clock):
     assert [load.trailer() for _ in range(16)][15] == trailers[15]
     clock.now += 1.0
     assert fields([load.trailer() for _ in range(16)][15]) == {1: 0.0, 6: 32.0, 9: 0.0}
+
+
+def test_the_busiest_model_is_the_one_that_ran_longest_in_the_last_moment(clock):
+    """Not the one that has run longest since the start; nor does it count that a model has stopped, or is new."""
+    old, new = ("old", "1"), ("new", "1")
+    used = {old: 1000.0, new: 1.0}
+    load = LoadReport(clock, lambda: 0.0, lambda: dict(used))
+
+    def utilization():
+        clock.now += 2.0
+        return fields([load.trailer() for _ in range(16)][15])[9]
+
+    used[new] += 1.0
+    assert utilization() == 0.5
+    del used[old]
+    used[new] += 0.5
+    assert utilization() == 0.25
+    used[new] = 1.5  # it was loaded again
+    assert utilization() == 0.75
 
 
 @pytest.mark.parametrize("edge", ["lane", pytest.param("plain", marks=pytest.mark.slow)], indirect=True)

@@ -211,13 +211,37 @@ def test_what_does_not_serve_cannot_be_stopped(server):
         server.client.predict("nothing", row(0, 0))
 
 
-def test_a_version_that_is_loaded_again_takes_the_place_of_the_old_one_and_no_call_is_lost(server):
+def alone(callers, client, kind):
+    """Generations without a sequence, one after the other."""
+
+    def work(_):
+        for _ in callers.numbers():
+            answers = list(client.generate("countdown", {"n": np.full((1, 1), 20, np.float32)}, max_steps=20))
+            callers.note(kind, [answer["next"].item() for answer in answers] == [*range(19, -1, -1)])
+
+    return work
+
+
+def large(callers, client, kind):
+    """Requests that are split into several runs."""
+
+    def work(caller):
+        for number in callers.numbers():
+            x = np.repeat(row(caller, number)["x"], 200, 0)
+            callers.note(kind, np.array_equal(client.predict("double", {"x": x})["y"], 2 * x))
+
+    return work
+
+
+def test_a_version_that_is_loaded_again_takes_the_place_of_the_old_one_and_nothing_is_lost(server):
     callers = Callers()
     with Client(server.address, retries=0) as client:
-        callers.add("predictions", predictions(callers, client, "predictions"), 4)
+        for kind in (predictions, large, streams, sequences, generations, alone):
+            callers.add(kind.__name__, kind(callers, client, kind.__name__), 2)
         with callers.calling(), Prober() as prober:
-            for _ in range(20):
-                server.app.manager.load(found(server, "double"), prober)
+            for _ in range(10):
+                for name in MODELS:
+                    server.app.manager.load(found(server, name), prober)
                 callers.go_on(more=1)
     assert callers.errors == []
 

@@ -112,6 +112,19 @@ def test_no_deadline_is_lost_when_many_threads_name_theirs(watch):
     assert subscriber.empty.wait(5)
 
 
+def test_a_subscriber_that_fails_keeps_no_other_from_its_deadlines(watch, caplog):
+    def fail(now):
+        raise ZeroDivisionError
+
+    now = time.monotonic()
+    subscriber = Subscriber(now + 0.02, now + 0.04)
+    watch.subscribe(fail)
+    watch.subscribe(subscriber.expire)
+    watch.watch(now + 0.02)
+    assert subscriber.empty.wait(5)
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_a_watch_that_was_never_started_can_be_stopped():
     DeadlineWatch(time.monotonic).stop()
 

@@ -1,5 +1,7 @@
 """The probe: what may be batched is found by trying, and a model that kills its process kills only the probe."""
 
+import contextlib
+import resource
 import signal
 import sys
 
@@ -225,6 +227,19 @@ def test_a_model_that_takes_too_long_is_refused_and_the_next_gets_a_new_child(sa
         assert str(raised.value).startswith(f"{path}: ")
         prober._timeout = 60
         assert prober.probe(path, OPTIONS).batchable
+
+
+def test_a_process_with_many_descriptors_can_probe(saved):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    path = saved(zoo.double())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    try:
+        with contextlib.ExitStack() as stack:
+            while stack.enter_context(path.open()).fileno() < 1024:
+                pass
+            assert stack.enter_context(Prober()).probe(path, OPTIONS).batchable
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_closing_ends_the_child(saved):

@@ -24,7 +24,7 @@ class Sequence:
     def __init__(self, model, services, **fields):
         self.evictions = []
         self.live = LiveSequence(
-            model, services, None, handoff=False, on_evicted=lambda _, reason: self.evictions.append(reason)
+            model, services, None, handoff=False, on_evicted=lambda _, reason: self.evictions.append(reason), **fields
         )
         model.sequences.open(self.live)
         self.resumes = []
@@ -315,6 +315,19 @@ def test_a_model_that_stops_ends_what_is_held_and_forgets_the_states(hand, servi
         Sequence(hand.model, services)
 
 
+def test_a_sequence_whose_model_stops_as_its_step_is_submitted_is_forgotten_too(sequence, hand, monkeypatch):
+    def stop_and_refuse(*_):
+        hand.model.sequences.stop()
+        raise ModelStopped
+
+    monkeypatch.setattr(hand.model, "submit", stop_and_refuse)
+    outcomes, _ = sequence.add(1)
+    assert isinstance(outcomes[0], ModelStopped)
+    assert sequence.phase is Phase.EVICTED
+    assert sequence.evictions == ["its model was stopped"]
+    assert len(hand.model.sequences) == 0
+
+
 def test_the_next_step_of_a_generation_is_refused_by_a_model_that_stops(sequence, hand):
     outcomes, _ = sequence.add(1, max_steps=1000)
     hand.model._batcher.close()
@@ -322,3 +335,107 @@ def test_the_next_step_of_a_generation_is_refused_by_a_model_that_stops(sequence
     assert isinstance(outcomes[0], StepResult)
     assert isinstance(outcomes[1], ModelStopped)
     assert sequence.phase is Phase.IDLE
+
+
+# A model that was loaded again
+
+
+@pytest.fixture
+def again(services):
+    """What is loaded in the place of the model."""
+    return ByHand(services, max_live=2)
+
+
+@pytest.fixture
+def follower(hand, again, services):
+    return Sequence(hand.model, services, find_successor=lambda old: again.model if old is hand.model else None)
+
+
+def stop(model):
+    model.start()
+    model.stop()
+
+
+def test_an_idle_sequence_goes_on_where_its_model_was_loaded_again(follower, hand, again):
+    follower.add(1)
+    hand.run()
+    stop(hand.model)
+    assert (follower.phase, follower.evictions) == (Phase.IDLE, [])
+    assert (len(hand.model.sequences), len(again.model.sequences)) == (0, 1)
+    outcomes, _ = follower.add(1)
+    again.run()
+    assert answer(outcomes[0]) == 4.5
+    follower.live.free()
+    assert len(again.model.sequences) == 0
+
+
+def test_a_held_request_is_held_where_its_model_was_loaded_again(follower, hand, again, clock):
+    follower.holds = True
+    outcomes, _ = follower.add(1, max_steps=3, deadline=clock.now + 10)
+    hand.run()
+    stop(hand.model)
+    assert (follower.phase, len(outcomes)) == (Phase.HELD, 1)
+    follower.resumes.pop()()
+    again.run()
+    assert [answer(each) for each in outcomes] == [3, 10.5]
+    clock.now += 11
+    again.model.sequences.expire(clock.now)
+    assert isinstance(outcomes[2], DeadlineExceeded)
+
+
+def test_the_deadline_of_a_held_request_is_kept_where_its_model_was_loaded_again(follower, hand, again, clock):
+    follower.holds = True
+    outcomes, _ = follower.add(1, max_steps=3, deadline=clock.now + 10)
+    hand.run()
+    stop(hand.model)
+    assert again.model.sequences.expire(clock.now) == clock.now + 10
+    clock.now += 10
+    again.model.sequences.expire(clock.now)
+    assert isinstance(outcomes[1], DeadlineExceeded)
+
+
+def test_a_step_that_comes_as_its_model_is_loaded_again_is_run_by_the_new_one(follower, hand, again):
+    hand.model._batcher.close()
+    outcomes, _ = follower.add(1)
+    again.run()
+    assert answer(outcomes[0]) == 3
+    assert (len(hand.model.sequences), len(again.model.sequences)) == (0, 1)
+
+
+def test_a_sequence_that_finds_no_place_where_its_model_was_loaded_again_is_evicted(follower, hand, again, services):
+    for _ in range(2):
+        Sequence(again.model, services)
+    stop(hand.model)
+    assert (follower.phase, follower.evictions) == (Phase.EVICTED, ["its model was stopped"])
+    assert (len(hand.model.sequences), len(again.model.sequences)) == (0, 2)
+
+
+@pytest.mark.parametrize("end", ["free", "evict"])
+def test_a_sequence_that_is_over_takes_no_place_where_its_model_was_loaded_again(follower, hand, again, end):
+    follower.live.evict("a test") if end == "evict" else follower.live.free()
+    assert not follower.live.follow(hand.model.sequences)
+    assert len(again.model.sequences) == 0
+
+
+def test_a_step_that_finds_its_model_stopped_runs_though_its_sequence_has_gone_on(follower, hand, again, monkeypatch):
+    def stop_and_refuse(*_):
+        hand.model.sequences.stop()
+        raise ModelStopped
+
+    monkeypatch.setattr(hand.model, "submit", stop_and_refuse)
+    outcomes, _ = follower.add(1)
+    again.run()
+    assert answer(outcomes[0]) == 3
+    assert (follower.evictions, len(again.model.sequences)) == ([], 1)
+
+
+def test_a_freed_sequence_runs_what_it_has_where_its_model_was_loaded_again_and_takes_no_place(follower, hand, again):
+    follower.holds = True
+    outcomes, _ = follower.add(1, max_steps=2)
+    hand.run()
+    follower.live.free()
+    hand.model._batcher.close()
+    follower.resumes.pop()()
+    again.run()
+    assert [answer(each) for each in outcomes] == [3, 10.5]
+    assert (follower.phase, len(again.model.sequences)) == (Phase.OVER, 0)

@@ -3,6 +3,7 @@
 import pytest
 
 from onnxserve_server.edge.stream import Phase
+from onnxserve_server.engine.sequence import LiveSequence
 from onnxserve_server.errors import Draining
 from support.calls import predict, step
 from support.streaming import cancel
@@ -316,6 +317,33 @@ def test_a_stream_that_is_cut_off_sends_the_replies_that_are_there_and_the_state
     server.streams.cut_off(0)
     assert (call.ended, call.stream.phase) == (False, Phase.CUT_OFF)
     assert call.answers() == [("1", 1.0), ("2", 1.0), ("2", 2.0), ("s", 1.0)]
+    assert end_of(call) == UNAVAILABLE
+
+
+def test_a_state_is_handed_over_at_a_cut_off_beside_a_sequence_that_is_lost(stage):
+    server = stage()
+    call = server.open()
+    call.bring(step("1", 1, "moves", handoff=True), step("2", 2, "stays"))
+    server.run("sum", 2)
+    assert call.answers() == [("1", 1.0), ("2", 2.0)]
+    server.streams.stop()
+    assert (call.ended, call.stream.phase) == (False, Phase.STOPPING)
+    server.streams.cut_off(0)
+    assert call.answers() == [("moves", 1.0)]
+    assert end_of(call) == UNAVAILABLE
+
+
+def test_a_state_that_is_evicted_as_it_is_handed_over_ends_its_stream_all_the_same(stage, monkeypatch):
+    server = stage()
+    call = server.open()
+    call.bring(step("1", handoff=True))
+    server.run("sum")
+    assert call.answers() == [("1", 1.0)]
+    (sequence,) = server.models["sum"].sequences._live
+    looks = [sequence.state, None]
+    monkeypatch.setattr(LiveSequence, "state", property(lambda _: looks.pop(0)), raising=False)
+    server.streams.stop()
+    assert call.answers() == [("s", 1.0)]
     assert end_of(call) == UNAVAILABLE
 
 

@@ -127,3 +127,18 @@ def test_readers_find_a_version_at_every_moment_of_ten_thousand_swaps():
     for reader in readers:
         reader.join()
     assert misses == []
+
+
+def test_a_version_that_is_added_as_it_is_looked_for_is_found(table):
+    model = table.resolve("b")
+    table.remove(model)
+
+    class AddedMeanwhile(dict):
+        """What serves, as a reader sees it who comes just before the version is added."""
+
+        def get(self, key):
+            table.add(model)
+            return super().get(key)
+
+    table._serving = AddedMeanwhile(table._serving)
+    assert table.resolve("b") is model

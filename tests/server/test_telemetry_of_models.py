@@ -1,6 +1,7 @@
 """Metrics over the life of a model: gauges go when it stops, counters stay and never turn back."""
 
 import math
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -130,3 +131,25 @@ def test_evicted_sequences_are_counted_beyond_the_life_of_the_model_that_evicted
     server.load("m", idle=10.0)
     evict()
     assert evicted() == 3
+
+
+def test_evicted_sequences_are_counted_once_though_metrics_are_collected_as_their_model_stops(server, clock):
+    over = threading.Event()
+
+    def collect():
+        while not over.is_set():
+            server.telemetry.metrics.collect()
+
+    collectors = [threading.Thread(target=collect) for _ in range(3)]
+    for collector in collectors:
+        collector.start()
+    try:
+        for number in range(1, 101):
+            server.load("m", idle=10.0)
+            server.models["m"].sequences.evicted += 1
+            server.stop("m")
+            assert server.points("counter", "m")["onnxserve.sequences.evicted"] == number
+    finally:
+        over.set()
+        for collector in collectors:
+            collector.join()

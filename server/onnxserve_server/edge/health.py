@@ -29,14 +29,17 @@ class Health:
     def __init__(self) -> None:
         self._statuses: dict[str, int] = {"": NOT_SERVING}
         self._watchers: dict[_Watcher, None] = {}
+        self._lock = threading.Lock()  # of changes; not held while sending
         self._draining = False
 
     def set(self, services: Iterable[str], status: int) -> None:
         """Set the status of services and send it to their watchers; after drain() nothing changes."""
-        if not self._draining:
-            self._statuses.update(dict.fromkeys(services, status))  # first: a watcher may ask by Check
-            for watcher in list(self._watchers):
-                watcher.update()
+        changed = dict.fromkeys(services, status)
+        with self._lock:
+            if self._draining:
+                return
+            self._statuses.update(changed)  # before sending: a watcher may ask by Check
+        self._send()
 
     def ready(self) -> bool:
         """Whether the process serves."""
@@ -44,8 +47,15 @@ class Health:
 
     def drain(self) -> None:
         """Say NOT_SERVING of everything, for good."""
-        self.set(list(self._statuses), NOT_SERVING)
-        self._draining = True
+        with self._lock:
+            self._draining = True
+            self._statuses.update(dict.fromkeys(self._statuses, NOT_SERVING))
+        self._send()
+
+    def _send(self) -> None:
+        """Have each watcher send what it has not sent yet."""
+        for watcher in list(self._watchers):
+            watcher.update()
 
     def add_to(self, server: grpc.Server) -> None:
         """Serve Watch and List; check() is for the edge."""

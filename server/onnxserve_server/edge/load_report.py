@@ -7,7 +7,7 @@ second over its utilization. There is no API for it in grpcio; a server may send
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from onnxserve_server.core import Clock
 
@@ -24,17 +24,20 @@ class LoadReport:
     Args:
         clock: tells the time in seconds.
         cpu: the CPU time of the process so far, in seconds, over the CPUs that it is granted.
-        busy: how long the busiest model's executors have run so far, in seconds, over their number.
+        busy: how long the executors of each version that serves have run so far, in seconds, over their number.
     """
 
-    def __init__(self, clock: Clock, cpu: Callable[[], float], busy: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Clock, cpu: Callable[[], float], busy: Callable[[], Mapping[tuple[str, str], float]]
+    ) -> None:
         self._clock = clock
         self._cpu = cpu
         self._busy = busy
         self._lock = threading.Lock()
         self._replies = self._counted = 0
         self._last = clock()
-        self._used = (cpu(), busy())
+        self._last_cpu = cpu()
+        self._last_busy = busy()
         self._trailer: tuple[tuple[str, bytes], ...] = ()
 
     def trailer(self) -> tuple[tuple[str, bytes], ...]:
@@ -50,12 +53,19 @@ class LoadReport:
         return self._trailer
 
     def _refresh(self) -> None:
-        now, used = self._clock(), (self._cpu(), self._busy())
+        now, used, ran = self._clock(), self._cpu(), self._busy()
         seconds = now - self._last
-        cpu, busy = ((after - before) / seconds for after, before in zip(used, self._used, strict=True))
-        replies, self._counted = self._replies - self._counted, self._replies
-        self._last, self._used = now, used
+        cpu = (used - self._last_cpu) / seconds
         # A model that runs all the time cannot take more, however few CPUs it uses; clients use the larger of both.
+        busy = max((_since(self._last_busy.get(model, 0.0), so_far) for model, so_far in ran.items()), default=0.0)
+        busy /= seconds
+        replies, self._counted = self._replies - self._counted, self._replies
+        self._last, self._last_cpu, self._last_busy = now, used, ran
         fields = ((_CPU_UTILIZATION, cpu), (_RPS, replies / seconds), (_APPLICATION_UTILIZATION, max(cpu, busy)))
         report = b"".join(bytes([number << 3 | _DOUBLE]) + struct.pack("<d", value) for number, value in fields)
         self._trailer = ((NAME, report),)
+
+
+def _since(before: float, now: float) -> float:
+    """Return how much was added; a version that was loaded again counts from 0."""
+    return now - before if now >= before else now

@@ -20,7 +20,7 @@ A stream goes down this table, and never up:
     ABORTING   left unanswered   left unanswered    the message that was being sent is out               ENDED
     ENDED      left unanswered   none
 
-A stream that is to stop goes on taking requests while a sequence is live whose state would be lost with it. Once one
+A STOPPING stream still takes requests while a sequence is live whose state would be lost with it. Once one
 was left unanswered, for another server, the call ends with an error even if its caller has closed.
 """
 
@@ -329,7 +329,7 @@ class Stream:
     @property
     def _takes_requests(self) -> bool:
         """Whether further requests are taken: until the server stops, and then for sequences that would be lost."""
-        return self._phase is _OPEN or (self._phase not in _OVER and self._sequences.must_stay)
+        return self._phase is _OPEN or (self._phase is _STOPPING and self._sequences.must_stay)
 
     @property
     def _ends_well(self) -> bool:

@@ -65,6 +65,7 @@ class Engine:
         """Return what is known of a version that serves; raises as Table.resolve() does."""
         return self.table.resolve(name, version).spec
 
-    def busiest(self) -> float:
-        """Return the longest that a model's executors have run so far, in seconds, over their number."""
-        return max((model.run_seconds / model.spec.instances for model in self.table.models()), default=0.0)
+    def busy(self) -> dict[tuple[str, str], float]:
+        """Return how long the executors of each version have run so far, in seconds, over their number."""
+        models = self.table.models()
+        return {(model.spec.name, model.spec.version): model.run_seconds / model.spec.instances for model in models}

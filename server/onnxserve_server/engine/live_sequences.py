@@ -55,6 +55,8 @@ class LiveSequences:
         """Note that a sequence has nothing to do from now on."""
         sequence.idle_since = now = self._clock()
         self._deadlines.watch(now + self._policy.idle)
+        if self._stopped:  # while a step of it was on its way to a batcher that was closed
+            self._let_leave(sequence)
 
     def hold(self, request: "PendingStep") -> None:
         """Keep the deadline of a request that waits for its caller to read, until let_go()."""
@@ -70,15 +72,15 @@ class LiveSequences:
                 self._held.pop(request, None)
 
     def stop(self) -> None:
-        """Refuse new sequences, end what is held, and forget the states of the others; no step may run or wait."""
+        """Refuse new sequences, and let go of all others, and of what is held; no step may run or wait."""
         with self._lock:
             self._stopped = True
             live, held = list(self._live), list(self._held)
         for request in held:
-            request.withdraw(ModelStopped())
+            if not request.follow(self):
+                request.withdraw(ModelStopped())
         for sequence in live:
-            sequence.evict("its model was stopped")
-            self.free(sequence)
+            self._let_leave(sequence)
 
     def expire(self, now: float) -> float:
         """Evict sequences idle for too long, end held requests that are too late; return when to look again, or inf."""
@@ -97,6 +99,11 @@ class LiveSequences:
             if since + self._policy.idle > now:
                 following = min(following, since + self._policy.idle)
             elif sequence.evict("it was idle for too long"):
-                self.free(sequence)
                 self.evicted += 1
         return following
+
+    def _let_leave(self, sequence: "LiveSequence") -> None:
+        """Let a sequence go on where another model took the place of this one, else evict it if it is idle."""
+        if not sequence.follow(self):
+            sequence.evict("its model was stopped")
+            self.free(sequence)

@@ -7,7 +7,7 @@ and leaves the running batch between them.
     phase      a request's step                    left by                              for
     IDLE       none; the state is kept             add()                                QUEUED
                                                    evict(): idle for too long, or the   EVICTED
-                                                   model stops
+                                                   model stops, and follow() finds none
                                                    end(), free()                        OVER
     QUEUED     is about to be submitted            its job is queued                    RUNNING
                                                    it is refused, or was withdrawn      IDLE
@@ -18,7 +18,8 @@ and leaves the running batch between them.
     OVER       none; no further one is taken
     EVICTED    none, and the state is forgotten
 
-No lock is held while a job is submitted or an outcome is delivered.
+No lock is held while a job is submitted or an outcome is delivered. A model that stops because it was loaded again has
+a successor, of the same name and version: the sequence goes on there in the phase that it is in, see follow().
 """
 
 import logging
@@ -31,10 +32,11 @@ from typing import TYPE_CHECKING
 from onnxserve.tensor import Array
 from onnxserve_server.core import Job, Request, Result, Step, StepResult
 from onnxserve_server.engine.sequence_state import State, StepOutcome
-from onnxserve_server.errors import ServeError
+from onnxserve_server.errors import ModelStopped, SequencesFull, ServeError
 from onnxserve_server.scheduling.services import Services
 
 if TYPE_CHECKING:
+    from onnxserve_server.engine.live_sequences import LiveSequences
     from onnxserve_server.engine.model import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,10 @@ class PendingStep:
         """End the request with `error` unless it has ended. The state stays as it was before the step in flight."""
         self._sequence.withdraw(self, error)
 
+    def follow(self, stopped: "LiveSequences") -> bool:
+        """See LiveSequence.follow()."""
+        return self._sequence.follow(stopped)
+
 
 class LiveSequence:
     """A sequence from its first step to its end or eviction.
@@ -95,7 +101,9 @@ class LiveSequence:
         services: what all models share.
         state: what to begin with; None: the model's initial state.
         handoff: whether the state is wanted when the server stops.
-        on_evicted: called with the sequence and the reason when the state has been forgotten, from any thread.
+        on_evicted: called with the sequence and the reason when the state has been forgotten, from any thread; None
+            for a sequence that LiveSequences does not count.
+        find_successor: returns what serves now in the place of the model, which was stopped; None: nothing does.
     """
 
     def __init__(
@@ -106,6 +114,7 @@ class LiveSequence:
         *,
         handoff: bool,
         on_evicted: Callable[["LiveSequence", str], None] | None = None,
+        find_successor: Callable[["ServedModel"], "ServedModel | None"] = lambda _: None,
     ) -> None:
         self.model = model
         self.state = state  # touched by the step in flight alone, or when there is none
@@ -113,6 +122,7 @@ class LiveSequence:
         self.idle_since: float | None = None
         self._services = services
         self._on_evicted = on_evicted
+        self._find_successor = find_successor
         self._lock = threading.Lock()
         self._phase = _IDLE
         self._current: PendingStep | None = None  # the request whose step is queued, running or held
@@ -142,13 +152,34 @@ class LiveSequence:
         return True
 
     def evict(self, reason: str) -> bool:
-        """Forget the state, unless a step waits or runs; tell whether it is forgotten."""
+        """Forget the state and free the place, unless a step waits or runs; tell whether it is forgotten."""
         with self._lock:
             if self._phase is not _IDLE or self._waiting:
                 return False
             self._phase, self.state, self.idle_since = _EVICTED, None, None
+        self.model.sequences.free(self)
         if self._on_evicted is not None:
             self._on_evicted(self, reason)
+        return True
+
+    def follow(self, stopped: "LiveSequences") -> bool:
+        """Leave a model that was stopped for what serves in its place; tell whether that is done, by whomever."""
+        with self._lock:
+            old = self.model
+            if old.sequences is not stopped:
+                return True
+            if self._phase in (_OVER, _EVICTED) or (successor := self._find_successor(old)) is None:
+                return False
+            if self._on_evicted is not None and not self._ends_when_idle:
+                try:
+                    successor.sequences.open(self)
+                except (SequencesFull, ModelStopped):
+                    return False
+            self.model = successor
+            stopped.free(self)
+            if self._phase is _HELD and self._current is not None:
+                stopped.let_go(self._current)
+                successor.sequences.hold(self._current)
         return True
 
     def end(self) -> None:
@@ -212,7 +243,8 @@ class LiveSequence:
         return False
 
     def _submit(self, pending: PendingStep) -> Job:
-        request, step, states = pending.request, pending.step, self.model.states
+        request, step, model = pending.request, pending.step, self.model
+        states = model.states
         if pending.number:
             request = states.without_fed(request)
         state = states.initial(request) if self.state is None else self.state
@@ -221,7 +253,12 @@ class LiveSequence:
         def end(outcome: Result | ServeError) -> None:
             self._on_end(pending, state, outcome)
 
-        return self.model.submit(request, self._services.clock(), end, server_inputs)
+        try:
+            return model.submit(request, self._services.clock(), end, server_inputs)
+        except ModelStopped:
+            if not self.follow(model.sequences):
+                raise
+            return self._submit(pending)
 
     def _on_end(self, pending: PendingStep, before: State, outcome: Result | ServeError) -> None:
         if isinstance(outcome, Result):

@@ -13,8 +13,18 @@ from onnxserve_server.engine.seam import Handoff
 from onnxserve_server.engine.sequence import Hold, LiveSequence, PendingStep, StepDone
 from onnxserve_server.engine.servable import Servable
 from onnxserve_server.engine.table import Table
-from onnxserve_server.errors import Cancelled, Draining, InvalidRequest, SequenceEvicted, SequencesFull, Violation
+from onnxserve_server.errors import (
+    Cancelled,
+    Draining,
+    InvalidRequest,
+    ModelStopped,
+    SequenceEvicted,
+    SequencesFull,
+    ServeError,
+    Violation,
+)
 from onnxserve_server.scheduling.services import Services
+from onnxserve_server.spec import ModelSpec
 
 _MAX_STEPS = 10_000
 _MAX_EVICTED = 50_000  # names of one stream
@@ -68,9 +78,9 @@ class StreamSequences:
     def handoffs(self) -> list[Handoff]:
         """Return the state of each live sequence that is to be handed over. No step may be in flight."""
         return [
-            Handoff(name, sequence.model.spec, sequence.model.states.described(sequence.state))
+            Handoff(name, sequence.model.spec, sequence.model.states.described(state))
             for name, sequence in list(self._by_id.items())
-            if sequence.handoff and sequence.state is not None
+            if sequence.handoff and (state := sequence.state) is not None  # read once: an eviction may come meanwhile
         ]
 
     @property
@@ -112,7 +122,7 @@ class StreamSequences:
         model = self._resolve(request)
         if not isinstance(model, ServedModel):
             raise InvalidRequest([Violation("steps", f"model {request.model!r} cannot run several steps")])
-        return LiveSequence(model, self._engine.services, None, handoff=True)
+        return LiveSequence(model, self._engine.services, None, handoff=True, find_successor=self._successor)
 
     def _resolve(self, request: Request, state: Snapshot | None = None) -> Servable:
         table = self._engine.table
@@ -135,6 +145,7 @@ class StreamSequences:
             state,
             handoff=step.handoff,
             on_evicted=lambda gone, reason: self._note_eviction(name, gone, reason),
+            find_successor=self._successor,
         )
         with self._lock:  # close() may come from another thread
             if self._closed:
@@ -142,10 +153,25 @@ class StreamSequences:
             if len(self._evicted) >= _MAX_EVICTED and name not in self._evicted:
                 message = f"{_MAX_EVICTED} sequences of this stream were evicted; end them, or open another stream"
                 raise SequencesFull(message)
-            model.sequences.open(sequence)
+            try:
+                model.sequences.open(sequence)
+            except ModelStopped:
+                if not sequence.follow(model.sequences):  # it was loaded again since we looked
+                    raise
             self._evicted.pop(name, None)
             self._by_id[name] = sequence
         return sequence
+
+    def _successor(self, stopped: ServedModel) -> ServedModel | None:
+        """Return what was loaded in the place of a model, with the same inputs and outputs; None: nothing was."""
+        spec = stopped.spec
+        try:
+            model = self._engine.table.resolve(spec.name, spec.version)
+        except ServeError:
+            return None
+        if model is stopped or not isinstance(model, ServedModel) or _interface(model.spec) != _interface(spec):
+            return None
+        return model
 
     def _forget(self, name: str) -> LiveSequence | None:
         """Free a name; return the sequence that had it, unless that is evicted."""
@@ -162,3 +188,8 @@ class StreamSequences:
 
 def _gone(name: str, reason: str) -> SequenceEvicted:
     return SequenceEvicted(f"the state of sequence {name!r} is gone: {reason or 'it was evicted'}", sequence=name)
+
+
+def _interface(spec: ModelSpec) -> tuple[object, ...]:
+    """Return what must be the same in two models for one to go on with the states of the other."""
+    return spec.inputs, spec.outputs, [(pair.input, pair.output) for pair in spec.state], spec.feedback

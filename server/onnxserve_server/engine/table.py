@@ -67,7 +67,10 @@ class Table:
         """
         model = self._serving.get((name, version))
         if model is None:
-            raise self._refusal(name, version)
+            with self._lock:  # what serves and what was stopped are replaced one after the other
+                model = self._serving.get((name, version))
+                if model is None:
+                    raise self._refusal(name, version)
         return model
 
     def find(self, name: str, version: str = "") -> ModelSpec | None:

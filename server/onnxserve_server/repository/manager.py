@@ -44,8 +44,8 @@ class ModelManager:
         repository: the models on disk.
         table: the versions that serve; changed by this object alone.
         services: shared by all models.
-        on_change: called with each new status of a version: before requests can reach a version that is ready, and
-            when none can reach a version that was stopped.
+        on_change: called with each new status of a version: when requests can reach one that is ready, and none can
+            reach one that was stopped. It must not load or stop any.
 
     Attributes:
         statuses: the state of each version.
@@ -63,7 +63,9 @@ class ModelManager:
         self._table = table
         self._services = services
         self._on_change = on_change
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # one load or stop at a time
+        self._adding = threading.Lock()  # stop_all() does not wait for a load, but none may add a model after it
+        self._stopping = False
 
     def load_all(self, stop: threading.Event | None = None) -> None:
         """Load every model of the repository, or stop between two models once `stop` is set.
@@ -112,7 +114,9 @@ class ModelManager:
         logger.info("model %s/%s is stopped", name, version)
 
     def stop_all(self) -> None:
-        """Stop every version; the statuses stay as they are, because the server stops too."""
+        """Stop every version, and load no more; the statuses stay as they are, because the server stops too."""
+        with self._adding:
+            self._stopping = True
         for model in self._table.models():
             model.stop()
 
@@ -121,20 +125,42 @@ class ModelManager:
         loading = self.statuses.begin(found.name, found.version)
         self._on_change(loading)
         before = resident_bytes()
+        old = self._serving(found.name, found.version)
         try:
-            model = load(found, self._repository.defaults, prober, self._services)
+            model = self._started(found, prober)
+            self._put(model, old)
         except ConfigurationError as error:
             self._on_change(self.statuses.fail(loading, str(error)))
             raise
-        old = self._serving(found.name, found.version)
-        model.start()
-        if old is None:
-            self._table.add(model)
-        else:
-            self._table.swap(old, model)
+        if old is not None:
             old.stop()
         self._on_change(self.statuses.succeed(loading, max(0, resident_bytes() - before)))
         logger.info("model %s/%s is loaded on %s", found.name, found.version, model.spec.providers[0])
+
+    def _started(self, found: Found, prober: Prober) -> Servable:
+        """Return a version that takes requests, once it is in the table."""
+        try:
+            model = load(found, self._repository.defaults, prober, self._services)
+            model.start()
+        except ConfigurationError:
+            raise
+        except (
+            Exception
+        ) as error:  # a defect of ours, or no descriptors or threads left: one version's, not the server's
+            logger.exception("loading model %s/%s failed unexpectedly", found.name, found.version)
+            raise ConfigurationError(
+                f"{found.path}: loading it failed unexpectedly ({type(error).__name__}: {error}); see the log"
+            ) from error
+        return model
+
+    def _put(self, model: Servable, old: Servable | None) -> None:
+        """Have a version serve, in the place of the old one; stop it if the server has stopped meanwhile."""
+        with self._adding:
+            if not self._stopping:
+                self._table.add(model) if old is None else self._table.swap(old, model)
+                return
+        model.stop()
+        raise ConfigurationError(f"{model.spec.name}/{model.spec.version}: it is not loaded, for the server stops")
 
     def _serving(self, name: str, version: str) -> Servable | None:
         models = self._table.models()

@@ -137,7 +137,8 @@ def _initial(value: float | str, spec: TensorSpec, directory: Path, place: str) 
     if not isinstance(value, str):
         return value
     try:
-        array: Array = np.load(directory / value, allow_pickle=False)
+        with (directory / value).open("rb") as file:  # not by np.load(), which takes other files, too
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ConfigurationError(f"{place}: {directory / value}: {error}") from error
     row = spec.row_of(spec.shape)

@@ -62,8 +62,9 @@ class Prober:
             child.stdin.flush()
         except BrokenPipeError:
             return ""
-        replied, _, _ = select.select([child.stdout], [], [], self._timeout)
-        if not replied:
+        reply = select.poll()  # not select(), which takes no descriptor above 1023: a server may have more connections
+        reply.register(child.stdout, select.POLLIN)
+        if not reply.poll(self._timeout * 1e3):
             child.kill()
             self._forget(child)
             raise ConfigurationError(f"{path}: the model could not be loaded and tried within {self._timeout:g} s")

@@ -5,14 +5,18 @@ Jobs that end in time are not taken back: with calls of like timeouts that is on
 call.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Callable
 
 from onnxserve_server.core import Clock
 
+logger = logging.getLogger(__name__)
+
 _MAX_SLEEP = 3600.0  # seconds; callers may name deadlines beyond what the operating system can wait for
 _COALESCE = 0.005  # seconds; deadlines that lie closer together are handled in one round
+_RETRY = 1.0  # seconds until a subscriber that failed is asked again
 
 
 class DeadlineWatch:
@@ -72,6 +76,14 @@ class DeadlineWatch:
         with self._lock:
             self._next = math.inf
         now = self._clock()
-        following = min((expire(now) for expire in self._subscribers), default=math.inf)
+        following = min((_ask(expire, now) for expire in self._subscribers), default=math.inf)
         with self._lock:  # watch() may have been called with an earlier one meanwhile
             self._next = max(min(self._next, following), now + _COALESCE)
+
+
+def _ask(expire: Callable[[float], float], now: float) -> float:
+    try:
+        return expire(now)
+    except Exception:  # a defect of ours must not end the thread that keeps everybody's deadlines
+        logger.exception("deadlines could not be kept; trying again in %.0f s", _RETRY)
+        return now + _RETRY

@@ -78,9 +78,9 @@ class Metrics:
 
     def collect(self) -> list[Metric]:
         """Return every metric that has a value."""
-        models = self._sources.table.models()
-        stateful = [model for model in models if isinstance(model, ServedModel) and model.spec.state]
         with self._lock:
+            models = self._sources.table.models()  # not before: the last to count evictions must not know older ones
+            stateful = [model for model in models if isinstance(model, ServedModel) and model.spec.state]
             noted = [Metric(instrument, list(points.items())) for instrument, points in self._gauges.items()]
             attributed = list(self._attribution.collect())
             evicted = self._evictions.collect(stateful)
