@@ -144,7 +144,7 @@ def test_a_model_that_is_not_batched_says_why(bench):
 def test_a_version_that_is_not_there_is_reported(bench):
     done, data = bench("double", "--version", "7")
     assert (done.exit_code, done.stdout, data) == (1, "", None)
-    assert "model 'double' has no version '7'; it has 1" in done.stderr
+    assert "model 'double' has no version '7'; available versions: 1" in done.stderr
 
 
 def generator_of(target, model, x, stream=False):
