@@ -25,6 +25,9 @@ from support.waiting import until
 
 pytest_plugins = ["support.reporting", "support.tiers"]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell without job control starts its background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass
 class Running:
