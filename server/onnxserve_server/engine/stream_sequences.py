@@ -65,8 +65,7 @@ class StreamSequences:
             self._forget(step.sequence)
         pending = PendingStep(sequence, request, step, done, hold)
         if not sequence.add(pending):
-            self._engine.table.resolve(request.model, request.version)  # raises ModelStopped while it is
-            raise _gone(step.sequence, self._evicted.get(step.sequence, ""))
+            raise self._gone(request, step.sequence)
         return pending
 
     def end(self, name: str) -> None:
@@ -101,8 +100,7 @@ class StreamSequences:
         sequence = self._by_id.get(name)
         if sequence is None:
             if name in self._evicted and step.state is None:
-                self._engine.table.resolve(request.model, request.version)  # raises ModelStopped while it is
-                raise _gone(name, self._evicted[name])
+                raise self._gone(request, name)
             return self._open(request, step)
         spec = sequence.model.spec
         if request.model != spec.name:
@@ -173,6 +171,15 @@ class StreamSequences:
             return None
         return model
 
+    def _gone(self, request: Request, name: str) -> ServeError:
+        """Return the error of a step whose sequence was evicted."""
+        try:
+            self._engine.table.resolve(request.model, request.version)
+        except ServeError as error:  # while the model is stopped, that is the reason
+            return error
+        reason = self._evicted.get(name, "it was evicted")
+        return SequenceEvicted(f"the state of sequence {name!r} is gone: {reason}", sequence=name)
+
     def _forget(self, name: str) -> LiveSequence | None:
         """Free a name; return the sequence that had it, unless that is evicted."""
         with self._lock:  # an eviction may come from another thread
@@ -184,10 +191,6 @@ class StreamSequences:
             if self._by_id.get(name) is sequence:
                 del self._by_id[name]
                 self._evicted[name] = reason
-
-
-def _gone(name: str, reason: str) -> SequenceEvicted:
-    return SequenceEvicted(f"the state of sequence {name!r} is gone: {reason or 'it was evicted'}", sequence=name)
 
 
 def _interface(spec: ModelSpec) -> tuple[object, ...]:

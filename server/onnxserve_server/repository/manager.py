@@ -144,9 +144,7 @@ class ModelManager:
             model.start()
         except ConfigurationError:
             raise
-        except (
-            Exception
-        ) as error:  # a defect of ours, or no descriptors or threads left: one version's, not the server's
+        except Exception as error:  # a defect, or no descriptors or threads left: one version's, not the server's
             logger.exception("loading model %s/%s failed unexpectedly", found.name, found.version)
             raise ConfigurationError(
                 f"{found.path}: loading it failed unexpectedly ({type(error).__name__}: {error}); see the log"
