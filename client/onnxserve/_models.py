@@ -7,6 +7,7 @@ from onnxserve.tensor import NAMES
 from onnxserve.v1 import model_service_pb2, tensor_pb2
 
 _STATES = {number: name.removeprefix("MODEL_STATE_") for name, number in model_service_pb2.ModelState.items()}
+_ROWS = {number: name.removeprefix("ROWS_") for name, number in model_service_pb2.RowVerdict.Rows.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,20 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowVerdict:
+    """Whether the rows of a run can change each other's outputs, and how that is known."""
+
+    rows: str
+    """"INDEPENDENT": the graph shows that they cannot. "MEET": they reach a node together and may change each other
+    there. "DEPENDENT": a row was seen to change with its neighbours. "UNKNOWN": the graph does not show it, and no
+    change was seen. "UNSPECIFIED": an older server does not say."""
+    reason: str
+    """A sentence that names the node or the row. "" if there is nothing to say."""
+    node: str
+    """The name of the node that decided. "" if none did."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batching:
     """How requests of different callers are batched into one run of a model."""
 
@@ -42,6 +57,8 @@ class Batching:
     """The limit of rows in the queue."""
     max_queue_bytes: int
     """The limit of input bytes in the queue."""
+    rows: RowVerdict = RowVerdict(rows="UNSPECIFIED", reason="", node="")
+    """Whether requests that share a run can change each other's outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +121,11 @@ def model_info(model: model_service_pb2.Model) -> ModelInfo:
             max_delay_us=batching.max_delay_us,
             max_queue_rows=batching.max_queue_rows,
             max_queue_bytes=batching.max_queue_bytes,
+            rows=RowVerdict(
+                rows=_ROWS.get(batching.rows.rows, str(batching.rows.rows)),
+                reason=batching.rows.reason,
+                node=batching.rows.node,
+            ),
         ),
         runtime=Runtime(
             requested_providers=tuple(runtime.requested_providers),

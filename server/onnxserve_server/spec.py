@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
@@ -39,6 +40,24 @@ class TensorSpec:
         return array[(*[slice(None)] * self.batch_axis, slice(first, last))]
 
 
+class Rows(StrEnum):
+    """Whether the rows of a run can change each other's outputs."""
+
+    INDEPENDENT = "independent"  # proved: the graph shows that they cannot
+    MEET = "meet"  # they reach a node together, and may change each other there
+    DEPENDENT = "dependent"  # a row was seen to change with its neighbours
+    UNKNOWN = "unknown"  # the graph does not show it, and no change was seen
+
+
+@dataclass(frozen=True, slots=True)
+class RowVerdict:
+    """What is known of the rows of a model. `reason`: a sentence; `node`: the name of the node that decided."""
+
+    rows: Rows = Rows.UNKNOWN
+    reason: str = ""
+    node: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPolicy:
     """How the requests for a model are put together and how many may wait.
@@ -51,6 +70,7 @@ class BatchPolicy:
         max_queue_bytes: most bytes of input that may wait.
         ageing: seconds of waiting that are worth one step of priority.
         split: whether a request of more than max_rows is split into several runs (else it is refused).
+        rows: whether the rows of a run can change each other's outputs.
     """
 
     enabled: bool
@@ -61,6 +81,7 @@ class BatchPolicy:
     max_queue_bytes: int = 256 << 20
     ageing: float = 1.0
     split: bool = True
+    rows: RowVerdict = RowVerdict()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

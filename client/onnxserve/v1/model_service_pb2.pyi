@@ -73,20 +73,44 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., description: _Optional[str] = ...) -> None: ...
 
 class Batching(_message.Message):
-    __slots__ = ("enabled", "reason", "max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes")
+    __slots__ = ("enabled", "reason", "max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes", "rows")
     ENABLED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_DELAY_US_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     enabled: bool
     reason: str
     max_rows: int
     max_delay_us: int
     max_queue_rows: int
     max_queue_bytes: int
-    def __init__(self, enabled: _Optional[bool] = ..., reason: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ...) -> None: ...
+    rows: RowVerdict
+    def __init__(self, enabled: _Optional[bool] = ..., reason: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., rows: _Optional[_Union[RowVerdict, _Mapping]] = ...) -> None: ...
+
+class RowVerdict(_message.Message):
+    __slots__ = ("rows", "reason", "node")
+    class Rows(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ROWS_UNSPECIFIED: _ClassVar[RowVerdict.Rows]
+        ROWS_INDEPENDENT: _ClassVar[RowVerdict.Rows]
+        ROWS_MEET: _ClassVar[RowVerdict.Rows]
+        ROWS_DEPENDENT: _ClassVar[RowVerdict.Rows]
+        ROWS_UNKNOWN: _ClassVar[RowVerdict.Rows]
+    ROWS_UNSPECIFIED: RowVerdict.Rows
+    ROWS_INDEPENDENT: RowVerdict.Rows
+    ROWS_MEET: RowVerdict.Rows
+    ROWS_DEPENDENT: RowVerdict.Rows
+    ROWS_UNKNOWN: RowVerdict.Rows
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    rows: RowVerdict.Rows
+    reason: str
+    node: str
+    def __init__(self, rows: _Optional[_Union[RowVerdict.Rows, str]] = ..., reason: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
 
 class Runtime(_message.Message):
     __slots__ = ("requested_providers", "providers", "instances", "threads", "options")

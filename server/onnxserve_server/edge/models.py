@@ -57,6 +57,11 @@ def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_serv
             max_delay_us=round(policy.max_delay * 1e6),
             max_queue_rows=policy.max_queue_rows,
             max_queue_bytes=policy.max_queue_bytes,
+            rows=model_service.RowVerdict(
+                rows=f"ROWS_{policy.rows.rows.name}",
+                reason=policy.rows.reason,
+                node=policy.rows.node,
+            ),
         ),
         runtime=model_service.Runtime(
             requested_providers=spec.requested_providers,
