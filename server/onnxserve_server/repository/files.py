@@ -23,7 +23,11 @@ def contained(path: Path) -> Iterator[None]:
         yield
     except ConfigurationError:
         raise
-    except Exception as error:  # a defect, or no memory, descriptors or permission
+    except MemoryError as error:
+        raise ConfigurationError(
+            f"{printable(path)}: not enough memory to load it: {error}; give the server more, or serve a smaller model"
+        ) from error
+    except Exception as error:  # a defect, or no descriptors or permission
         logger.exception("%s failed unexpectedly", printable(path))
         raise ConfigurationError(
             f"{printable(path)}: loading it failed unexpectedly ({type(error).__name__}: {error}); see the log"
@@ -43,7 +47,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Return what a regular file holds.
 
     Raises:
-        ConfigurationError: it cannot be read, is no regular file, or holds more than `max_bytes`.
+        ConfigurationError: it cannot be read, is not a regular file, or holds more than `max_bytes`.
     """
     with open(_open(path), "rb") as file:
         content = file.read(max_bytes + 1)

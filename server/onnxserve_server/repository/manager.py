@@ -20,6 +20,8 @@ from onnxserve_server.scheduling.services import Services
 
 logger = logging.getLogger(__name__)
 
+_EVERY_ONE = {"suppressed": 0}  # of these lines is logged: a start has as many as models, whatever callers do
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repository:
@@ -128,7 +130,8 @@ class ModelManager:
         """Go on without a model; raises the error if the server must not."""
         if not self._repository.skip_broken:
             raise error
-        logger.error("model %s is skipped: %s", f"{name}/{version}" if version else name, error)
+        label = f"{name}/{version}" if version else name
+        logger.error("model %s is skipped: %s", label, error, extra=_EVERY_ONE)
 
     def _load(self, found: Found, prober: Prober) -> None:
         logger.info("loading model %s/%s", found.name, found.version)

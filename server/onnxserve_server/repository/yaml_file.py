@@ -10,8 +10,10 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.files import read_bounded
 
 _MAX_BYTES = 1 << 20  # the class names of ImageNet-21k take half of that
-_MAX_NODES = 200_000  # with each alias counted as what it stands for
+_MAX_NODES = 100_000
 _MAX_DEPTH = 32
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
+_TOO_MANY = f"more than {_MAX_NODES} values, where an alias counts as all that it stands for"
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -23,8 +25,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
     content = read_bounded(path, _MAX_BYTES)
     try:
         mapping = _parse(content.decode())
-    except RecursionError as error:
-        raise ConfigurationError(f"{path}: not valid YAML: nested more than {_MAX_DEPTH} levels deep") from error
     except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, no such date, a number of 5,000 digits
         raise ConfigurationError(f"{path}: not valid YAML: {_explain(error)}") from error
     if mapping is None:
@@ -35,7 +35,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -44,6 +44,25 @@ def _parse(text: str) -> Any:
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at a depth and a number of nodes, long before the interpreter or the memory would."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """See yaml.composer.Composer."""
+        problem = _TOO_DEEP if self._depth == _MAX_DEPTH else _TOO_MANY if self._nodes == _MAX_NODES else ""
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
+        self._nodes += 1
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Tree:
@@ -55,14 +74,14 @@ class _Tree:
     def count(self, node: yaml.Node, depth: int = 1) -> int:
         """Return how many nodes one stands for; raises yaml.MarkedYAMLError if there are too many."""
         if depth > _MAX_DEPTH:  # an alias within what it stands for has no end
-            raise _fault(node, f"nested more than {_MAX_DEPTH} levels deep")
+            raise _fault(node, _TOO_DEEP)
         if id(node) not in self._counts:
             if isinstance(node, yaml.MappingNode):
                 _check_keys(node)
             children = sum(self.count(child, depth + 1) for child in _children(node))
             self._counts[id(node)] = 1 + children
         if self._counts[id(node)] > _MAX_NODES:
-            raise _fault(node, f"more than {_MAX_NODES} values, with each alias counted as what it stands for")
+            raise _fault(node, _TOO_MANY)
         return self._counts[id(node)]
 
 
