@@ -7,6 +7,8 @@ from typing import NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
 
+MAX_TENSORS = 4096  # of a request
+
 _Size = TypeVar("_Size", int, int | str)
 
 

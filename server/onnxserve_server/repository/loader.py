@@ -1,8 +1,7 @@
 """Make a model on disk serve: probe it in a child process, load it, warm it, describe it."""
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxserve_server.engine.model import ServedModel
@@ -11,6 +10,7 @@ from onnxserve_server.repository.config import BatchingConfig
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
+from onnxserve_server.runtime.metadata import json_in
 from onnxserve_server.runtime.probe import Verdict, check_batch_axes
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.samples import warm_up
@@ -127,7 +127,7 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
         raise ConfigurationError(
             f"{found.config_file}: labels.{min(unknown)}: unknown output; the model's outputs are {expected}"
         )
-    if not labels and (labels := _labels_in(metadata)):
+    if not labels and (labels := _labels_in(metadata, {output.name for output in outputs})):
         del metadata["labels"]
     for output in outputs:
         names, classes = labels.get(output.name, ()), output.shape[-1] if output.shape else None
@@ -137,12 +137,9 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
     return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
 
 
-def _labels_in(metadata: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return "labels" of the metadata if it is a JSON object of lists by output; other tools may mean other things."""
-    try:
-        labels = json.loads(metadata.get("labels", "{}"))
-    except ValueError:
-        return {}
-    if isinstance(labels, dict) and all(isinstance(names, list) for names in labels.values()):
+def _labels_in(metadata: Mapping[str, str], known: Container[str]) -> dict[str, list[str]]:
+    """Return "labels" of the metadata if it is a JSON object of lists by output."""
+    labels = json_in(metadata, "labels")
+    if isinstance(labels, dict) and all(isinstance(names, list) and name in known for name, names in labels.items()):
         return {output: [str(name) for name in names] for output, names in labels.items()}
     return {}

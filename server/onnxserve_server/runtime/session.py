@@ -15,6 +15,7 @@ import onnxruntime
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
+from onnxserve_server.runtime.limits import check_inputs
 from onnxserve_server.runtime.providers import CUDA
 from onnxserve_server.spec import TensorSpec
 
@@ -128,6 +129,7 @@ class Session:
         self.inputs, self.outputs, self.metadata = assign_axes(
             path, options.axes, inputs, outputs, meta.custom_metadata_map
         )
+        check_inputs(path, self.inputs)
         self.fixed_cost = self._has_fixed_cost()
         self.description: str = meta.description
         self.provider_options: dict[str, str] = {
