@@ -11,10 +11,10 @@ from onnxserve_server.repository.config import BatchingConfig
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
-from onnxserve_server.runtime.probe import Verdict, check_batch_axes
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.samples import warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime import probe
-from onnxserve_server.runtime.probe import Verdict
 from onnxserve_server.runtime.session import SessionOptions
+from onnxserve_server.runtime.verdict import Verdict
 
 _TIMEOUT = 300.0  # seconds for one model
 
