@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 FAST := -m fast tests/server tests/client tests/docs tests/e2e tests/test_*.py
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-.PHONY: help setup demo check test-fast test test-slow test-lowest coverage format gallery k8s-check protos \
+.PHONY: help setup demo check test-fast test test-slow test-lowest attack coverage format gallery k8s-check protos \
   docs protos-baseline kept-wheel dist bench bench-triton bench-against image-check clean
 
 help:            ## list the commands
@@ -68,6 +68,9 @@ test: $(VENV)/.dev $(CHECKOV)    ## the tests of what the project promises, two 
 
 test-slow: $(VENV)/.dev $(CHECKOV)    ## the tests that `make test` leaves out: before a release
 	$(PYTEST) -m slow $(ARGS)
+
+attack: $(VENV)/.setup        ## what callers, networks and models have done to servers, at length: minutes, with counts
+	$(PYTEST) --attack-full --timeout 900 tests/attack $(ARGS)
 
 coverage: $(VENV)/.setup      ## test-fast, with the lines of server and client that it runs: build/coverage
 	$(PYTEST) $(FAST) --cov --cov-report=term:skip-covered --cov-report=html $(ARGS)

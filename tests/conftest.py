@@ -23,7 +23,7 @@ from onnxserve_server.settings import load_settings
 from support import zoo
 from support.waiting import until
 
-pytest_plugins = ["support.reporting", "support.tiers"]
+pytest_plugins = ["support.attacking", "support.reporting", "support.tiers"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell without job control starts its background jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)

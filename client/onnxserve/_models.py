@@ -57,7 +57,7 @@ class Batching:
     """The limit of rows in the queue."""
     max_queue_bytes: int
     """The limit of input bytes in the queue."""
-    rows: RowVerdict
+    rows: RowVerdict = RowVerdict(rows="UNSPECIFIED", reason="", node="")
     """Whether requests that share a run can change each other's outputs."""
 
 
