@@ -40,7 +40,7 @@ class Prober:
         fields = json.loads(reply)
         if "error" in fields:
             raise ConfigurationError(fields["error"])
-        return Verdict(**fields)
+        return Verdict.of(fields)
 
     def close(self) -> None:
         """End the child process."""

@@ -1,16 +1,42 @@
 """Whether requests may share the runs of a model, and what its declared shapes say of that."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from onnxserve_server.spec import TensorSpec
+from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
+
+_UNKNOWN = RowVerdict()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether requests may share runs; if not, `reason` is a sentence that says why."""
+    """Whether requests may share runs; if not, `reason` is a sentence that says why.
+
+    `rows`: what is known of the rows, from the graph and from trying; `analysed`: from the graph alone.
+    """
 
     batchable: bool
     reason: str = ""
+    rows: RowVerdict = _UNKNOWN
+    analysed: RowVerdict = _UNKNOWN
+
+    def beside(self, analysed: RowVerdict) -> "Verdict":
+        """Return what trying has shown, beside what the graph shows."""
+        if self.rows.rows is not Rows.DEPENDENT:
+            return replace(self, rows=analysed, analysed=analysed)
+        where = f" (they meet at node {analysed.node})" if analysed.rows is Rows.MEET else ""
+        reason = self.reason + where
+        return Verdict(False, reason, RowVerdict(Rows.DEPENDENT, reason, analysed.node), analysed)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Verdict":
+        """Return the verdict that dataclasses.asdict() made `fields` of, by way of JSON."""
+        rows, analysed = (
+            RowVerdict(Rows(fields[name]["rows"]), fields[name]["reason"], fields[name]["node"])
+            for name in ("rows", "analysed")
+        )
+        return cls(fields["batchable"], fields["reason"], rows, analysed)
 
 
 def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Verdict:
