@@ -114,6 +114,7 @@ class App:
         finally:
             self.stop()
         logger.info("stopped")
+        logs.flush()
 
     def drain(self) -> None:
         """Tell load balancers, go on serving for a while, refuse new calls, and finish those in flight."""
@@ -135,7 +136,7 @@ class App:
             self._http.stop()
         if self.telemetry is not None:
             self.telemetry.stop()
-        logs.flush_withheld()
+        logs.flush()
 
     def _start_http(self) -> None:
         if self.settings.http_port < 0:
