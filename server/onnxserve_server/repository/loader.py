@@ -93,6 +93,7 @@ def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
         max_queue_bytes=config.max_queue_bytes,
         ageing=config.ageing_ms / 1e3,
         split=config.oversize == "split",
+        spot_checks=config.spot_checks,
     )
 
 
