@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
 
+MAX_TENSORS = 4096  # of a request
+
 _Size = TypeVar("_Size", int, int | str)
 
 
@@ -75,6 +77,7 @@ class BatchPolicy:
         ageing: seconds of waiting that are worth one step of priority.
         split: whether a request of more than max_rows is split into several runs (else it is refused).
         rows: whether the rows of a run can change each other's outputs.
+        tolerance: how far a row may change with its neighbours, as a share of its largest magnitude, beyond rounding.
         spot_checks: the share of the run time that spot checks of that may take; 0 for none.
     """
 
@@ -88,6 +91,7 @@ class BatchPolicy:
     ageing: float = 1.0
     split: bool = True
     rows: RowVerdict = RowVerdict()
+    tolerance: float = 0.0
     spot_checks: float = 0.0
 
 

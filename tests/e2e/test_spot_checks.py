@@ -70,7 +70,7 @@ def test_a_dependence_that_values_of_callers_alone_cause_is_found_and_stops_batc
     assert checks(server)["dependent"] == 1
     status = Http(server.app.http_port).fetch_status()
     shown = status["models"][0]["batching"]
-    assert (shown["stopped"], shown["rows"]["verdict"], shown["reason"]) == (True, "dependent", batching.reason)
+    assert (shown["stopped"], shown["rows"]["rows"], shown["reason"]) == (True, "dependent", batching.reason)
     answers = send_batch(server, "m", triggered_rows())
     assert all(answer.receipt.batch_requests == 1 for answer in answers)
     assert np.frombuffer(answers[1].outputs[0].data, np.float32).tolist() == [1, 1, 1]

@@ -14,7 +14,9 @@ import onnxruntime
 
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.rows.table import RANDOM
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
+from onnxserve_server.runtime.limits import check_inputs
 from onnxserve_server.runtime.providers import CUDA
 from onnxserve_server.spec import TensorSpec
 
@@ -67,6 +69,9 @@ class SessionOptions:
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
         axes: where the model's rows lie, as far as its configuration says.
+        tolerance: how far a row may change with the other rows of its batch, as a share of its largest value; None: as
+            far as its type rounds.
+        report: the conversion report that says what realistic inputs are; "": report.json beside the model file.
     """
 
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
@@ -75,6 +80,8 @@ class SessionOptions:
     graph_optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
     axes: BatchAxes = field(default_factory=BatchAxes)
+    tolerance: float | None = None
+    report: str = ""
 
 
 class RunFailed(Exception):
@@ -96,7 +103,7 @@ class RunHandle:
 
 
 class Session:
-    """A loaded model. run() may be called from several threads at a time.
+    """A loaded model, of the file `path`, as `options` say. run() may be called from several threads at a time.
 
     Raises:
         ConfigurationError: the file cannot be loaded; an input or output is not a tensor, or lacks a configured axis;
@@ -104,6 +111,7 @@ class Session:
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
+        self.path, self.options = path, options
         providers = _available(path, options)
         if CUDA in providers:
             _load_cuda()
@@ -128,7 +136,11 @@ class Session:
         self.inputs, self.outputs, self.metadata = assign_axes(
             path, options.axes, inputs, outputs, meta.custom_metadata_map
         )
-        self.fixed_cost = self._has_fixed_cost()
+        check_inputs(path, self.inputs)
+        ops = self._ops()
+        # The time of a run depends on the number of rows alone: fixed row shapes, and no control flow.
+        self.fixed_cost = not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
+        self.is_random = bool(ops & RANDOM)
         self.description: str = meta.description
         self.provider_options: dict[str, str] = {
             f"{provider}.{name}": value
@@ -138,11 +150,9 @@ class Session:
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.outputs}
         self._plain = all(_numpy_has(number) for number in self._types.values())
 
-    def _has_fixed_cost(self) -> bool:
-        """Whether the time of a run depends on the number of rows alone: fixed row shapes, and no control flow."""
+    def _ops(self) -> set[str]:
         assignments = self._session.get_provider_graph_assignment_info()
-        ops = {node.op_type for assignment in assignments for node in assignment.get_nodes()}
-        return not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
+        return {node.op_type for assignment in assignments for node in assignment.get_nodes()}
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
@@ -204,7 +214,7 @@ def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",
         **requested.config,
-        "session.record_ep_graph_assignment_info": "1",  # _has_fixed_cost() reads it
+        "session.record_ep_graph_assignment_info": "1",  # _ops() reads it
     }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)

@@ -129,19 +129,32 @@ class Judge:
         """
         outputs = sample.outputs
         alone = self._outputs(sample.inputs, sample)
-        suspects = [spec for spec in self._returned(sample) if _differs(spec, alone, outputs, _ALONE)]
+        suspects = [spec for spec in self._returned(sample) if self._differs(spec, alone, outputs, _ALONE)]
         if not suspects:
             return CheckResult.SAME, ""
         among_copies = self._row_among_copies(sample)
-        suspects = [spec for spec in suspects if _differs(spec, among_copies, outputs)]
+        suspects = [spec for spec in suspects if self._differs(spec, among_copies, outputs)]
         if not suspects:
             return CheckResult.ROUNDING, ""
         for _ in range(_REPEATS):
             again = self._row_among_copies(sample)
-            suspects = [spec for spec in suspects if not _differs(spec, again, among_copies)]
+            suspects = [spec for spec in suspects if not self._differs(spec, again, among_copies)]
         if not suspects:
             return CheckResult.RANDOM, ""
         return CheckResult.DEPENDENT, _sentence(suspects[0], among_copies, sample)
+
+    def _differs(self, spec: TensorSpec, got: Arrays, wanted: Arrays, roundings: int = 1) -> bool:
+        """Return whether the one row of an output differs by more than some roundings and the tolerance."""
+        one, other = got[spec.name], wanted[spec.name]
+        limit = max(roundings * rounding(spec), self._spec.batching.tolerance)
+        if (
+            one.shape == other.shape and one.dtype.kind == "f"
+        ):  # the usual case, for a tenth of what row_changes() takes
+            with np.errstate(all="ignore"):
+                gap = np.subtract(one, other)
+                if np.abs(gap).max(initial=0.0) <= limit * np.abs(other).max(initial=0.0) < np.inf:
+                    return False
+        return _change(spec, one, other) > limit
 
     def _returned(self, sample: Sample) -> list[TensorSpec]:
         return [spec for spec in self._spec.outputs if spec.name in sample.outputs]
@@ -186,17 +199,6 @@ def take_sample(batch: Batch, columns: Arrays, spec: ModelSpec) -> Sample:
 
 def _repeat(spec: TensorSpec, array: Array, times: int) -> Array:
     return array if spec.batch_axis is None else np.repeat(array, times, spec.batch_axis)
-
-
-def _differs(spec: TensorSpec, got: Arrays, wanted: Arrays, roundings: int = 1) -> bool:
-    """Return whether the one row of an output differs by more than some roundings of its type."""
-    one, other, limit = got[spec.name], wanted[spec.name], roundings * rounding(spec)
-    if one.shape == other.shape and one.dtype.kind == "f":  # the usual case, for a tenth of what row_changes() takes
-        with np.errstate(all="ignore"):
-            gap = np.subtract(one, other)
-            if np.abs(gap).max(initial=0.0) <= limit * np.abs(other).max(initial=0.0) < np.inf:
-                return False
-    return _change(spec, one, other) > limit
 
 
 def _change(spec: TensorSpec, one: Array, other: Array) -> float:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from onnxserve import __version__
@@ -126,10 +127,10 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
             "enabled": policy.enabled,
             "reason": policy.reason,
             "stopped": policy.stopped,
-            "rows": {"verdict": policy.rows.rows, "reason": policy.rows.reason, "node": policy.rows.node},
             "max_rows": policy.max_rows,
             "max_delay_us": round(policy.max_delay * 1e6),
             "max_queue_rows": policy.max_queue_rows,
+            "rows": asdict(policy.rows),
         },
     }
 
