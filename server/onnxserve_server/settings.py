@@ -70,6 +70,13 @@ class Settings(BaseSettings):
         le=MAX_BYTES,
         description="maximum bytes of input that may wait for a model, unless model.yaml sets it",
     )
+    spot_checks: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of a model's run time that spot checks of its batches may take, unless model.yaml sets it; "
+        "0: none",
+    )
     all_queue_bytes: int = Field(
         0,
         ge=0,
@@ -192,7 +199,8 @@ class Settings(BaseSettings):
     @property
     def batching_defaults(self) -> dict[str, object]:
         """The settings for batching, by the keys of model.yaml."""
-        return {name: getattr(self, name) for name in ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes")}
+        names = ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes", "spot_checks")
+        return {name: getattr(self, name) for name in names}
 
 
 def load_settings(file: Path | None = None, **flags: Any) -> Settings:

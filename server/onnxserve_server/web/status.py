@@ -126,6 +126,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "batching": {
             "enabled": policy.enabled,
             "reason": policy.reason,
+            "stopped": policy.stopped,
             "max_rows": policy.max_rows,
             "max_delay_us": round(policy.max_delay * 1e6),
             "max_queue_rows": policy.max_queue_rows,
