@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="largest message that a caller may send, in bytes"
     )
+    default_timeout: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="seconds that a request may take whose caller names no deadline; 0: as long as it takes",
+    )
     stream_requests: int = Field(
         128, ge=1, description="maximum requests of one stream in flight: read and not yet answered"
     )

@@ -76,10 +76,12 @@ class BatchRunner:
                 self._check_rows(wanted, arrays, batch)
         except RunFailed as error:
             is_over = batch.abandoned or (len(batch.jobs) == 1 and not isinstance(error, BatchingStopped))
+            seconds = self._clock() - started
             if self._observer is not None:
-                seconds = self._clock() - started
                 self._observer.on_run(run_of(spec, batch, batch.rows, started, seconds, is_over=is_over))
-            if is_over:
+            if batch.abandoned:
+                self._batcher.stopped(batch, seconds)
+            elif is_over:
                 self._fail(batch, error)
             else:
                 self._run_apart(batch)
@@ -142,8 +144,6 @@ class BatchRunner:
 
     def _fail(self, batch: Batch, error: RunFailed) -> None:
         self._batcher.finished(batch, None)
-        if batch.abandoned:
-            return
         # Without what ONNX Runtime quotes of a tensor, which belongs to the callers; they get the whole message.
         message = str(error).partition(_QUOTES)[0].strip()
         logger.warning("the model failed in its run: %s", message, extra=self._named())
