@@ -46,7 +46,7 @@ class Batcher:
     """Queues jobs and hands them out as batches. submit() and leave() may be called from any thread.
 
     Args:
-        policy: limits and the order of the queue; it may be replaced by one that batches no longer.
+        policy: limits and the order of the queue, until stop_batching().
         services: the clock, the deadline watch, which learns of each job's deadline so that expire() is called in time,
             and the backlog that all models share.
         instances: how many executors take batches, for the estimate of when a job could be done.
@@ -219,6 +219,12 @@ class Batcher:
         with self._lock:
             self._forget(batch)
             self._planner.forecast.note_stopped(batch.key, batch.rows, seconds, self._clock())
+
+    def stop_batching(self, policy: BatchPolicy) -> None:
+        """Go on with a policy that batches no longer."""
+        with self._lock:
+            self.policy = policy
+            self._planner.max_rows = 1
 
     def divide(self, batch: Batch) -> list[Batch]:
         """Put several batches in the place of one that failed: two, each of half the members that have not left.

@@ -21,11 +21,12 @@ class Planner:
 
     Attributes:
         forecast: what runs take.
+        max_rows: the limit of rows of one run.
     """
 
     def __init__(self, policy: BatchPolicy, instances: int) -> None:
         self.forecast = Forecast()
-        self._max_rows = policy.max_rows if policy.enabled else 1
+        self.max_rows = policy.max_rows if policy.enabled else 1
         self._instances = instances
 
     def rows_within(self, key: object, seconds: float) -> int:
@@ -33,7 +34,7 @@ class Planner:
 
         A run may take half of that: a caller who comes just after it has begun can still be served by the next.
         """
-        rows = self._max_rows
+        rows = self.max_rows
         while rows > 1 and self.forecast.likely(key, rows) > seconds / 2:
             rows //= 2
         return rows
@@ -53,8 +54,8 @@ class Planner:
 
     def seconds_until_empty(self, rows: int) -> float:
         """Return how long so many waiting rows take, and one run more."""
-        runs = 1 + rows // self._max_rows
-        return self.forecast.mean(None, self._max_rows) * runs / self._instances
+        runs = 1 + rows // self.max_rows
+        return self.forecast.mean(None, self.max_rows) * runs / self._instances
 
     def _ahead(self, job: Job, buckets: Mapping[object, Bucket]) -> tuple[float, int]:
         """Return the seconds that those ahead of a job run before its own run, and the rows of that.

@@ -109,7 +109,7 @@ class BatchRunner:
             if not self.spec.batching.enabled:
                 return False
             spec = without_batching(self.spec, reason)
-            self._batcher.policy = spec.batching
+            self._batcher.stop_batching(spec.batching)
             self.spec = spec
             self._checks = None
             self.on_stop(spec)
