@@ -56,7 +56,6 @@ class Batcher:
     """
 
     def __init__(self, policy: BatchPolicy, services: Services, instances: int = 1) -> None:
-        self.policy = policy
         self._backlog = services.backlog
         self._clock = services.clock
         self._watch_deadline = services.deadlines.watch
@@ -72,6 +71,15 @@ class Batcher:
         self._times = RunTimes()
         self._planner = Planner(policy, instances)
         self.run_seconds = 0.0
+
+    @property
+    def policy(self) -> BatchPolicy:
+        """Limits and the order of the queue; it may be replaced by a policy that batches no longer."""
+        return self._planner.policy
+
+    @policy.setter
+    def policy(self, policy: BatchPolicy) -> None:
+        self._planner.policy = policy
 
     def submit(self, job: Job) -> None:
         """Queue a job. It may lie there until dispatch() is called.
@@ -220,16 +228,20 @@ class Batcher:
             self._forget(batch)
             self._planner.forecast.note_stopped(batch.key, batch.rows, seconds, self._clock())
 
-    def halve(self, batch: Batch) -> list[Batch]:
-        """Put two batches in the place of one that failed, each of half the members that have not left."""
+    def divide(self, batch: Batch) -> list[Batch]:
+        """Put several batches in the place of one that failed: two, each of half the members that have not left.
+
+        Once batching has stopped, each member gets one.
+        """
         parts = []
         with self._lock:  # all at once: expire() must see those, too, whose half runs second
             self._running.discard(batch)
             members = [job for job in batch.jobs if job.place is batch]
-            middle = len(members) // 2
-            for half in filter(None, (members[:middle], members[middle:])):
-                part = Batch(half, sum(job.rows for job in half), batch.slot)
-                for job in half:
+            size = (len(members) + 1) // 2 if self.policy.enabled else 1
+            for start in range(0, len(members), size or 1):
+                some = members[start : start + size]
+                part = Batch(some, sum(job.rows for job in some), batch.slot, batch.formed)
+                for job in some:
                     job.place = part
                 self._running.add(part)
                 parts.append(part)

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from onnxserve import __version__
@@ -130,6 +131,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
             "max_rows": policy.max_rows,
             "max_delay_us": round(policy.max_delay * 1e6),
             "max_queue_rows": policy.max_queue_rows,
+            "rows": asdict(policy.rows),
         },
     }
 
