@@ -16,6 +16,7 @@ from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.rows.table import RANDOM
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
+from onnxserve_server.runtime.failures import failure_of
 from onnxserve_server.runtime.limits import check_inputs
 from onnxserve_server.runtime.providers import CUDA
 from onnxserve_server.spec import TensorSpec
@@ -84,10 +85,6 @@ class SessionOptions:
     report: str = ""
 
 
-class RunFailed(Exception):
-    """ONNX Runtime refused or aborted a run; the text is its own."""
-
-
 class RunHandle:
     """Lets another thread stop a run. It ends between two nodes of the graph, with RunFailed."""
 
@@ -148,6 +145,7 @@ class Session:
             for name, value in values.items()
         }
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.outputs}
+        self._has_run = False
         self._plain = all(_numpy_has(number) for number in self._types.values())
 
     def _ops(self) -> set[str]:
@@ -158,15 +156,18 @@ class Session:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
 
         Raises:
-            RunFailed: ONNX Runtime did not complete the run.
+            RunFailed: ONNX Runtime did not complete the run; ValuesRefused, MemoryRefused where it is known why.
         """
         run_options = None if handle is None else handle.options
         try:
             if self._plain:
-                return self._session.run(outputs, feeds, run_options)  # type: ignore[no-any-return]
-            return self._run_with_foreign_types(feeds, outputs, run_options)
+                arrays: list[Array] = self._session.run(outputs, feeds, run_options)
+            else:
+                arrays = self._run_with_foreign_types(feeds, outputs, run_options)
         except Exception as error:  # as above
-            raise RunFailed(_one_line(error)) from error
+            raise failure_of(error, has_run=self._has_run) from error
+        self._has_run = True
+        return arrays
 
     def _run_with_foreign_types(
         self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object
