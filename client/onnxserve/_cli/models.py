@@ -34,6 +34,8 @@ def _print(console: Console, each: ModelInfo) -> None:
             facts.add_row("", kind, Text(spec.name), Text(_type(spec)))  # Text: [brackets] would be read as markup
     console.print(facts)
     console.print(Text(f"  {_batching(each.batching)}"))
+    for rule in each.rules:
+        console.print(Text(f"  refused: {' and '.join(map(str, rule.conditions))}; {rule.reason}"))
     if each.description:
         console.print(Text(f"  {each.description}"), style="dim")
 

@@ -35,9 +35,9 @@ def resources(cgroup: Path = _CGROUP) -> Resources:
     return Resources(cpus=cpus, cpus_from=cpus_from, memory_bytes=memory, memory_from=memory_from)
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(process: int | str = "self") -> int:
+    """Return the resident memory of this process, or of that with an id."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _cpu_quota(root: Path) -> float | None:
