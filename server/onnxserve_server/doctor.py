@@ -96,7 +96,9 @@ def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
     services = Services(clock=time.monotonic, deadlines=DeadlineWatch(time.monotonic))
     with Prober(ProbeLimits(tries=settings.probe_timeout, memory_bytes=settings.probe_memory_bytes)) as prober:
         try:
-            models = discover(settings.models, settings.batching_defaults)
+            models = discover(
+                settings.models, settings.batching_defaults, lambda *broken: problems.append(str(broken[-1]))
+            )
         except ConfigurationError as error:
             problems.append(str(error))
             return []

@@ -1,11 +1,16 @@
-"""A model as described by its file and configuration: tensors, batching, state. Never changed once it is loaded."""
+"""A model as described by its file and configuration: tensors, batching, state.
+
+Once it is loaded, nothing of it changes, except that its batching may stop: then a new spec takes the old one's place.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
+
+MAX_TENSORS = 4096  # of a request
 
 _Size = TypeVar("_Size", int, int | str)
 
@@ -159,3 +164,9 @@ class ModelSpec:
     def rows_first(self) -> bool:
         """Whether the rows of every input and output lie along its first axis, as they mostly do."""
         return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)
+
+
+def without_batching(spec: ModelSpec, reason: str) -> ModelSpec:
+    """Return the spec of a model whose rows were seen to depend on each other; `reason` is a sentence that says so."""
+    verdict = RowVerdict(Rows.DEPENDENT, reason)
+    return replace(spec, batching=replace(spec.batching, enabled=False, max_rows=1, reason=reason, rows=verdict))

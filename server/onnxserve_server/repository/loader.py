@@ -1,23 +1,23 @@
 """Make a model on disk serve: probe it in a child process, load it, warm it, describe it."""
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.rules import explain
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import BatchingConfig
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
-from onnxserve_server.runtime.probe import Findings, Verdict, check_batch_axes
+from onnxserve_server.runtime.metadata import json_in
+from onnxserve_server.runtime.probe import Findings
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.samples import warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.scheduling.services import Services
-from onnxserve_server.spec import BatchPolicy, InputRule, ModelSpec, TensorSpec
+from onnxserve_server.spec import BatchPolicy, InputRule, ModelSpec, Rows, TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +43,24 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     findings = prober.probe(found.path, options, max_rows=batching.max_rows, batched=batching.enabled is True)
     verdict = findings.verdict
     session = Session(found.path, options)
-    if batching.enabled and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
+    if batching.enabled is True and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    spec = _spec(found, session, options, _policy(batching, verdict), findings.rules)
+    spec = _spec(found, session, options, _policy(found, verdict), findings.rules)
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
-    if batching.enabled and not verdict.batchable:
+    if batching.enabled is True and not verdict.batchable:
         logger.warning(
             "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
+        )
+    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
+        logger.error(
+            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
+            "bug of onnxserve, with the model",
+            spec.name,
+            spec.version,
+            verdict.reason,
         )
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
@@ -91,13 +99,30 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         graph_optimization=config.graph_optimization,
         config=config.session_config,
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
+        tolerance=config.batching.tolerance,
     )
 
 
-def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
+def _policy(found: Found, verdict: Verdict) -> BatchPolicy:
+    """Return how a model is batched.
+
+    Raises:
+        ConfigurationError: model.yaml says that it is, but its rows change each other.
+    """
+    config = found.config.batching
     enabled, reason = verdict.batchable, verdict.reason
-    if config.enabled is not None:
-        enabled, reason = config.enabled, "" if config.enabled else "model.yaml says so"
+    match config.enabled:
+        case True if verdict.rows.rows is Rows.DEPENDENT:
+            raise ConfigurationError(
+                f"{found.config_file}: batching.enabled: the model cannot be batched: {verdict.reason}; remove the "
+                "line, or set batching.tolerance if so large a difference does not matter"
+            )
+        case True:
+            enabled, reason = True, ""
+        case False:
+            enabled, reason = False, "model.yaml says so"
+        case "proved" if enabled and verdict.rows.rows is not Rows.INDEPENDENT:
+            enabled, reason = False, f"batching.enabled is proved, and this is not: {verdict.rows.reason}"
     return BatchPolicy(
         enabled=enabled,
         reason=reason,
@@ -107,6 +132,7 @@ def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
         max_queue_bytes=config.max_queue_bytes,
         ageing=config.ageing_ms / 1e3,
         split=config.oversize == "split",
+        rows=verdict.rows,
     )
 
 
@@ -150,7 +176,7 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
         raise ConfigurationError(
             f"{found.config_file}: labels.{min(unknown)}: unknown output; the model's outputs are {expected}"
         )
-    if not labels and (labels := _labels_in(metadata)):
+    if not labels and (labels := _labels_in(metadata, {output.name for output in outputs})):
         del metadata["labels"]
     for output in outputs:
         names, classes = labels.get(output.name, ()), output.shape[-1] if output.shape else None
@@ -160,12 +186,9 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
     return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
 
 
-def _labels_in(metadata: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return "labels" of the metadata if it is a JSON object of lists by output; other tools may mean other things."""
-    try:
-        labels = json.loads(metadata.get("labels", "{}"))
-    except ValueError:
-        return {}
-    if isinstance(labels, dict) and all(isinstance(names, list) for names in labels.values()):
+def _labels_in(metadata: Mapping[str, str], known: Container[str]) -> dict[str, list[str]]:
+    """Return "labels" of the metadata if it is a JSON object of lists by output."""
+    labels = json_in(metadata, "labels")
+    if isinstance(labels, dict) and all(isinstance(names, list) and name in known for name, names in labels.items()):
         return {output: [str(name) for name in names] for output, names in labels.items()}
     return {}

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.probe import END, LOAD, SAMPLES, TRIAL, WARM_UP, Findings, Verdict
+from onnxserve_server.runtime.probe import END, LOAD, SAMPLES, TRIAL, WARM_UP, Findings
 from onnxserve_server.runtime.probe_process import ProbeEnded, ProbeProcess
 from onnxserve_server.runtime.resources import resident_bytes, resources
 from onnxserve_server.runtime.session import SessionOptions
+from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Condition, InputRule
 
 _MAX_DEATHS = 8  # of one model; after each the child is started, and the model loaded, again
@@ -134,7 +135,7 @@ class _Progress:
             number, conditions = message["trial"]
             self.done, self.conditions = number + 1, tuple(Condition(*condition) for condition in conditions)
         if "verdict" in message:
-            self.verdict = Verdict(**message["verdict"])
+            self.verdict = Verdict.of(message["verdict"])
         if "warm_up" in message:
             self.warm_up_rows, self.warm_up_failure = message["warm_up"]
 

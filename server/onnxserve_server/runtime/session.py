@@ -15,6 +15,7 @@ import onnxruntime
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
+from onnxserve_server.runtime.limits import check_inputs
 from onnxserve_server.runtime.providers import CUDA
 from onnxserve_server.spec import TensorSpec
 
@@ -67,6 +68,9 @@ class SessionOptions:
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
         axes: where the model's rows lie, as far as its configuration says.
+        tolerance: how far a row may change with the other rows of its batch, as a share of its largest value; None: as
+            far as its type rounds.
+        report: the conversion report that says what realistic inputs are; "": report.json beside the model file.
     """
 
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
@@ -75,6 +79,8 @@ class SessionOptions:
     graph_optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
     axes: BatchAxes = field(default_factory=BatchAxes)
+    tolerance: float | None = None
+    report: str = ""
 
 
 class RunFailed(Exception):
@@ -96,7 +102,7 @@ class RunHandle:
 
 
 class Session:
-    """A loaded model. run() may be called from several threads at a time.
+    """A loaded model, of the file `path`, as `options` say. run() may be called from several threads at a time.
 
     Raises:
         ConfigurationError: the file cannot be loaded; an input or output is not a tensor, or lacks a configured axis;
@@ -104,6 +110,7 @@ class Session:
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
+        self.path, self.options = path, options
         providers = _available(path, options)
         if CUDA in providers:
             _load_cuda()
@@ -128,6 +135,7 @@ class Session:
         self.inputs, self.outputs, self.metadata = assign_axes(
             path, options.axes, inputs, outputs, meta.custom_metadata_map
         )
+        check_inputs(path, self.inputs)
         self.fixed_cost = self._has_fixed_cost()
         self.description: str = meta.description
         self.provider_options: dict[str, str] = {

@@ -42,7 +42,7 @@ class Batcher:
     """Queues jobs and hands them out as batches. submit() and leave() may be called from any thread.
 
     Args:
-        policy: limits and the order of the queue.
+        policy: limits and the order of the queue; it may be replaced by one that batches no longer.
         services: the clock, the deadline watch, which learns of each job's deadline so that expire() is called in time,
             and the backlog that all models share.
         instances: how many executors take batches, for the estimate of when a job could be done.
@@ -211,16 +211,20 @@ class Batcher:
                 self.run_seconds += seconds
                 self._times.note(max(batch.rows, 1), seconds)  # without rows it is run with one of zeros
 
-    def halve(self, batch: Batch) -> list[Batch]:
-        """Put two batches in the place of one that failed, each of half the members that have not left."""
+    def divide(self, batch: Batch) -> list[Batch]:
+        """Put several batches in the place of one that failed: two, each of half the members that have not left.
+
+        Once batching has stopped, each member gets one.
+        """
         parts = []
         with self._lock:  # all at once: expire() must see those, too, whose half runs second
             self._running.discard(batch)
             members = [job for job in batch.jobs if job.place is batch]
-            middle = len(members) // 2
-            for half in filter(None, (members[:middle], members[middle:])):
-                part = Batch(half, sum(job.rows for job in half), batch.slot)
-                for job in half:
+            size = (len(members) + 1) // 2 if self.policy.enabled else 1
+            for start in range(0, len(members), size or 1):
+                some = members[start : start + size]
+                part = Batch(some, sum(job.rows for job in some), batch.slot)
+                for job in some:
                     job.place = part
                 self._running.add(part)
                 parts.append(part)

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from onnxserve import __version__
@@ -128,6 +129,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
             "max_rows": policy.max_rows,
             "max_delay_us": round(policy.max_delay * 1e6),
             "max_queue_rows": policy.max_queue_rows,
+            "rows": asdict(policy.rows),
         },
     }
 
