@@ -1,9 +1,10 @@
 """Looks for requests that end the process that runs them: one operator at a time, each in a process of its own.
 
     python -m support.kernels FIRST STEP        tries every STEP-th case from number FIRST on; a line of JSON for each
+    python -m support.kernels fatal             tries what support.kernel_cases knows to be fatal
 
-The cases are the test cases of the package onnx, one or more for each operator of the standard, and some of our own for
-com.microsoft. All their axes are free. Sizes go to 0, one by one and together; values to the limits of their types.
+The cases are the test cases of the package onnx, some for each operator of the standard, and ours. All their axes are
+free. Sizes go to 0, one by one and together; values to the limits of their types.
 """
 
 import itertools
@@ -14,12 +15,11 @@ import resource
 import select
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper
 
 MAX_OPSET = 25  # that this ONNX Runtime has kernels for
 HANG = 5.0  # seconds of one trial
@@ -79,26 +79,6 @@ def freed(model):
     for each in made.graph.output:
         each.type.tensor_type.ClearField("shape")
     return made
-
-
-def case(op, feeds, outputs=1, domain="", opset=21, name="", constants=None, **attributes):
-    """Return a case of our own: `feeds` has arrays by input name, in order; None for an input that is left out."""
-    constants = constants or {}
-    names = [key if value is not None else "" for key, value in (feeds | constants).items()]
-    given = {key: value for key, value in feeds.items() if value is not None}
-    node = helper.make_node(op, names, [f"y{i}" for i in range(outputs)], domain=domain, **attributes)
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [
-            helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-            for key, value in given.items()
-        ],
-        [onnx.ValueInfoProto(name=f"y{i}") for i in range(outputs)],
-        [onnx.numpy_helper.from_array(value, key) for key, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
-    return Case(name or op, helper.make_model(graph, opset_imports=opsets, ir_version=10), given)
 
 
 def trials(feeds, seed=0):
@@ -167,7 +147,7 @@ def attempt(tried, only=None):
         messages = [json.loads(line) for line in lines]
         last = messages[-1] if messages else {}
         if "trial" not in last:
-            outcome.refused = last.get("refused", how)
+            outcome.refused = last.get("refused", "" if how == "exit status 0" else how)
             outcome.trials = last.get("trials", 0)
             return outcome
         outcome.deaths.append((last["trial"], how))
@@ -219,3 +199,22 @@ def _run(tried, only, start, messages):
             except Exception as error:
                 del error  # refused: that is well
     say(trials=number + 1)
+
+
+def main():
+    from support.kernel_cases import FATAL, cases
+
+    if sys.argv[1] == "fatal":
+        tried = cases()
+    else:
+        first, step = map(int, sys.argv[1:])
+        tried = itertools.islice(itertools.chain(cases(), standard_cases()), first, None, step)
+    for each in tried:
+        only = FATAL[each.name] if sys.argv[1] == "fatal" else None
+        outcome = {"case": each.name, "operator": each.operator} | asdict(attempt(each, only))
+        sys.stdout.write(json.dumps(outcome) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

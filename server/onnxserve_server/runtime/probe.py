@@ -28,15 +28,20 @@ from typing import Any
 from onnxserve.tensor import Array
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes
+from onnxserve_server.runtime.bases import bases
 from onnxserve_server.runtime.row_check import examine
-from onnxserve_server.runtime.samples import run_sample, samples, warm_up
+from onnxserve_server.runtime.samples import run_sample, warm_up
 from onnxserve_server.runtime.session import RunFailed, RunHandle, Session, SessionOptions
 from onnxserve_server.runtime.trials import changed, trials
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Condition, InputRule
 
-LOAD, SAMPLES, TRIAL, ROWS, WARM_UP, END = "load", "samples", "trial", "rows", "warm-up", "end"  # the steps
+LOAD, BASES, TRIAL, ROWS, WARM_UP, END = "load", "bases", "trial", "rows", "warm-up", "end"  # the steps
 
+_BASES_SHARE = 1 / 3  # of the time for all runs
+_MIN_CPU = 4.0  # seconds of CPU time after which a kernel is taken never to return from a trial
+_TIMES = 20.0  # or so often the CPU time of the longest run so far
+_MAX_STARTS = 6
 _TOO_LONG = "it takes longer than --probe-timeout"
 _PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 
@@ -60,11 +65,16 @@ class Findings:
 
 
 class _BoundedSession(Session):
-    """A session whose runs are stopped when the time for the step at hand is over."""
+    """A session whose runs are stopped when the time for all of them is over.
+
+    Attributes:
+        cpu_seconds: the CPU time of the longest run.
+    """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
         super().__init__(path, options)
         self._until = math.inf
+        self.cpu_seconds = 0.0
 
     def allow(self, seconds: float) -> None:
         """Start the time for the next runs."""
@@ -80,6 +90,7 @@ class _BoundedSession(Session):
         handle = handle or RunHandle()
         timer = threading.Timer(self.seconds_left, handle.stop)
         timer.start()
+        began = time.process_time()
         try:
             if self.seconds_left:
                 return super().run(feeds, outputs, handle)
@@ -88,6 +99,7 @@ class _BoundedSession(Session):
                 raise
         finally:
             timer.cancel()
+            self.cpu_seconds = max(self.cpu_seconds, time.process_time() - began)
         raise RunFailed(_TOO_LONG)
 
 
@@ -101,7 +113,7 @@ def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         return
     session.allow(request["seconds"])
     if not request["skip_trials"]:
-        yield from _try_all(session, request["done"], request["fatal"])
+        yield from _try_all(session, request)
     yield {"step": ROWS}
     verdict = examine(session)
     yield {"step": WARM_UP, "verdict": asdict(verdict)}
@@ -110,38 +122,39 @@ def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"step": END, "warm_up": (0 if failure else rows, failure)}
 
 
-def _try_all(session: _BoundedSession, done: int, fatal: list[Any]) -> Iterator[dict[str, Any]]:
+def _try_all(session: _BoundedSession, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run each trial but the first `done` ones, and those that contain what has been fatal."""
-    known = [{Condition(*condition) for condition in trial} for trial in fatal]
-    yield {"step": SAMPLES}
-    bases = _bases(session)
+    known = [{Condition(*condition) for condition in trial} for trial in request["fatal"]]
     with _silent():
+        starts: list[dict[str, Array]] = []
+        yield from _find_starts(session, request, starts)
         for number, trial in enumerate(trials(session.inputs)):
-            if number < done or any(conditions <= set(trial) for conditions in known):
+            if number < request["done"] or any(conditions <= set(trial) for conditions in known):
                 continue
             if not session.seconds_left:
                 yield {"untried": _TOO_LONG}
                 return
-            yield {"step": TRIAL, "trial": (number, trial)}
-            for feeds in bases:
+            yield {"step": TRIAL, "trial": (number, trial), "cpu_seconds": max(_MIN_CPU, _TIMES * session.cpu_seconds)}
+            for feeds in starts:
                 with contextlib.suppress(RunFailed):
                     run_sample(session, changed(feeds, trial))
 
 
-def _bases(session: Session) -> list[dict[str, Array]]:
-    """Return a sample of one row and one of two, that the model runs on if there are any."""
-    bases = []
-    for rows in (1, 2):
-        feeds: dict[str, Array] = {}
-        for feeds in samples(session.inputs, rows):
-            try:
-                run_sample(session, feeds)
-            except RunFailed:
-                continue
-            break
-        if feeds:
-            bases.append(feeds)
-    return bases
+def _find_starts(
+    session: _BoundedSession, request: dict[str, Any], found: list[dict[str, Array]]
+) -> Iterator[dict[str, Any]]:
+    """Leave inputs that the model runs on in `found`, of one row and of two; where there are none, the first tried."""
+    for number, base in enumerate(bases(session.inputs)):
+        if session.seconds_left < request["seconds"] * (1 - _BASES_SHARE):
+            return
+        if number >= request["bases_done"] and base.fits(session.inputs, 2):
+            yield {"step": BASES, "base": number}
+            feeds = [base.feed(session.inputs, rows) for rows in (1, 2)]
+            with contextlib.suppress(RunFailed):
+                run_sample(session, feeds[0])
+                found[:] = feeds
+                return
+            found += feeds if len(found) < _MAX_STARTS else ()
 
 
 @contextlib.contextmanager

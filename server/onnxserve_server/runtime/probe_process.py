@@ -8,10 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnxserve_server.runtime import probe
-from onnxserve_server.runtime.resources import resident_bytes
+from onnxserve_server.runtime.resources import cpu_seconds, resident_bytes
 
 _GLANCE = 50.0  # milliseconds between two looks at memory and the stop signal
 _CLOSING = 5.0  # seconds for a child to end by itself
@@ -24,6 +24,14 @@ class ProbeEnded(Exception):
     def __init__(self, how: str, *, by_itself: bool) -> None:
         super().__init__(how)
         self.by_itself = by_itself
+
+
+class Bounds(NamedTuple):
+    """What the child may take for its next message: seconds, seconds of CPU time, and bytes of resident memory."""
+
+    seconds: float
+    cpu_seconds: float
+    memory_bytes: int
 
 
 class ProbeProcess:
@@ -58,23 +66,25 @@ class ProbeProcess:
         except BrokenPipeError:
             raise self._end() from None
 
-    def receive(self, seconds: float, memory_bytes: int) -> dict[str, Any]:
+    def receive(self, bounds: Bounds) -> dict[str, Any]:
         """Return the next message.
 
         Raises:
-            ProbeEnded: the child has ended; or it was ended, because no message came in time, or it took more memory
-                than it may, or the stop signal is set.
+            ProbeEnded: the child has ended; or it was ended, because it took more than it may, or the stop signal is
+                set.
         """
-        until = time.monotonic() + seconds
+        began, cpu = time.monotonic(), cpu_seconds(self._popen.pid)
         readable = select.poll()  # not select(), which takes no descriptor above 1023: a server may have more
         readable.register(self._stdout, select.POLLIN)
         while b"\n" not in self._unread:
             if self._stop.is_set():
                 raise self._kill("the server stops")
-            if time.monotonic() > until:
-                raise self._kill(f"it took longer than {seconds:g} s")
-            if resident_bytes(self._popen.pid) > memory_bytes:
-                raise self._kill(f"it took more than {memory_bytes >> 20} MiB of memory")
+            if time.monotonic() > began + bounds.seconds:
+                raise self._kill(f"it took longer than {bounds.seconds:g} s")
+            if cpu_seconds(self._popen.pid) > cpu + bounds.cpu_seconds:
+                raise self._kill(f"it took more than {bounds.cpu_seconds:g} s of CPU time")
+            if resident_bytes(self._popen.pid) > bounds.memory_bytes:
+                raise self._kill(f"it took more than {bounds.memory_bytes >> 20} MiB of memory")
             if readable.poll(_GLANCE):
                 piece = os.read(self._stdout.fileno(), _PIECE)
                 if not piece:

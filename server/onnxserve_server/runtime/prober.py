@@ -1,5 +1,6 @@
 """The parent of the process that probes models; see probe.py for what that one does."""
 
+import math
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.probe import END, LOAD, SAMPLES, TRIAL, WARM_UP, Findings
-from onnxserve_server.runtime.probe_process import ProbeEnded, ProbeProcess
+from onnxserve_server.runtime.probe import BASES, END, LOAD, TRIAL, WARM_UP, Findings
+from onnxserve_server.runtime.probe_process import Bounds, ProbeEnded, ProbeProcess
 from onnxserve_server.runtime.resources import resident_bytes, resources
 from onnxserve_server.runtime.session import SessionOptions
 from onnxserve_server.runtime.verdict import Verdict
@@ -92,11 +93,12 @@ class Prober:
     def _converse(self, progress: "_Progress", request: dict[str, Any]) -> None:
         """Have the child do what is left, and note what it says; raises ProbeEnded."""
         limits, child = self._limits, self._running_child()
-        progress.step = LOAD
+        progress.step, progress.cpu_seconds = LOAD, math.inf
         child.send(request | progress.as_request() | {"seconds": limits.tries})
         memory = limits.memory_bytes or max(0, resources().memory_bytes - resident_bytes()) * 3 // 4
         while progress.step != END:
-            progress.note(child.receive(limits.load if progress.step == LOAD else limits.tries + _GRACE, memory))
+            seconds = limits.load if progress.step == LOAD else limits.tries + _GRACE
+            progress.note(child.receive(Bounds(seconds, progress.cpu_seconds, memory)))
 
     def _running_child(self) -> ProbeProcess:
         if self._child is not None and self._child.status is not None:
@@ -108,11 +110,14 @@ class Prober:
 
 @dataclass(kw_only=True)
 class _Progress:
-    """What is known of a model so far, and what the child does now: a step; of a trial, its conditions."""
+    """What is known of a model so far, and what the child does now: a step; of a trial, its conditions and its time."""
 
     step: str = LOAD
     conditions: tuple[Condition, ...] = ()
     error: str = ""
+    cpu_seconds: float = math.inf
+    base: int = 0
+    bases_done: int = 0
     done: int = 0
     deaths: int = 0
     verdict: Verdict = field(default_factory=lambda: Verdict(False))
@@ -124,13 +129,20 @@ class _Progress:
     def as_request(self) -> dict[str, Any]:
         """Return what need not be tried again."""
         fatal = [rule.conditions for rule in self.rules]
-        return {"done": self.done, "fatal": fatal, "skip_trials": bool(self.untried)}
+        return {
+            "bases_done": self.bases_done,
+            "done": self.done,
+            "fatal": fatal,
+            "skip_trials": bool(self.untried),
+        }
 
     def note(self, message: dict[str, Any]) -> None:
         """Take a message of the child."""
         self.step = message.get("step", self.step)
         self.error = message.get("error", self.error)
         self.untried = message.get("untried", self.untried)
+        self.base = message.get("base", self.base)
+        self.cpu_seconds = message.get("cpu_seconds", math.inf)
         if "trial" in message:
             number, conditions = message["trial"]
             self.done, self.conditions = number + 1, tuple(Condition(*condition) for condition in conditions)
@@ -144,14 +156,19 @@ class _Progress:
         self.deaths += 1
         if self.step == TRIAL:
             self._note_fatal_trial(ended)
-            if self.deaths == _MAX_DEATHS:
-                self.skip_trials(f"{self.deaths} trials ended the process that probes it")
-            return
-        self.warm_up_failure = f"trying it ended the process that probes it ({ended})"
+        elif self.step == BASES and ended.by_itself:
+            self.bases_done = self.base + 1
+        else:
+            self._give_up(f"trying it ended the process that probes it ({ended})")
+        if self.deaths == _MAX_DEATHS:
+            self.skip_trials(f"{self.deaths} trials ended the process that probes it")
+
+    def _give_up(self, reason: str) -> None:
+        self.warm_up_failure = reason
         if self.step != WARM_UP:
-            self.verdict = Verdict(False, self.warm_up_failure)
-        if self.step in (LOAD, SAMPLES):
-            self.untried = self.warm_up_failure
+            self.verdict = Verdict(False, reason)
+        if self.step in (LOAD, BASES):
+            self.skip_trials(reason)
         self.step = END
 
     def skip_trials(self, reason: str) -> None:
