@@ -38,6 +38,8 @@ def _print(console: Console, each: ModelInfo) -> None:
     console.print(facts)
     for line in _batching(each.batching):
         console.print(Text(f"  {line}"))
+    for rule in each.rules:
+        console.print(Text(f"  refused: {' and '.join(map(str, rule.conditions))}; {rule.reason}"))
     if each.description:
         console.print(Text(f"  {each.description}"), style="dim")
 
