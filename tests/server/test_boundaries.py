@@ -19,7 +19,8 @@ LAYERS = {
     "repository": {"engine", "scheduling", "runtime"},
     "engine": {"scheduling", "runtime"},
     "scheduling": {"runtime"},
-    "runtime": set(),
+    "runtime": {"rows"},
+    "rows": set(),
     "observing": {"core", "spec", "errors"},
     "core": {"spec", "errors"},
     "spec": set(),
@@ -60,6 +61,10 @@ def test_only_the_edge_knows_grpc():
 
 def test_only_the_runtime_knows_onnxruntime():
     assert {part(name) for name in who_imports("onnxruntime")} == {"runtime"}
+
+
+def test_only_the_analysis_of_rows_knows_onnx():
+    assert {part(name) for name in who_imports("onnx")} == {"rows"}
 
 
 def test_only_telemetry_knows_opentelemetry():
