@@ -177,12 +177,9 @@ def test_rows_of_more_elements_than_any_check_takes_are_not_made(examine):
     shape = ["n", *(f"axis{i}" for i in range(9))]
     nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
     assert examine(zoo.model(nodes, [zoo.tensor("x", shape)], [zoo.tensor("y", shape)])).batchable  # of small axes
-    shape = ["n", 2**40]
+    shape = ["n", 2**27]
     verdict = examine(zoo.model(nodes, [zoo.tensor("x", shape)], [zoo.tensor("y", shape)]))
-    assert (
-        verdict.reason
-        == "the probe found no input that it runs on: one row of its inputs has more than 67108864 elements"
-    )
+    assert verdict.reason.endswith("no input that it runs on: one row of its inputs has more than 67108864 elements")
 
 
 def test_a_witness_that_is_not_a_number_is_a_witness(examine):

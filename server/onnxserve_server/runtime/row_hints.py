@@ -19,7 +19,7 @@ from onnxserve_server.runtime.draws import Hints
 from onnxserve_server.spec import TensorSpec
 
 _MAX_BYTES = 8 << 20
-_LARGEST = np.finfo(np.float64).max
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def read_hints(report: Path, inputs: Sequence[TensorSpec]) -> Hints:
