@@ -28,7 +28,7 @@ def policy(tmp_path):
         found = Found(
             name="m", version="1", path=tmp_path / "model.onnx", config=read_config(file, {}), config_file=file
         )
-        return loader._policy(found, verdict)
+        return loader._policy(found, verdict, is_random=False)
 
     return policy
 
