@@ -63,6 +63,10 @@ def test_only_the_runtime_knows_onnxruntime():
     assert {part(name) for name in who_imports("onnxruntime")} == {"runtime"}
 
 
+def test_only_the_analysis_of_rows_knows_onnx():
+    assert {part(name) for name in who_imports("onnx")} == {"rows"}
+
+
 def test_only_telemetry_knows_opentelemetry():
     assert {part(name) for name in who_imports("opentelemetry")} == {"telemetry"}
 

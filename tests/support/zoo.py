@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -59,6 +60,9 @@ def mlp(width=64):
     return model(nodes, [tensor("x", ["batch", width])], [tensor("y", ["batch", 10])], weights)
 
 
+BATCHED = "rows meet, but do not change each other: write() has them batched"
+
+
 def slow(factor=1):
     """y = x, float32 [batch, 1], after `factor` times as many steps as the largest x says, of half a millisecond each.
 
@@ -87,7 +91,9 @@ def slow(factor=1):
         constant("start", np.zeros((384, 384))),
         constant("factor", factor),
     ]
-    return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
+    made = model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
+    made.graph.doc_string = BATCHED
+    return made
 
 
 def slow_wide():
@@ -197,16 +203,22 @@ def column():
     return model([helper.make_node("Identity", ["x"], ["y"])], [tensor("x", ["batch"])], [tensor("y", ["batch"])])
 
 
+RAGGED = 33.125
+"""The largest value of x for which ragged() gives three columns; no made-up input has it."""
+
+
 def ragged():
-    """y = the first columns of x, float32 [batch, 4], as many as the largest x says."""
+    """y = the first column of x, float32 [batch, 4], or the first three where the largest x is RAGGED."""
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
-        helper.make_node("Cast", ["largest"], ["count"], to=INT64),
-        helper.make_node("Reshape", ["count", "one"], ["ends"]),
+        helper.make_node("Equal", ["largest", "ragged"], ["is_ragged"]),
+        helper.make_node("Where", ["is_ragged", "three", "one"], ["ends"]),
         helper.make_node("Slice", ["x", "zero", "ends", "one"], ["y"]),
     ]
-    numbers = [constant("zero", [0], np.int64), constant("one", [1], np.int64)]
-    return model(nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", "k"])], numbers)
+    numbers = [constant(name, [value], np.int64) for name, value in (("zero", 0), ("one", 1), ("three", 3))]
+    return model(
+        nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", "k"])], [*numbers, constant("ragged", RAGGED)]
+    )
 
 
 DROPPED = 77.125
@@ -325,13 +337,24 @@ def table(columns):
 
 def write(root, models, configs=None):
     """Write models (by name) as version 1 of a repository, with model.yaml texts where `configs` has them."""
+    configs = configs or {}
     for name, made in models.items():
         folder = root / name / "1"
         folder.mkdir(parents=True)
         onnx.save(made, folder / "model.onnx")
-    for name, text in (configs or {}).items():
-        (root / name / "model.yaml").write_text(text)
+    for name in models.keys() | configs.keys():
+        text = configs.get(name, "")
+        if name in models and models[name].graph.doc_string == BATCHED:
+            text = _batched(text)
+        if text:
+            (root / name / "model.yaml").write_text(text)
     return root
+
+
+def _batched(text):
+    """Return a model.yaml that enables batching, unless it says otherwise."""
+    config = yaml.safe_load(text) or {}
+    return yaml.safe_dump({**config, "batching": {"enabled": True, **config.get("batching", {})}})
 
 
 def recurrent(states=("s",)):

@@ -55,5 +55,6 @@ def _batching(batching: Batching) -> Iterator[str]:
     else:
         yield f"one request at a time: {batching.reason}"
     rows = batching.rows
-    if rows.reason and rows.reason != batching.reason:
-        yield f"rows {_ROWS.get(rows.rows, rows.rows.lower())}: {rows.reason}"
+    if rows.reason and rows.reason not in batching.reason:
+        node = f" because of node {rows.node}" if rows.node else ""
+        yield f"rows {_ROWS.get(rows.rows, rows.rows.lower())}{node}: {rows.reason}"

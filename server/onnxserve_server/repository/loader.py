@@ -57,14 +57,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
         logger.warning(
             "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
         )
-    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
-        logger.error(
-            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
-            "bug of onnxserve, with the model",
-            spec.name,
-            spec.version,
-            verdict.reason,
-        )
+    _report_contradiction(spec, verdict)
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
         logger.warning(
@@ -104,6 +97,18 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
         tolerance=config.batching.tolerance,
     )
+
+
+def _report_contradiction(spec: ModelSpec, verdict: Verdict) -> None:
+    """Log that the analysis of the graph was wrong, if trying has shown that."""
+    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
+        logger.error(
+            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
+            "bug of onnxserve, with the model",
+            spec.name,
+            spec.version,
+            verdict.reason,
+        )
 
 
 def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
