@@ -14,6 +14,7 @@ from onnxserve_server.runtime import prober as module
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.session import SessionOptions
+from onnxserve_server.spec import Rows
 from support import zoo
 
 OPTIONS = SessionOptions()
@@ -42,7 +43,6 @@ def saved(tmp_path):
         zoo.mlp(),
         zoo.gather(),
         zoo.sequence(),
-        zoo.slow(),
         *map(zoo.identity, [1, 2, 6, 8, 9, 10, 11, 13]),
     ],
     ids=lambda model: model.graph.node[-1].op_type,
@@ -67,6 +67,13 @@ def test_others_are_not_and_the_reason_is_given(prober, saved, model, reason):
     verdict = prober.probe(saved(model), OPTIONS)
     assert not verdict.batchable
     assert verdict.reason.startswith(reason)
+
+
+def test_where_rows_meet_by_the_graph_nothing_is_batched_although_no_run_shows_it(prober, saved):
+    verdict = prober.probe(saved(zoo.slow()), OPTIONS)
+    assert not verdict.batchable
+    assert (verdict.rows.rows, verdict.rows.node) == (Rows.MEET, "largest")
+    assert "ReduceMax: it mixes the elements along the axis that counts rows" in verdict.reason
 
 
 def with_axes(**axes):

@@ -1,4 +1,4 @@
-"""Whether the rows of a model depend on each other, found by trying: alone, together, permuted, with other neighbours."""
+"""Whether the rows of a model depend on each other, by trying: alone, together, permuted, with other neighbours."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ class Draw:
     scale: float = 1.0
 
 
-def specs(model, batch="batch", axes=None):
-    """Inputs and outputs of a model as the server describes them; rows along the first axis, or along `axes` by name."""
+def specs(model, axes=None):
+    """Inputs and outputs as the server describes them; rows along the first axis, or along `axes` by name."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     return [[_spec(value, axes or {}) for value in values] for values in (inputs, model.graph.output)]
@@ -35,7 +35,7 @@ def _spec(value, axes):
     return TensorSpec(name=value.name, data_type=value.type.tensor_type.elem_type, shape=shape, batch_axis=axis)
 
 
-def rows_of(value, spec, rows, draw, rng, sizes):
+def rows_of(value, spec, rows, *, draw, rng, sizes):
     """Values for one input."""
     shape = [_size(size, k, spec, rows, sizes) for k, size in enumerate(spec.shape)]
     elem = value.type.tensor_type.elem_type
@@ -54,7 +54,7 @@ def _size(size, k, spec, rows, sizes):
     return size if isinstance(size, int) else sizes.get(size, SIZES.get(size, 6))
 
 
-def witness(model, path=None, draws=None, axes=None, sizes=None, seeds=range(3), tolerance=2e-5):
+def witness(model, *, path=None, draws=None, axes=None, sizes=None, seeds=range(3), tolerance=2e-5):
     """A sentence that says which row changed with its neighbours; "" if none did. Raises if one row alone fails."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -67,10 +67,7 @@ def witness(model, path=None, draws=None, axes=None, sizes=None, seeds=range(3),
     names = [spec.name for spec in outputs]
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        feeds = {
-            spec.name: rows_of(declared[spec.name], spec, 5, (draws or {}).get(spec.name, Draw()), rng, sizes or {})
-            for spec in inputs
-        }
+        feeds = {spec.name: _drawn(declared[spec.name], spec, draws or {}, rng, sizes or {}) for spec in inputs}
 
         def run(order, feeds=feeds):
             picked = {spec.name: _take(feeds[spec.name], order, spec) for spec in inputs}
@@ -86,6 +83,10 @@ def witness(model, path=None, draws=None, axes=None, sizes=None, seeds=range(3),
                 if problem := _compare(spec, rows, each, tolerance):
                     return f"seed {seed}, rows {order}, output {spec.name}: {problem}"
     return ""
+
+
+def _drawn(value, spec, draws, rng, sizes):
+    return rows_of(value, spec, 5, draw=draws.get(spec.name, Draw()), rng=rng, sizes=sizes)
 
 
 def _take(array, order, spec):

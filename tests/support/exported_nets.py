@@ -1,4 +1,4 @@
-"""PyTorch networks as people export them: what they do with the batch axis is told by the kind that they are listed in."""
+"""PyTorch networks as people export them, by what their rows do: keep apart, or change each other."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (as PyTorch's own documents have it)

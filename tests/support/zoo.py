@@ -2,7 +2,11 @@
 
 import numpy as np
 import onnx
+import yaml
 from onnx import TensorProto, helper, numpy_helper
+
+BATCHED = "rows meet here, but do not change each other"
+"""The name of a graph that requests share runs of nevertheless, if write() writes it."""
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -87,7 +91,9 @@ def slow(factor=1):
         constant("start", np.zeros((384, 384))),
         constant("factor", factor),
     ]
-    return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
+    made = model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
+    made.graph.name = BATCHED
+    return made
 
 
 def slow_wide():
@@ -325,13 +331,24 @@ def table(columns):
 
 def write(root, models, configs=None):
     """Write models (by name) as version 1 of a repository, with model.yaml texts where `configs` has them."""
+    configs = dict(configs or {})
     for name, made in models.items():
+        if made.graph.name == BATCHED:
+            configs[name] = _batched(configs.get(name, ""))
         folder = root / name / "1"
         folder.mkdir(parents=True)
         onnx.save(made, folder / "model.onnx")
-    for name, text in (configs or {}).items():
+    for name, text in configs.items():
         (root / name / "model.yaml").write_text(text)
     return root
+
+
+def _batched(text):
+    """A model.yaml that says that requests share runs, unless it says something of that already."""
+    config = yaml.safe_load(text) or {}
+    if not isinstance(config, dict) or "enabled" in (batching := config.get("batching") or {}):
+        return text
+    return yaml.safe_dump(config | {"batching": {"enabled": True} | batching})
 
 
 def recurrent(states=("s",)):

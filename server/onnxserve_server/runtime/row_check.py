@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from onnxserve_server.rows.analysis import analyse
 from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values
 from onnxserve_server.runtime.first_rows import first_that_runs
 from onnxserve_server.runtime.integer_limits import widen
@@ -34,7 +35,7 @@ def examine(session: Session) -> Verdict:
     declared = check_batch_axes(session.inputs, session.outputs)
     if not declared.batchable:
         return declared
-    analysed = analyse(session)
+    analysed = analyse(session.path, session.inputs, session.outputs)
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
     runs = LimitedRuns(session, _SECONDS)
     try:
@@ -49,11 +50,6 @@ def examine(session: Session) -> Verdict:
     except CannotShareRuns as found:
         return found.verdict.beside(analysed)
     return check.verdict(analysed)
-
-
-def analyse(session: Session) -> RowVerdict:  # noqa: ARG001 - until there is an analysis
-    """Return what the graph shows of the rows of a model."""
-    return RowVerdict(reason="the graph was not analysed")
 
 
 class _RowCheck:
