@@ -34,6 +34,31 @@ def double():
     return model(nodes, [tensor("x", ["batch", 3])], [tensor("y", ["batch", 3])], [constant("two", 2)])
 
 
+FATAL = 1234566
+
+
+def fatal():
+    """y = 2 x, int64 [batch, 1]; where x is FATAL a division in the graph overflows, and that ends the process.
+
+    Dividend and divisor are computed: the smallest number by -1. Nothing about the input itself is unusual.
+    """
+    odd = FATAL // 2
+    to_smallest = (1 << 62) * pow(odd, -1, 1 << 63) % (1 << 63)  # times FATAL it is 1 << 63, which wraps
+    nodes = [
+        helper.make_node("Mul", ["x", "to_smallest"], ["dividend"]),
+        helper.make_node("Sub", ["x", "next"], ["divisor"]),
+        helper.make_node("Div", ["dividend", "divisor"], ["quotient"]),
+        helper.make_node("Mul", ["x", "two"], ["y"]),
+    ]
+    constants = {"to_smallest": to_smallest, "next": FATAL + 1, "two": 2}
+    return model(
+        nodes,
+        [tensor("x", ["batch", 1], INT64)],
+        [tensor("y", ["batch", 1], INT64), tensor("quotient", ["batch", 1], INT64)],
+        [constant(name, value, np.int64) for name, value in constants.items()],
+    )
+
+
 def identity(dtype):
     """y = x for an ONNX element type, [batch, 2]."""
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
