@@ -25,6 +25,10 @@ class TensorSpec:
     batch_axis: int | None = 0
     """If batching is enabled: the axis along which rows of several requests are concatenated. None for an input without
     such an axis: requests share a run only if their values of it are equal."""
+    any_shape: bool = False
+    """Whether the model declares no shape for it: `shape` is (), and an input is taken in any shape."""
+    optional: bool = False
+    """For an input: whether predict() may leave it out, because the model has a default for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,7 @@ class ModelInfo:
     state: str
     """"LOADING", "READY" or "STOPPED"."""
     inputs: tuple[TensorSpec, ...]
-    """The inputs. A request must have all of them, but for those that hold the state of a sequence."""
+    """The inputs. A request must have all of them, but optional ones and those that hold the state of a sequence."""
     outputs: tuple[TensorSpec, ...]
     """The outputs."""
     batching: Batching
@@ -99,6 +103,9 @@ class ModelInfo:
     """The metadata of the model file (ONNX metadata_props)."""
     description: str
     """The description in the model file. "" if it has none."""
+    left_out: tuple[str, ...] = ()
+    """The outputs of the model file that are not served, because they are not tensors or of a type that cannot be sent:
+    each with its type."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, tuples, strings and numbers, ready for json."""
@@ -136,6 +143,7 @@ def model_info(model: model_service_pb2.Model) -> ModelInfo:
         ),
         metadata=dict(model.metadata),
         description=model.description,
+        left_out=tuple(model.left_out),
     )
 
 
@@ -146,4 +154,6 @@ def _tensor_spec(spec: tensor_pb2.TensorSpec) -> TensorSpec:
         shape=tuple(axis.size if axis.size >= 0 else axis.name or None for axis in spec.shape),
         labels=tuple(spec.labels),
         batch_axis=spec.batch_axis if spec.batch_axis >= 0 else None,
+        any_shape=spec.any_shape,
+        optional=spec.optional,
     )

@@ -101,7 +101,7 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
     return ModelSpec(
         name=found.name,
         version=found.version,
-        inputs=session.inputs,
+        inputs=session.inputs + session.optional,
         outputs=_labelled(found, session.outputs, metadata),
         batching=policy,
         requested_providers=tuple(options.providers),
@@ -113,6 +113,7 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
         state=state_of(found, session),
         sequences=policy_of(found.config.sequences),
         feedback=feedback_of(found, session),
+        left_out=session.left_out,
         metadata=metadata,
         description=session.description,
     )

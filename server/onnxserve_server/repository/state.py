@@ -144,6 +144,9 @@ def _mismatch(input_: TensorSpec, output: TensorSpec) -> str:
     if input_.data_type == STRING or input_.data_type != output.data_type:
         types = f"{NAMES[output.data_type]} and {NAMES[input_.data_type]}"
         return f"output {output.name} and input {input_.name} are {types}; both must have one type, other than string"
+    for spec in (input_, output):
+        if spec.any_shape:
+            return f"the model declares no shape for {spec.name}; export it with one"
     fits = len(input_.shape) == len(output.shape) and all(
         isinstance(size, str) or isinstance(other, str) or size == other
         for size, other in zip(input_.shape, output.shape, strict=True)

@@ -81,7 +81,11 @@ def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, 
 
 
 def _fault_of(kind: str, spec: TensorSpec) -> str:
+    if spec.any_shape and kind == "input":
+        return f"the model declares no shape for input {spec.name}; export it with one"
     size = _batch_size(spec)
+    if spec.any_shape and size is None:
+        return f"the model declares no shape for output {spec.name}{_advice([_along(spec.name, 0)])}"
     if size is None:
         return f"{kind} {spec.name} is a scalar: it has no batch axis"
     return f"the first axis of {kind} {spec.name} has the fixed size {size}" if isinstance(size, int) else ""
@@ -89,6 +93,8 @@ def _fault_of(kind: str, spec: TensorSpec) -> str:
 
 def _batch_size(spec: TensorSpec) -> int | str | None:
     """Return the size or name of the batch axis; None for a scalar."""
+    if spec.any_shape and spec.batch_axis is not None:  # as the configuration says
+        return ""
     return spec.shape[spec.batch_axis or 0] if spec.shape else None
 
 
