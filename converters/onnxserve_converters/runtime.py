@@ -8,9 +8,9 @@ import onnxruntime
 from onnxserve.tensor import Array
 from onnxserve_converters.errors import NotProved
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.probe import Verdict
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.runtime.verdict import Verdict
 
 _LEVELS = ("all", "layout", "extended")
 """Levels of graph optimization, in the order tried: at some, ONNX Runtime 1.31.1 crashes on float16 LSTMs."""

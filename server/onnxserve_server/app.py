@@ -1,6 +1,7 @@
 """Wire everything together: start, serve, drain, stop. Nothing is decided here that another module could decide."""
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -62,7 +63,13 @@ class App:
         self.telemetry = Telemetry(_telemetry_options(settings), clock, sources) if settings.telemetry else None
         observer = None if self.telemetry is None else self.telemetry.recorder
         self._deadlines = DeadlineWatch(clock)
-        services = Services(clock=clock, deadlines=self._deadlines, backlog=backlog, observer=observer)
+        services = Services(
+            clock=clock,
+            deadlines=self._deadlines,
+            backlog=backlog,
+            observer=observer,
+            default_timeout=settings.default_timeout or math.inf,
+        )
         self.engine = Engine(table, services)
         self.manager = ModelManager(_repository(settings), table, services, self._on_model_change)
         self.grpc: GrpcServer | None = None

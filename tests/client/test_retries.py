@@ -2,14 +2,13 @@
 
 import asyncio
 import itertools
-import json
 
 import grpc
 import numpy as np
 import pytest
 
 import onnxserve
-from onnxserve._channel import service_config
+from onnxserve.testing._status import status_of
 from onnxserve.v1 import inference_service_pb2
 
 INPUTS = {"x": np.arange(4, dtype=np.float32)}
@@ -24,6 +23,14 @@ def echo(request, _):
         request_id=read.request_id,
         outputs=read.inputs,
     ).SerializeToString()
+
+
+def trailers_of(reason, delay=None):
+    error = onnxserve.Unavailable(grpc.StatusCode.UNAVAILABLE, "not now", reason=reason, retry_delay=delay)
+    return (("grpc-status-details-bin", status_of(error, "").SerializeToString()),)
+
+
+DRAINING = trailers_of("DRAINING", 0.001)
 
 
 class Failing:
@@ -41,15 +48,17 @@ class Failing:
         return context.abort(self._code, "not now")
 
 
-@pytest.mark.parametrize(("retries", "attempts"), [(1, 2), (3, 4), (9, 5)])
-def test_the_service_config_allows_one_attempt_more_than_retries_and_at_most_five(retries, attempts):
-    config = json.loads(service_config(retries=retries, load_balancing="round_robin"))
-    assert config["methodConfig"][0]["retryPolicy"]["maxAttempts"] == attempts
+@pytest.mark.parametrize("retries", [-1, 5, 9, 2.0, True, "3", None])
+def test_retries_that_make_no_sense_are_refused(retries):
+    with pytest.raises(ValueError, match=f"retries must be a whole number from 0 to 4, not {retries!r}"):
+        onnxserve.Client("localhost:1", retries=retries)
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
-def test_a_server_that_stops_is_tried_again(serve, code):
-    server = Failing(2, code)
+@pytest.mark.parametrize(
+    ("code", "trailers"), [(grpc.StatusCode.UNAVAILABLE, DRAINING), (grpc.StatusCode.CANCELLED, ())]
+)
+def test_a_server_that_stops_is_tried_again(serve, code, trailers):
+    server = Failing(2, code, trailers)
     with onnxserve.Client(serve(server)) as client:
         assert client.predict("m", INPUTS)["x"].tolist() == [0, 1, 2, 3]
     assert server.calls == 3

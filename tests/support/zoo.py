@@ -209,6 +209,52 @@ def ragged():
     return model(nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", "k"])], numbers)
 
 
+DROPPED = 77.125
+"""The value of x that dropping() drops rows for; no made-up input has it."""
+
+
+def dropping(rows="batch"):
+    """y = the rows of x whose first value is not DROPPED, float32 x [batch, 4], y [rows, 4]: how many depends on x."""
+    nodes = [
+        helper.make_node("Gather", ["x", "zero"], ["first"], axis=1),
+        helper.make_node("Equal", ["first", "dropped"], ["is_dropped"]),
+        helper.make_node("Not", ["is_dropped"], ["stays"]),
+        helper.make_node("Compress", ["x", "stays"], ["y"], axis=0),
+    ]
+    values = [constant("zero", 0, np.int64), constant("dropped", DROPPED)]
+    return model(nodes, [tensor("x", ["batch", 4])], [tensor("y", [rows, 4])], values)
+
+
+TRIGGER = 77.125
+"""The value of x that makes triggered() double every row; no made-up input has it."""
+
+
+def triggered():
+    """y = x, or 2 x if any value of any row is TRIGGER; float32 [batch, 3]."""
+    nodes = [
+        helper.make_node("Equal", ["x", "trigger"], ["is_trigger"]),
+        helper.make_node("Cast", ["is_trigger"], ["found"], to=FLOAT),
+        helper.make_node("ReduceMax", ["found"], ["any"], keepdims=0),
+        helper.make_node("Add", ["any", "one"], ["factor"]),
+        helper.make_node("Mul", ["x", "factor"], ["y"]),
+    ]
+    values = [constant("trigger", TRIGGER), constant("one", 1)]
+    return model(nodes, [tensor("x", ["batch", 3])], [tensor("y", ["batch", 3])], values)
+
+
+def masks():
+    """mask = position < length, int64 length [batch], bool mask [batch, as long as the longest of the batch]."""
+    nodes = [
+        helper.make_node("ReduceMax", ["length"], ["longest"], keepdims=0),
+        helper.make_node("Range", ["zero", "longest", "one"], ["positions"]),
+        helper.make_node("Unsqueeze", ["length", "axes"], ["ends"]),
+        helper.make_node("Less", ["positions", "ends"], ["mask"]),
+    ]
+    values = [constant("zero", 0, np.int64), constant("one", 1, np.int64), constant("axes", [1], np.int64)]
+    outputs = [tensor("mask", ["batch", "time"], TensorProto.BOOL)]
+    return model(nodes, [tensor("length", ["batch"], INT64)], outputs, values)
+
+
 def layered(metadata=None):
     """stateN = x + scale state, y = its sum over layers: x, y [batch, 3], state, stateN [2, batch, 3], scale a scalar.
 

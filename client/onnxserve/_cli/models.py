@@ -1,6 +1,7 @@
 """`onnxserve models`: the models of a server."""
 
 import json as jsonlib
+from collections.abc import Iterator
 
 import typer
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.text import Text
 
 from onnxserve import Batching, ModelInfo, TensorSpec
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
+
+_ROWS = {"INDEPENDENT": "independent (proved)"}
 
 
 def models(*, target: Target = DEFAULT_TARGET, tls: Tls = False, ca: Ca = None, json: Json = False) -> None:
@@ -34,8 +37,9 @@ def _print(console: Console, each: ModelInfo) -> None:
             facts.add_row("", kind, Text(spec.name), Text(_type(spec)))  # Text: [brackets] would be read as markup
     console.print(facts)
     if each.left_out:
-        console.print(Text(f"  not served, because they are not tensors: {', '.join(each.left_out)}"))
-    console.print(Text(f"  {_batching(each.batching)}"))
+        console.print(Text(f"  not served, because they cannot be sent: {', '.join(each.left_out)}"))
+    for line in _batching(each.batching):
+        console.print(Text(f"  {line}"))
     if each.description:
         console.print(Text(f"  {each.description}"), style="dim")
 
@@ -45,8 +49,12 @@ def _type(spec: TensorSpec) -> str:
     return f"{spec.dtype}[{', '.join(axes)}]{', optional' if spec.optional else ''}"
 
 
-def _batching(batching: Batching) -> str:
-    if not batching.enabled:
-        return f"one request at a time: {batching.reason}"
+def _batching(batching: Batching) -> Iterator[str]:
     waits = f", waiting up to {batching.max_delay_us} µs for more" if batching.max_delay_us else ""
-    return f"batches of up to {batching.max_rows} rows{waits}"
+    if batching.enabled:
+        yield f"batches of up to {batching.max_rows} rows{waits}"
+    else:
+        yield f"one request at a time: {batching.reason}"
+    rows = batching.rows
+    if rows.reason and rows.reason != batching.reason:
+        yield f"rows {_ROWS.get(rows.rows, rows.rows.lower())}: {rows.reason}"

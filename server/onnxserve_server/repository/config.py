@@ -23,9 +23,17 @@ class BatchingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool | None = Field(
+    enabled: bool | Literal["proved"] | None = Field(
         None,
-        description="true: batch in spite of the probe; false: one request at a time; default: as the probe finds",
+        description="true: batch although rows may change each other; proved: batch only if the graph shows that they "
+        "cannot; false: one request at a time; default: batch unless rows meet in the graph or were seen to change",
+    )
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="how far a row may change with the other rows of its batch, as a share of its largest value; "
+        "default: as far as its type rounds",
     )
     max_rows: int = Field(64, ge=1, le=MAX_ROWS, description="maximum rows of one run")
     max_delay_us: int = Field(
@@ -41,6 +49,20 @@ class BatchingConfig(BaseModel):
         "split",
         description="a request of more than max_rows: split it into several runs and join the answers, or refuse it",
     )
+    spot_checks: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of the model's run time that spot checks may take, which run rows of batches again alone; "
+        "0: none",
+    )
+
+    @field_validator("enabled", mode="before")
+    @classmethod
+    def _take_proved(cls, value: object) -> object:
+        if not isinstance(value, bool) and value not in (None, "proved"):
+            raise ValueError("must be true, false or proved")
+        return value
 
 
 class StateConfig(BaseModel):

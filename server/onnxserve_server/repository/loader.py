@@ -6,19 +6,20 @@ from dataclasses import dataclass, field, replace
 
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import BatchingConfig
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.metadata import json_in
-from onnxserve_server.runtime.probe import Verdict, check_batch_axes
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.samples import warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.scheduling.services import Services
-from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
+from onnxserve_server.spec import BatchPolicy, ModelSpec, Rows, TensorSpec
 
 logger = logging.getLogger(__name__)
+
+_SHARE_IF_PROVED = 0.1  # of batching.spot_checks: all that is left to find is a fault of the analysis or of a kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +41,27 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     options = _session_options(found, defaults)
     verdict = prober.probe(found.path, options)
     session = Session(found.path, options)
-    if found.config.batching.enabled and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
+    if (
+        found.config.batching.enabled is True
+        and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable
+    ):
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    spec = _spec(found, session, options, _policy(found.config.batching, verdict))
+    spec = _spec(found, session, options, _policy(found, verdict, is_random=session.is_random))
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
-    if found.config.batching.enabled and not verdict.batchable:
+    if found.config.batching.enabled is True and not verdict.batchable:
         logger.warning(
             "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
+        )
+    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
+        logger.error(
+            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
+            "bug of onnxserve, with the model",
+            spec.name,
+            spec.version,
+            verdict.reason,
         )
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
@@ -77,13 +89,31 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         graph_optimization=config.graph_optimization,
         config=config.session_config,
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
+        tolerance=config.batching.tolerance,
     )
 
 
-def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
+def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
+    """Return how a model is batched. `is_random`: it draws random numbers, so that no row can be compared.
+
+    Raises:
+        ConfigurationError: model.yaml says that it is, but its rows change each other.
+    """
+    config = found.config.batching
     enabled, reason = verdict.batchable, verdict.reason
-    if config.enabled is not None:
-        enabled, reason = config.enabled, "" if config.enabled else "model.yaml says so"
+    match config.enabled:
+        case True if verdict.rows.rows is Rows.DEPENDENT:
+            raise ConfigurationError(
+                f"{found.config_file}: batching.enabled: the model cannot be batched: {verdict.reason}; remove the "
+                "line, or set batching.tolerance if so large a difference does not matter"
+            )
+        case True:
+            enabled, reason = True, ""
+        case False:
+            enabled, reason = False, "model.yaml says so"
+        case "proved" if enabled and verdict.rows.rows is not Rows.INDEPENDENT:
+            enabled, reason = False, f"batching.enabled is proved, and this is not: {verdict.rows.reason}"
+    is_proved = verdict.rows.rows is Rows.INDEPENDENT
     return BatchPolicy(
         enabled=enabled,
         reason=reason,
@@ -93,6 +123,9 @@ def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
         max_queue_bytes=config.max_queue_bytes,
         ageing=config.ageing_ms / 1e3,
         split=config.oversize == "split",
+        rows=verdict.rows,
+        tolerance=config.tolerance or 0.0,
+        spot_checks=0.0 if is_random else config.spot_checks * (_SHARE_IF_PROVED if is_proved else 1.0),
     )
 
 

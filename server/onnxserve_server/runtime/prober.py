@@ -10,8 +10,8 @@ from pathlib import Path
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime import probe
-from onnxserve_server.runtime.probe import Verdict
 from onnxserve_server.runtime.session import SessionOptions
+from onnxserve_server.runtime.verdict import Verdict
 
 _TIMEOUT = 300.0  # seconds for one model
 
@@ -40,7 +40,7 @@ class Prober:
         fields = json.loads(reply)
         if "error" in fields:
             raise ConfigurationError(fields["error"])
-        return Verdict(**fields)
+        return Verdict.of(fields)
 
     def close(self) -> None:
         """End the child process."""

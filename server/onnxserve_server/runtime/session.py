@@ -14,6 +14,7 @@ import onnxruntime
 
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.rows.table import RANDOM
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
 from onnxserve_server.runtime.interface import describe
 from onnxserve_server.runtime.limits import check_inputs
@@ -47,6 +48,9 @@ class SessionOptions:
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
         axes: where the model's rows lie, as far as its configuration says.
+        tolerance: how far a row may change with the other rows of its batch, as a share of its largest value; None: as
+            far as its type rounds.
+        report: the conversion report that says what realistic inputs are; "": report.json beside the model file.
     """
 
     providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
@@ -55,6 +59,8 @@ class SessionOptions:
     graph_optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
     axes: BatchAxes = field(default_factory=BatchAxes)
+    tolerance: float | None = None
+    report: str = ""
 
 
 class RunFailed(Exception):
@@ -76,7 +82,7 @@ class RunHandle:
 
 
 class Session:
-    """A loaded model. run() may be called from several threads at a time.
+    """A loaded model, of the file `path`, as `options` say. run() may be called from several threads at a time.
 
     Raises:
         ConfigurationError: the file cannot be loaded; an input or output is not a tensor, or lacks a configured axis;
@@ -84,6 +90,7 @@ class Session:
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
+        self.path, self.options = path, options
         providers = _available(path, options)
         if CUDA in providers:
             _load_cuda()
@@ -109,7 +116,10 @@ class Session:
         self.optional, self.left_out, self.description = interface.optional, interface.left_out, interface.description
         self._names = interface.names
         check_inputs(path, self.inputs)
-        self.fixed_cost = self._has_fixed_cost()
+        ops = self._ops()
+        # The time of a run depends on the number of rows alone: fixed row shapes, and no control flow.
+        self.fixed_cost = not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
+        self.is_random = bool(ops & RANDOM)
         self.provider_options: dict[str, str] = {
             f"{provider}.{name}": value
             for provider, values in self._session.get_provider_options().items()
@@ -120,11 +130,9 @@ class Session:
         if self._names and not self._plain:
             raise ConfigurationError(f"{path}: bfloat16 or float8 beside names that are not UTF-8; rename these")
 
-    def _has_fixed_cost(self) -> bool:
-        """Whether the time of a run depends on the number of rows alone: fixed row shapes, and no control flow."""
+    def _ops(self) -> set[str]:
         assignments = self._session.get_provider_graph_assignment_info()
-        ops = {node.op_type for assignment in assignments for node in assignment.get_nodes()}
-        return not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
+        return {node.op_type for assignment in assignments for node in assignment.get_nodes()}
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
@@ -196,7 +204,7 @@ def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",
         **requested.config,
-        "session.record_ep_graph_assignment_info": "1",  # _has_fixed_cost() reads it
+        "session.record_ep_graph_assignment_info": "1",  # _ops() reads it
     }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
