@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.repository.files import check_within, sha256_of
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.metadata import json_in
@@ -77,6 +78,23 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     return ServedModel(spec, session, services, defaults.max_inline)
 
 
+def _libraries(found: Found) -> tuple[str, ...]:
+    """Return the paths of the model's libraries of custom operators, each of which is the one that is listed."""
+    directory = found.config_file.parent
+    for i, library in enumerate(found.config.custom_operators):
+        place, path = f"{found.config_file}: custom_operators[{i}]", directory / library.path
+        try:
+            check_within(path, directory.parent)
+            digest = sha256_of(path)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from error
+        if digest != library.sha256:
+            raise ConfigurationError(
+                f"{place}: {path} has the SHA-256 {digest} and not the one that is listed; if it is meant to, list that"
+            )
+    return tuple(str(directory / library.path) for library in found.config.custom_operators)
+
+
 def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
     """Return how a model is loaded: as its model.yaml says, else as the server's settings say."""
     config = found.config
@@ -88,6 +106,7 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
+        custom_operators=_libraries(found),
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
         tolerance=config.batching.tolerance,
     )

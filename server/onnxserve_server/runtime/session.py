@@ -47,6 +47,7 @@ class SessionOptions:
         threads: threads of one run, at least 1.
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
+        custom_operators: paths of libraries that have them.
         axes: where the model's rows lie, as far as its configuration says.
         tolerance: how far a row may change with the other rows of its batch, as a share of its largest value; None: as
             far as its type rounds.
@@ -58,6 +59,7 @@ class SessionOptions:
     threads: int = 1
     graph_optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
+    custom_operators: Sequence[str] = ()
     axes: BatchAxes = field(default_factory=BatchAxes)
     tolerance: float | None = None
     report: str = ""
@@ -208,6 +210,14 @@ def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
     }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
+    for library in requested.custom_operators:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:  # as in Session
+            raise ConfigurationError(
+                f"{library}: ONNX Runtime cannot use it as a library of custom operators: {one_line(error)}; build it "
+                f"for onnxruntime {onnxruntime.__version__} and this machine, with all that it links to"
+            ) from error
     return options
 
 
