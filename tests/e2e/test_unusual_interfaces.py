@@ -94,6 +94,12 @@ def scaled(default):
     return unchecked(nodes, [tensor("x", ["batch", 4]), tensor("scale", [1])], [tensor("y", ["batch", 4])], [default])
 
 
+def made_up_names():
+    """y = a + b, float32 [?, 4] each, with the names that tf2onnx gives axes it knows nothing of."""
+    inputs = [tensor("a", ["unk__1", 4]), tensor("b", ["unk__2", 4])]
+    return unchecked([helper.make_node("Add", ["a", "b"], ["y"])], inputs, [tensor("y", ["unk__3", 4])])
+
+
 def optional_type():
     return helper.make_value_info("z", helper.make_optional_type_proto(helper.make_tensor_type_proto(FLOAT, None)))
 
@@ -111,6 +117,7 @@ MODELS = {
         tensor("z", ["batch", 4], TensorProto.INT4), helper.make_node("Cast", ["x"], ["z"], to=TensorProto.INT4)
     ),
     "zipmap_beside": classifier(),
+    "made_up_names": made_up_names(),
     "scaled": scaled(constant("scale", [2])),
     "scaled_by_floats": scaled(helper.make_tensor("scale", FLOAT, [1], [2.0])),
 }
@@ -197,6 +204,11 @@ def test_an_input_with_a_default_may_be_given_and_left_out(served, model):
     np.testing.assert_array_equal(served.predict(model, {"x": X, "scale": np.float32([5])})["y"], 5 * X)
     with pytest.raises(InvalidArgument, match=r"'x' missing; the model needs 'x'$"):
         served.predict(model, {"scale": np.float32([5])})
+
+
+def test_names_that_a_converter_made_up_do_not_keep_rows_apart(served):
+    assert served.model("made_up_names").batching.enabled
+    np.testing.assert_array_equal(served.predict("made_up_names", {"a": X, "b": X})["y"], 2 * X)
 
 
 def test_text_that_is_not_utf_8_is_read_with_a_replacement(served):
