@@ -73,6 +73,7 @@ def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_serv
         metadata=spec.metadata,
         description=spec.description,
         rules=[_encode_rule(rule) for rule in spec.rules],
+        left_out=spec.left_out,
     )
 
 
@@ -96,6 +97,8 @@ def _encode_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
         ],
         labels=spec.labels,
         batch_axis=-1 if spec.batch_axis is None else spec.batch_axis,
+        any_shape=spec.any_shape,
+        optional=spec.default is not None,
     )
 
 
