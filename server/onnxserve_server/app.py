@@ -11,6 +11,7 @@ from onnxserve_server.core import Clock
 from onnxserve_server.edge.health import NOT_SERVING, SERVING, Health
 from onnxserve_server.edge.inflight import StreamBudget, Window
 from onnxserve_server.edge.load_report import LoadReport
+from onnxserve_server.edge.messages import Gzip, parse
 from onnxserve_server.edge.server import INFERENCE, MODELS, GrpcServer, ServerOptions, bracketed, check_port
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.table import Table
@@ -18,7 +19,12 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
-from onnxserve_server.runtime.resources import resident_bytes, resources
+from onnxserve_server.runtime.resources import (
+    open_descriptors,
+    raise_descriptor_limit,
+    resident_bytes,
+    resources,
+)
 from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.services import Services
@@ -27,8 +33,9 @@ from onnxserve_server.telemetry import logs
 from onnxserve_server.telemetry.metrics import Sources
 from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from onnxserve_server.web.app import make_app
-from onnxserve_server.web.server import HttpServer
+from onnxserve_server.web.server import MAX_CONNECTIONS, HttpServer
 from onnxserve_server.web.status import ServerStatus
+from onnxserve_server.web.uploads import MAX_BODY
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +43,7 @@ logger = logging.getLogger(__name__)
 # longer than most runs. Between 0.2 and 2 ms single calls come out the same; below 0.5 ms sequences, whose three
 # threads all compute, pay for the switching: 15 % more CPU time a step.
 _SWITCH_INTERVAL = 0.001
+_SPARE_DESCRIPTORS = 64  # for files, pipes and sockets that come and go
 _WAITING_SHARE = 4  # of the memory that is left, this part may wait: messages on their way need more than they hold
 
 
@@ -55,7 +63,8 @@ class App:
 
     def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
         self.settings = settings
-        self.health = Health()
+        self._gzip = _gzip(settings, settings.max_message_bytes)
+        self.health = Health(parse if self._gzip is None else self._gzip.parse)
         self.budget = StreamBudget(_window(settings))
         table, backlog = Table(), Backlog()
         sources = Sources(table=table, backlog=backlog, streams=self.budget)
@@ -68,6 +77,7 @@ class App:
         self.grpc: GrpcServer | None = None
         self.port = 0
         self.http_port = -1
+        self._max_unsent = 0
         self._http: HttpServer | None = None
 
     @property
@@ -90,7 +100,7 @@ class App:
         self.manager.load_all(stop)
         if stop is not None and stop.is_set():
             return
-        self._bound_backlog()
+        self._bound_memory()
         self.grpc = GrpcServer(self._server_options(), self.engine, self.health, self.budget)
         self.port = self.grpc.start()
         names = {f"model/{model.spec.name}" for model in self.engine.table.models()}
@@ -141,7 +151,9 @@ class App:
         if self.settings.http_port < 0:
             return
         status = ServerStatus(self.engine, self.manager.statuses, self.health.ready, self.telemetry)
-        self._http = HttpServer(lambda: make_app(status), self.settings.host, self.settings.http_port)
+        gzip = _gzip(self.settings, MAX_BODY)
+        ungzip = None if gzip is None else gzip.unpack
+        self._http = HttpServer(lambda: make_app(status, ungzip), self.settings.host, self.settings.http_port)
         self.http_port = self._http.port
         self._http.start()
         logger.info("status page on http://%s:%d", bracketed(self.settings.host), self.http_port)
@@ -162,12 +174,13 @@ class App:
         if self.telemetry is not None:
             self.telemetry.on_model_change(status)
 
-    def _bound_backlog(self) -> None:
-        """Set how much may wait, now that the models have taken their memory."""
+    def _bound_memory(self) -> None:
+        """Set how much may wait, of requests and of answers, now that the models have taken their memory."""
         settings, granted = self.settings, resources()
         left = max(0, granted.memory_bytes - resident_bytes())
         limit = settings.all_queue_bytes or max(left // _WAITING_SHARE, settings.max_message_bytes)
         self.engine.services.backlog.limit = limit
+        self._max_unsent = settings.all_unsent_bytes or left // _WAITING_SHARE
         text = f"queued requests are limited to {limit >> 20} MiB; {left >> 20} MiB of memory are left"
         if limit > left // 2:
             logger.warning(
@@ -177,6 +190,19 @@ class App:
             )
         else:
             logger.info("%s (%s)", text, granted.memory_from)
+
+    def _max_connections(self) -> int:
+        """Return how many gRPC connections there may be, so that descriptors are left for probes and for files."""
+        wanted, limit = self.settings.max_connections, raise_descriptor_limit()
+        possible = max(1, limit - open_descriptors() - MAX_CONNECTIONS - _SPARE_DESCRIPTORS)
+        if possible < wanted:
+            logger.warning(
+                "gRPC connections are limited to %d, not %d: the process may open %d files; raise that (ulimit -n)",
+                possible,
+                wanted,
+                limit,
+            )
+        return min(possible, wanted)
 
     def _server_options(self) -> ServerOptions:
         settings = self.settings
@@ -188,6 +214,12 @@ class App:
             edge=settings.edge,
             workers=settings.workers,
             max_message_bytes=settings.max_message_bytes,
+            gzip=self._gzip,
+            max_connections=self._max_connections(),
+            max_connection_calls=settings.max_connection_calls,
+            max_header_bytes=settings.max_header_bytes,
+            min_ping_interval=settings.min_ping_interval,
+            max_unsent_bytes=self._max_unsent,
             max_connection_age=settings.max_connection_age,
             max_connection_age_grace=settings.max_connection_age_grace,
             stream_lifetime=settings.stream_lifetime,
@@ -200,6 +232,10 @@ def _window(settings: Settings) -> Window:
     return Window(
         requests=settings.stream_requests, nbytes=settings.stream_bytes, all_requests=settings.all_stream_requests
     )
+
+
+def _gzip(settings: Settings, max_bytes: int) -> Gzip | None:
+    return None if settings.compression == "identity" else Gzip(max_bytes, settings.compression_ratio)
 
 
 def _telemetry_options(settings: Settings) -> Options:

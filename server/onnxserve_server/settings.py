@@ -69,6 +69,37 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="largest message that a caller may send, in bytes"
     )
+    compression: Literal["identity", "gzip"] = Field(
+        "identity", description="how messages may be compressed: identity (not at all) or gzip; also bodies by HTTP"
+    )
+    compression_ratio: int = Field(
+        20, ge=1, le=1032, description="with --compression gzip, how many times as large a message may become"
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="maximum gRPC connections; fewer where the process may not open so many files",
+    )
+    max_connection_calls: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="maximum calls at a time on one connection; further ones wait at their client",
+    )
+    max_header_bytes: int = Field(16 << 10, ge=1024, le=1 << 20, description="largest metadata of a call, in bytes")
+    min_ping_interval: float = Field(
+        5.0,
+        ge=0,
+        le=7200,
+        description="seconds between pings of a client while nothing else is sent; one that pings more often loses its "
+        "connection",
+    )
+    all_unsent_bytes: int = Field(
+        0,
+        ge=0,
+        description="maximum bytes of answers that their callers have not read; 0: a quarter of the memory left after "
+        "loading",
+    )
     stream_requests: int = Field(
         128, ge=1, description="maximum requests of one stream in flight: read and not yet answered"
     )

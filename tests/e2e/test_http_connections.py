@@ -21,7 +21,7 @@ from support.waiting import until
 MODELS = {"double": zoo.double(), "slow": zoo.slow()}
 ROW = double(data=[[1, 2, 3]])
 ENDLESS = {"model": "slow", "inputs": {"x": {"data": [[1e6]]}}}
-MOST = web._MAX_CONNECTIONS
+MOST = web.MAX_CONNECTIONS
 SLOW = HEAD % 1000 + b"{"  # an upload that does not go on
 
 

@@ -13,8 +13,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from onnxserve_server.errors import ConfigurationError
 
+MAX_CONNECTIONS = 256
+"""Connections at a time: a new one closes the one that has been idle longest."""
+
 _BACKLOG = 64
-_MAX_CONNECTIONS = 256  # a new one closes the one that has been idle longest
 _HEAD_TIMEOUT = 10.0  # seconds in which a connection must bring its first request
 _GRACE = 1  # seconds for responses that are under way when the server stops
 _START_TIMEOUT = 10.0  # seconds
@@ -72,7 +74,7 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self._last_active = self.loop.time()
         self.loop.call_later(_HEAD_TIMEOUT, self._close_if_silent)
-        if len(self.connections) > _MAX_CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
@@ -122,4 +124,5 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError(
             f"{host}:{port}: cannot listen for HTTP: {cause}; choose another --http-port, or -1 for none"
         ) from error
-    return listener
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # of its connections, too: else each answer after
+    return listener  # the first waits for the caller's delayed acknowledgement, 40 ms
