@@ -1,18 +1,20 @@
 """Wire everything together: start, serve, drain, stop. Nothing is decided here that another module could decide."""
 
 import logging
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 
 from onnxserve import __version__
+from onnxserve_server import sockets
 from onnxserve_server.core import Clock
 from onnxserve_server.edge.health import NOT_SERVING, SERVING, Health
 from onnxserve_server.edge.inflight import StreamBudget, Window
 from onnxserve_server.edge.load_report import LoadReport
 from onnxserve_server.edge.messages import Gzip, parse
-from onnxserve_server.edge.server import INFERENCE, MODELS, GrpcServer, ServerOptions, bracketed, check_port
+from onnxserve_server.edge.server import INFERENCE, MODELS, GrpcServer, ServerOptions
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.table import Table
 from onnxserve_server.errors import ConfigurationError
@@ -78,6 +80,7 @@ class App:
         self.port = 0
         self.http_port = -1
         self._max_unsent = 0
+        self._paths: list[str] = []  # of the Unix sockets on which it listens
         self._http: HttpServer | None = None
 
     @property
@@ -92,7 +95,7 @@ class App:
             ConfigurationError: a model cannot be loaded, or the port cannot be had.
         """
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        check_port(self.settings.host, self.settings.port)  # before minutes of loading
+        self._check_address()  # before minutes of loading
         self._start_http()
         if self.telemetry is not None:
             self.telemetry.start()
@@ -103,6 +106,8 @@ class App:
         self._bound_memory()
         self.grpc = GrpcServer(self._server_options(), self.engine, self.health, self.budget)
         self.port = self.grpc.start()
+        if self.settings.address:
+            self._paths.append(self.settings.address)
         names = {f"model/{model.spec.name}" for model in self.engine.table.models()}
         self.health.set([*names, INFERENCE, MODELS, ""], SERVING)
 
@@ -143,23 +148,44 @@ class App:
         self._deadlines.stop()
         if self._http is not None:
             self._http.stop()
+        for address in self._paths:
+            sockets.remove(address)
         if self.telemetry is not None:
             self.telemetry.stop()
         logs.flush_withheld()
 
     def _start_http(self) -> None:
-        if self.settings.http_port < 0:
+        if self.settings.http_port < 0 and not self.settings.http_address:
             return
         status = ServerStatus(self.engine, self.manager.statuses, self.health.ready, self.telemetry)
         gzip = _gzip(self.settings, MAX_BODY)
         ungzip = None if gzip is None else gzip.unpack
-        self._http = HttpServer(lambda: make_app(status, ungzip), self.settings.host, self.settings.http_port)
+        self._http = HttpServer(lambda: make_app(status, ungzip), self._listen_for_http())
         self.http_port = self._http.port
         self._http.start()
-        logger.info("status page on http://%s:%d", bracketed(self.settings.host), self.http_port)
+
+    def _address(self, port: int) -> str:
+        return self.settings.address or sockets.address_of(self.settings.host, port)
+
+    def _check_address(self) -> None:
+        if self.settings.address:
+            sockets.check_path(self.settings.address)
+        else:
+            sockets.check_port(self.settings.host, self.settings.port)
+
+    def _listen_for_http(self) -> socket.socket:
+        settings = self.settings
+        if settings.http_address:
+            listener = sockets.listen_at(settings.http_address)
+            self._paths.append(settings.http_address)
+            logger.info("status page on %s", settings.http_address)
+            return listener
+        listener = sockets.listen(settings.host, settings.http_port)
+        logger.info("status page on http://%s", sockets.address_of(settings.host, listener.getsockname()[1]))
+        return listener
 
     def _announce(self, ready: Callable[[str], None]) -> None:
-        address, models = f"{bracketed(self.settings.host)}:{self.port}", len(self.engine.table.models())
+        address, models = self._address(self.port), len(self.engine.table.models())
         fields = {"address": address, "version": __version__, "edge": self.edge_name, "models": models}
         logger.info("ready", extra=fields)
         ready(address)
@@ -209,8 +235,7 @@ class App:
         cpus = resources().cpus
         report = LoadReport(self.engine.clock, lambda: time.process_time() / cpus, self.engine.busy)
         return ServerOptions(
-            host=settings.host,
-            port=settings.port,
+            address=self._address(settings.port),
             edge=settings.edge,
             workers=settings.workers,
             max_message_bytes=settings.max_message_bytes,

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
         description="address to listen on; 0.0.0.0 for all of IPv4, :: for all of IPv4 and IPv6",
     )
     port: int = Field(8500, ge=0, le=65535, description="port for gRPC; 0 picks a free one")
+    address: str = Field(
+        "", description="socket to listen on for gRPC, in place of host and port: unix:/path, such as unix:/run/a.sock"
+    )
     edge: Literal["lane", "plain"] = Field(
         "lane", description="how calls are served: lane (fast) or plain (grpcio's own threads)"
     )
@@ -144,6 +147,9 @@ class Settings(BaseSettings):
         le=65535,
         description="port of the status page, /metrics, /healthz and /readyz; 0 picks a free one, -1 closes it",
     )
+    http_address: str = Field(
+        "", description="socket to listen on for HTTP, in place of host and http_port: unix:/path"
+    )
     telemetry: bool = Field(True, description="collect metrics of requests and runs, and traces of some")
     otlp_endpoint: str = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
@@ -183,6 +189,21 @@ class Settings(BaseSettings):
                 f"{value!r} is not a valid endpoint; expected a URL such as http://localhost:4317, or https"
             )
         return value
+
+    @field_validator("address", "http_address")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        if value and not value.startswith("unix:/"):
+            raise ValueError(
+                f"{value!r} is not an absolute path of a socket; expected unix:/path, or use host and port"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Self:
+        if self.address and self.address == self.http_address:
+            raise ValueError(f"address and http_address are both {self.address}; they must differ")
+        return self
 
     @model_validator(mode="after")
     def _check_ports(self) -> Self:

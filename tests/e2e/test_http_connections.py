@@ -105,6 +105,13 @@ def test_a_connection_that_asks_nothing_is_closed_after_a_while(http_port, monke
         assert connection.recv(1) == b""
 
 
+def test_answers_are_sent_without_waiting_for_acknowledgements(http_server, http_port):
+    with http_port.connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        (ours,) = http_server.app._http._server.server_state.connections
+        assert ours.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 # Slow
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,8 +74,7 @@ class ServerOptions:
     """How the server listens; times are in seconds, 0 for no limit.
 
     Attributes:
-        host: address to listen on.
-        port: 0 picks a free one.
+        address: to listen on, "host:port" (port 0 picks a free one) or "unix:/path".
         edge: the edge to serve by; the plain one stands in for a lane that does not work with this grpcio.
         workers: threads for all but the lane's calls.
         max_message_bytes: of one request.
@@ -93,8 +91,7 @@ class ServerOptions:
         note_burst: called with the seconds for which the lane took no event because it flushed a burst.
     """
 
-    host: str
-    port: int
+    address: str
     edge: Literal["lane", "plain"] = "lane"
     workers: int = 64
     max_message_bytes: int = 64 << 20
@@ -109,11 +106,6 @@ class ServerOptions:
     stream_lifetime: float = math.inf
     trailer: Callable[[], Metadata] | None = None
     note_burst: Callable[[float], None] | None = None
-
-    @property
-    def address(self) -> str:
-        """Host and port as clients write them."""
-        return f"{bracketed(self.host)}:{self.port}"
 
     @property
     def channel_arguments(self) -> list[tuple[str, int]]:
@@ -182,7 +174,7 @@ class GrpcServer:
         )
 
     def start(self) -> int:
-        """Listen; return the port.
+        """Listen; return the port, of which a Unix socket has none.
 
         Raises:
             ConfigurationError: the port cannot be had.
@@ -251,28 +243,6 @@ class GrpcServer:
                 return edge, "lane"
         plain = PlainEdge(self._server, self._pool, methods, streams, flush, trailer=options.trailer, apart=(_CHECK,))
         return plain, "plain"
-
-
-def check_port(host: str, port: int) -> None:
-    """Find out whether a server could listen there.
-
-    Raises:
-        ConfigurationError: it could not.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ConfigurationError(
-            f"{host}:{port}: cannot listen there: {error.strerror or error}; choose another --host or --port"
-        ) from error
-
-
-def bracketed(host: str) -> str:
-    """Return a host as it stands before a port."""
-    return f"[{host}]" if ":" in host else host
 
 
 def _milliseconds(seconds: float) -> int:
