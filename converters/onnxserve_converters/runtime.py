@@ -8,9 +8,9 @@ import onnxruntime
 from onnxserve.tensor import Array
 from onnxserve_converters.errors import NotProved
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime.probe import Verdict
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.runtime.verdict import Verdict
 
 _LEVELS = ("all", "layout", "extended")
 """Levels of graph optimization, in the order tried: at some, ONNX Runtime 1.31.1 crashes on float16 LSTMs."""
@@ -53,7 +53,7 @@ def _probe(path: Path) -> tuple[SessionOptions, Verdict]:
         for level in _LEVELS:
             options = SessionOptions(graph_optimization=level)
             try:
-                return options, prober.probe(path, options)
+                return options, prober.probe(path, options).verdict
             except ConfigurationError as error:
                 refused = error
     raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX file: {refused}") from refused
