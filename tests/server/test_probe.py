@@ -69,10 +69,11 @@ def test_others_are_not_and_the_reason_is_given(prober, saved, model, reason):
     assert verdict.reason.startswith(reason)
 
 
-def test_rows_that_meet_are_not_batched_though_none_was_seen_to_change(prober, saved):
+def test_where_rows_meet_by_the_graph_nothing_is_batched_although_no_run_shows_it(prober, saved):
     verdict = prober.probe(saved(zoo.slow()), OPTIONS)
-    assert (verdict.batchable, verdict.rows.rows) == (False, Rows.MEET)
-    assert verdict.reason.startswith("its rows meet at node largest: ")
+    assert not verdict.batchable
+    assert (verdict.rows.rows, verdict.rows.node) == (Rows.MEET, "largest")
+    assert "ReduceMax: it mixes the elements along the axis that counts rows" in verdict.reason
 
 
 def with_axes(**axes):

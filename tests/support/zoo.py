@@ -5,6 +5,9 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+BATCHED = "rows meet here, but do not change each other"
+"""The name of a graph that requests share runs of nevertheless, if write() writes it."""
+
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
@@ -60,9 +63,6 @@ def mlp(width=64):
     return model(nodes, [tensor("x", ["batch", width])], [tensor("y", ["batch", 10])], weights)
 
 
-BATCHED = "rows meet, but do not change each other: write() has them batched"
-
-
 def slow(factor=1):
     """y = x, float32 [batch, 1], after `factor` times as many steps as the largest x says, of half a millisecond each.
 
@@ -92,7 +92,7 @@ def slow(factor=1):
         constant("factor", factor),
     ]
     made = model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
-    made.graph.doc_string = BATCHED
+    made.graph.name = BATCHED
     return made
 
 
@@ -337,24 +337,24 @@ def table(columns):
 
 def write(root, models, configs=None):
     """Write models (by name) as version 1 of a repository, with model.yaml texts where `configs` has them."""
-    configs = configs or {}
+    configs = dict(configs or {})
     for name, made in models.items():
+        if made.graph.name == BATCHED:
+            configs[name] = _batched(configs.get(name, ""))
         folder = root / name / "1"
         folder.mkdir(parents=True)
         onnx.save(made, folder / "model.onnx")
-    for name in models.keys() | configs.keys():
-        text = configs.get(name, "")
-        if name in models and models[name].graph.doc_string == BATCHED:
-            text = _batched(text)
-        if text:
-            (root / name / "model.yaml").write_text(text)
+    for name, text in configs.items():
+        (root / name / "model.yaml").write_text(text)
     return root
 
 
 def _batched(text):
-    """Return a model.yaml that enables batching, unless it says otherwise."""
+    """A model.yaml that says that requests share runs, unless it says something of that already."""
     config = yaml.safe_load(text) or {}
-    return yaml.safe_dump({**config, "batching": {"enabled": True, **config.get("batching", {})}})
+    if not isinstance(config, dict) or "enabled" in (batching := config.get("batching") or {}):
+        return text
+    return yaml.safe_dump(config | {"batching": {"enabled": True} | batching})
 
 
 def recurrent(states=("s",)):
