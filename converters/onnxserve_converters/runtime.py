@@ -54,7 +54,7 @@ def _probe(path: Path, report: Path | None) -> tuple[SessionOptions, Verdict]:
         for level in _LEVELS:
             options = SessionOptions(graph_optimization=level, report=str(report or ""))
             try:
-                return options, prober.probe(path, options)
+                return options, prober.probe(path, options).verdict
             except ConfigurationError as error:
                 refused = error
     raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX file: {refused}") from refused

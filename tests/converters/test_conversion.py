@@ -82,7 +82,7 @@ def test_ranges_and_samples_reach_the_check_of_rows_there_and_on_the_server(sour
     reasons = {done.path.parent.name: done.report["proof"]["reason"] for done in (alone, quiet, sampled)}
     with Prober() as prober:
         for done in (alone, quiet, sampled):
-            reason = prober.probe(done.path / "model.onnx", SessionOptions()).reason
+            reason = prober.probe(done.path / "model.onnx", SessionOptions()).verdict.reason
             assert reason == reasons[done.path.parent.name]
             assert ("depends on the other rows" in reason) == (done is alone)
 

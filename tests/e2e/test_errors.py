@@ -24,6 +24,7 @@ MODELS = {
     "sequence": zoo.sequence(),
     "fixed": zoo.fixed(),
     "gather": zoo.gather(),
+    "parse": zoo.parse(),
     "text": zoo.identity(STRING),
     "bools": zoo.identity(BOOL),
     "column": zoo.column(),
@@ -184,8 +185,17 @@ def test_what_is_not_there_is_not_found(predict, fields, resource):
     assert (error.resource, error.violations) == (resource, ())
 
 
-def test_a_run_that_fails_is_told_apart_from_other_faults_of_the_server(predict):
+def test_values_that_the_model_cannot_compute_with_are_the_callers_fault(predict):
     message = request("gather", [encode("id", np.array([[99]]))], request_id="mine")
+    error = errors.from_rpc_error(predict(message))
+    assert isinstance(error, errors.InvalidArgument)
+    assert (error.reason, error.request_id) == ("INVALID_VALUES", "mine")
+    assert [violation.field for violation in error.violations] == ["inputs"]
+    assert "Gather: indices element out of data bounds, idx=99 must be within" in error.message
+
+
+def test_a_run_that_fails_is_told_apart_from_other_faults_of_the_server(predict):
+    message = request("parse", [encode("x", np.array(["no number"], object))], request_id="mine")
     error = errors.from_rpc_error(predict(message))
     assert isinstance(error, errors.ModelRunFailed)
     assert (error.code, error.reason, error.request_id) == (grpc.StatusCode.INTERNAL, "MODEL_RUN_FAILED", "mine")

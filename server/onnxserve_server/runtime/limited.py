@@ -4,7 +4,8 @@ import threading
 import time
 
 from onnxserve_server.runtime.draws import Feeds
-from onnxserve_server.runtime.session import RunFailed, RunHandle, Session
+from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.session import RunHandle, Session
 
 _MIN_LIMIT = 0.05  # seconds that any run may take
 _MEASURED = 2  # runs of one row

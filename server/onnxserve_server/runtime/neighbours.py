@@ -9,8 +9,8 @@ from onnxserve.tensor import Array
 from onnxserve_server.runtime import witness
 from onnxserve_server.runtime.comparing import far, rounding, row_changes
 from onnxserve_server.runtime.draws import Draws, Feeds, Values, copied
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
-from onnxserve_server.runtime.session import RunFailed
 from onnxserve_server.runtime.witness import Replaced
 from onnxserve_server.spec import TensorSpec
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.first_rows import first_that_runs
 from onnxserve_server.runtime.integer_limits import widen
 from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
 from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import read_hints
-from onnxserve_server.runtime.session import RunFailed, Session
+from onnxserve_server.runtime.session import Session
 from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
 from onnxserve_server.spec import Rows, RowVerdict
