@@ -1,6 +1,7 @@
 """Wire everything together: start, serve, drain, stop. Nothing is decided here that another module could decide."""
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -63,7 +64,13 @@ class App:
         self.telemetry = Telemetry(_telemetry_options(settings), clock, sources) if settings.telemetry else None
         observer = None if self.telemetry is None else self.telemetry.recorder
         self._deadlines = DeadlineWatch(clock)
-        services = Services(clock=clock, deadlines=self._deadlines, backlog=backlog, observer=observer)
+        services = Services(
+            clock=clock,
+            deadlines=self._deadlines,
+            backlog=backlog,
+            observer=observer,
+            default_timeout=settings.default_timeout or math.inf,
+        )
         self.engine = Engine(table, services)
         self.manager = ModelManager(_repository(settings), table, services, self._on_model_change)
         self.grpc: GrpcServer | None = None
@@ -115,6 +122,7 @@ class App:
         finally:
             self.stop()
         logger.info("stopped")
+        logs.flush()
 
     def drain(self) -> None:
         """Tell load balancers, go on serving for a while, refuse new calls, and finish those in flight."""
@@ -136,7 +144,7 @@ class App:
             self._http.stop()
         if self.telemetry is not None:
             self.telemetry.stop()
-        logs.flush_withheld()
+        logs.flush()
 
     def _start_http(self) -> None:
         if self.settings.http_port < 0:

@@ -70,6 +70,13 @@ class Settings(BaseSettings):
         le=MAX_BYTES,
         description="maximum bytes of input that may wait for a model, unless model.yaml sets it",
     )
+    spot_checks: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of a model's run time that spot checks of its batches may take, unless model.yaml sets it; "
+        "0: none",
+    )
     all_queue_bytes: int = Field(
         0,
         ge=0,
@@ -77,6 +84,12 @@ class Settings(BaseSettings):
     )
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="largest message that a caller may send, in bytes"
+    )
+    default_timeout: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="seconds that a request may take whose caller names no deadline; 0: as long as it takes",
     )
     stream_requests: int = Field(
         128, ge=1, description="maximum requests of one stream in flight: read and not yet answered"
@@ -115,7 +128,7 @@ class Settings(BaseSettings):
         0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
     )
     probe_timeout: float = Field(
-        30.0, gt=0, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
+        30.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
     )
     probe_memory_bytes: int = Field(
         0,
@@ -200,7 +213,8 @@ class Settings(BaseSettings):
     @property
     def batching_defaults(self) -> dict[str, object]:
         """The settings for batching, by the keys of model.yaml."""
-        return {name: getattr(self, name) for name in ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes")}
+        names = ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes", "spot_checks")
+        return {name: getattr(self, name) for name in names}
 
 
 def load_settings(file: Path | None = None, **flags: Any) -> Settings:

@@ -85,6 +85,7 @@ class BatchPolicy:
 
     Attributes:
         enabled: whether requests share runs; `reason` says why not.
+        stopped: whether they did until their rows were seen to depend on each other.
         max_rows: most rows of one run; at least 1.
         max_delay: longest wait of the oldest job for batch-mates while an executor is free, in seconds.
         max_queue_rows: most rows that may wait.
@@ -92,10 +93,13 @@ class BatchPolicy:
         ageing: seconds of waiting that are worth one step of priority.
         split: whether a request of more than max_rows is split into several runs (else it is refused).
         rows: whether the rows of a run can change each other's outputs.
+        tolerance: how far a row may change with its neighbours, as a share of its largest magnitude, beyond rounding.
+        spot_checks: the share of the run time that spot checks of that may take; 0 for none.
     """
 
     enabled: bool
     reason: str = ""
+    stopped: bool = False
     max_rows: int = 64
     max_delay: float = 0.0
     max_queue_rows: int = 4096
@@ -103,6 +107,8 @@ class BatchPolicy:
     ageing: float = 1.0
     split: bool = True
     rows: RowVerdict = RowVerdict()
+    tolerance: float = 0.0
+    spot_checks: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,4 +175,5 @@ class ModelSpec:
 def without_batching(spec: ModelSpec, reason: str) -> ModelSpec:
     """Return the spec of a model whose rows were seen to depend on each other; `reason` is a sentence that says so."""
     verdict = RowVerdict(Rows.DEPENDENT, reason)
-    return replace(spec, batching=replace(spec.batching, enabled=False, max_rows=1, reason=reason, rows=verdict))
+    policy = replace(spec.batching, enabled=False, stopped=True, reason=reason, max_rows=1, rows=verdict)
+    return replace(spec, batching=policy)

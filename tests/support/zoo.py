@@ -225,6 +225,23 @@ def dropping(rows="batch"):
     return model(nodes, [tensor("x", ["batch", 4])], [tensor("y", [rows, 4])], values)
 
 
+TRIGGER = 77.125
+"""The value of x that makes triggered() double every row; no made-up input has it."""
+
+
+def triggered():
+    """y = x, or 2 x if any value of any row is TRIGGER; float32 [batch, 3]."""
+    nodes = [
+        helper.make_node("Equal", ["x", "trigger"], ["is_trigger"]),
+        helper.make_node("Cast", ["is_trigger"], ["found"], to=FLOAT),
+        helper.make_node("ReduceMax", ["found"], ["any"], keepdims=0),
+        helper.make_node("Add", ["any", "one"], ["factor"]),
+        helper.make_node("Mul", ["x", "factor"], ["y"]),
+    ]
+    values = [constant("trigger", TRIGGER), constant("one", 1)]
+    return model(nodes, [tensor("x", ["batch", 3])], [tensor("y", ["batch", 3])], values)
+
+
 def masks():
     """mask = position < length, int64 length [batch], bool mask [batch, as long as the longest of the batch]."""
     nodes = [

@@ -49,6 +49,13 @@ class BatchingConfig(BaseModel):
         "split",
         description="a request of more than max_rows: split it into several runs and join the answers, or refuse it",
     )
+    spot_checks: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of the model's run time that spot checks may take, which run rows of batches again alone; "
+        "0: none",
+    )
 
     @field_validator("enabled", mode="before")
     @classmethod

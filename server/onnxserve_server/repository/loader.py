@@ -21,6 +21,8 @@ from onnxserve_server.spec import BatchPolicy, InputRule, ModelSpec, Rows, Tenso
 
 logger = logging.getLogger(__name__)
 
+_SHARE_IF_PROVED = 0.1  # of batching.spot_checks: all that is left to find is a fault of the analysis or of a kernel
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
@@ -47,7 +49,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    spec = _spec(found, session, options, _policy(found, verdict), findings.rules)
+    spec = _spec(found, session, options, _policy(found, verdict, is_random=session.is_random), findings.rules)
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
     if batching.enabled is True and not verdict.batchable:
@@ -103,8 +105,8 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
     )
 
 
-def _policy(found: Found, verdict: Verdict) -> BatchPolicy:
-    """Return how a model is batched.
+def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
+    """Return how a model is batched. `is_random`: it draws random numbers, so that no row can be compared.
 
     Raises:
         ConfigurationError: model.yaml says that it is, but its rows change each other.
@@ -123,6 +125,7 @@ def _policy(found: Found, verdict: Verdict) -> BatchPolicy:
             enabled, reason = False, "model.yaml says so"
         case "proved" if enabled and verdict.rows.rows is not Rows.INDEPENDENT:
             enabled, reason = False, f"batching.enabled is proved, and this is not: {verdict.rows.reason}"
+    is_proved = verdict.rows.rows is Rows.INDEPENDENT
     return BatchPolicy(
         enabled=enabled,
         reason=reason,
@@ -133,6 +136,8 @@ def _policy(found: Found, verdict: Verdict) -> BatchPolicy:
         ageing=config.ageing_ms / 1e3,
         split=config.oversize == "split",
         rows=verdict.rows,
+        tolerance=config.tolerance or 0.0,
+        spot_checks=0.0 if is_random else config.spot_checks * (_SHARE_IF_PROVED if is_proved else 1.0),
     )
 
 

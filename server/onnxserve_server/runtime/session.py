@@ -14,6 +14,7 @@ import onnxruntime
 
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.rows.table import RANDOM
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
 from onnxserve_server.runtime.limits import check_inputs
 from onnxserve_server.runtime.providers import CUDA
@@ -136,7 +137,10 @@ class Session:
             path, options.axes, inputs, outputs, meta.custom_metadata_map
         )
         check_inputs(path, self.inputs)
-        self.fixed_cost = self._has_fixed_cost()
+        ops = self._ops()
+        # The time of a run depends on the number of rows alone: fixed row shapes, and no control flow.
+        self.fixed_cost = not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
+        self.is_random = bool(ops & RANDOM)
         self.description: str = meta.description
         self.provider_options: dict[str, str] = {
             f"{provider}.{name}": value
@@ -146,11 +150,9 @@ class Session:
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.outputs}
         self._plain = all(_numpy_has(number) for number in self._types.values())
 
-    def _has_fixed_cost(self) -> bool:
-        """Whether the time of a run depends on the number of rows alone: fixed row shapes, and no control flow."""
+    def _ops(self) -> set[str]:
         assignments = self._session.get_provider_graph_assignment_info()
-        ops = {node.op_type for assignment in assignments for node in assignment.get_nodes()}
-        return not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
+        return {node.op_type for assignment in assignments for node in assignment.get_nodes()}
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
@@ -212,7 +214,7 @@ def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",
         **requested.config,
-        "session.record_ep_graph_assignment_info": "1",  # _has_fixed_cost() reads it
+        "session.record_ep_graph_assignment_info": "1",  # _ops() reads it
     }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)

@@ -10,10 +10,11 @@ import numpy as np
 from onnxserve.tensor import Array
 from onnxserve_server.core import Clock, Job, Receipt, Result
 from onnxserve_server.errors import ModelRunFailed
-from onnxserve_server.observing import Observer, Run
+from onnxserve_server.observing import Observer, Run, SpotCheck
 from onnxserve_server.runtime.session import RunFailed, RunHandle
 from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.batcher import Batcher
+from onnxserve_server.scheduling.spot_checks import SpotChecks
 from onnxserve_server.spec import ModelSpec, TensorSpec, without_batching
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ class BatchRunner:
         self._clock = clock
         self._observer = observer
         self._rows_first = spec.rows_first
+        self._checks: SpotChecks | None = None
+        if spec.batching.enabled and spec.batching.spot_checks:
+            self._checks = SpotChecks(spec, session.run, clock, self._note_check, self.stop_batching)
 
     def run(self, batch: Batch) -> "FinishedRun | None":
         """Run a batch. When it fails, halve it until the jobs at fault are alone: the others get their answer.
@@ -72,10 +76,12 @@ class BatchRunner:
                 self._check_rows(wanted, arrays, batch)
         except RunFailed as error:
             is_over = batch.abandoned or (len(batch.jobs) == 1 and not isinstance(error, BatchingStopped))
+            seconds = self._clock() - started
             if self._observer is not None:
-                seconds = self._clock() - started
                 self._observer.on_run(run_of(spec, batch, batch.rows, started, seconds, is_over=is_over))
-            if is_over:
+            if batch.abandoned:
+                self._batcher.stopped(batch, seconds)
+            elif is_over:
                 self._fail(batch, error)
             else:
                 self._run_apart(batch)
@@ -88,6 +94,12 @@ class BatchRunner:
         columns = {output.name: array for output, array in zip(wanted, arrays, strict=True)}
         return FinishedRun(batch, columns, started, seconds, spec, observer=self._observer, rows_first=self._rows_first)
 
+    def spot_check(self, run: "FinishedRun") -> None:
+        """Spot-check a batch that was answered, if it is its turn. Call it in the batch's slot, at the end of it."""
+        checks, batcher = self._checks, self._batcher
+        if checks is not None and not batcher.closed:
+            checks.after(run.batch, run.columns, batcher.run_seconds, waiting=batcher.has_waiting)
+
     def stop_batching(self, reason: str) -> bool:
         """Run one request at a time from now on, for `reason`, a sentence; return whether batching went on until now.
 
@@ -97,8 +109,9 @@ class BatchRunner:
             if not self.spec.batching.enabled:
                 return False
             spec = without_batching(self.spec, reason)
-            self._batcher.policy = spec.batching
+            self._batcher.stop_batching(spec.batching)
             self.spec = spec
+            self._checks = None
             self.on_stop(spec)
         logger.error(
             "the model runs one request at a time from now on, because %s; export it so that its rows do not "
@@ -107,6 +120,10 @@ class BatchRunner:
             extra=self._named(),
         )
         return True
+
+    def _note_check(self, check: SpotCheck) -> None:
+        if self._observer is not None:
+            self._observer.on_spot_check(check)
 
     def _check_rows(self, wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch) -> None:
         """Stop batching if the outputs have not one row for each row of the batch.
@@ -127,8 +144,6 @@ class BatchRunner:
 
     def _fail(self, batch: Batch, error: RunFailed) -> None:
         self._batcher.finished(batch, None)
-        if batch.abandoned:
-            return
         # Without what ONNX Runtime quotes of a tensor, which belongs to the callers; they get the whole message.
         message = str(error).partition(_QUOTES)[0].strip()
         logger.warning("the model failed in its run: %s", message, extra=self._named())
@@ -140,9 +155,9 @@ class BatchRunner:
 
 
 class FinishedRun:
-    """A batch whose run is over. `rows_first` is the spec's, worked out once."""
+    """A batch whose run is over. `columns` are its outputs by name, `rows_first` is the spec's, worked out once."""
 
-    __slots__ = ("_batch", "_columns", "_observer", "_rows_first", "_spec", "_started", "seconds")
+    __slots__ = ("_observer", "_rows_first", "_spec", "_started", "batch", "columns", "seconds")
 
     def __init__(
         self,
@@ -155,8 +170,8 @@ class FinishedRun:
         observer: Observer | None,
         rows_first: bool,
     ) -> None:
-        self._batch = batch
-        self._columns = columns
+        self.batch = batch
+        self.columns = columns
         self._started = started
         self.seconds = seconds
         self._spec = spec
@@ -165,7 +180,7 @@ class FinishedRun:
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns, rows_first = self._batch, self._columns, self._rows_first
+        batch, columns, rows_first = self.batch, self.columns, self._rows_first
         alone = len(batch.jobs) == 1
         batched = self._spec.batching.enabled
         first = wasted = 0
@@ -184,7 +199,7 @@ class FinishedRun:
             self._observer.on_run(run_of(self._spec, batch, wasted, self._started, self.seconds))
 
     def _receipt(self, job: Job) -> Receipt:
-        batch = self._batch
+        batch = self.batch
         free = max(job.arrived, batch.free_since)
         return Receipt(  # by position: this is made for every request
             int((free - job.arrived) * 1e6),

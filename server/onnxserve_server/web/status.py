@@ -1,6 +1,7 @@
 """The server's status, as /api/status gives it to the page: one JSON object of models, loads, and all metrics."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -56,6 +57,7 @@ class ServerStatus:
             "version": __version__,
             "ready": self.ready(),
             "draining": self.engine.draining,
+            "default_timeout": None if math.isinf(self.engine.default_timeout) else self.engine.default_timeout,
             "models": [_model(model.spec) for model in self.engine.table.models()],
             "loads": [
                 {
@@ -126,6 +128,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "batching": {
             "enabled": policy.enabled,
             "reason": policy.reason,
+            "stopped": policy.stopped,
             "max_rows": policy.max_rows,
             "max_delay_us": round(policy.max_delay * 1e6),
             "max_queue_rows": policy.max_queue_rows,
