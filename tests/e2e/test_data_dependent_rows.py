@@ -26,6 +26,13 @@ def check_runs_alone(server, model="m"):
     assert server.client.predict(model, {"x": two_rows()})["y"].tolist() == STAYS
 
 
+def test_a_model_whose_outputs_have_another_name_for_their_rows_is_not_batched_from_the_start(serve):
+    server = serve({"m": zoo.dropping(rows="kept")})
+    batching = server.client.model("m").batching
+    assert not batching.enabled
+    assert server.client.predict("m", {"x": two_rows()})["y"].tolist() == STAYS
+
+
 def test_a_lone_request_is_answered_as_onnx_runtime_answers_it_and_batching_stops(serve, caplog):
     server = serve({"m": zoo.dropping()}, {"m": PAIRS})
     assert server.client.model("m").batching.enabled

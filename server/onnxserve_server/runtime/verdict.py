@@ -1,5 +1,6 @@
 """Whether requests may share the runs of a model, and what its declared shapes say of that."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 _UNKNOWN = RowVerdict()
+# Names that exporters make up, a new one for each axis that they cannot relate to another: tf2onnx, torch, Paddle.
+_MADE_UP = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|.*DynamicDimension.*|None|\?|")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,27 @@ def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, 
             False, f"the batch axes of its inputs have different names: {', '.join(sorted(map(repr, names)))}"
         )
     return Verdict(True)
+
+
+def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> str:
+    """Return which output has another name for its batch axis than the inputs have, as a sentence; "" for none.
+
+    Whoever named them so says that the output may have another number of rows; names that exporters make up do not.
+    """
+    names = {_batch_size(spec) for spec in inputs if spec.batch_axis is not None}
+    for spec in outputs:
+        size = _batch_size(spec)
+        if isinstance(size, str) and size not in names and not any(_is_made_up(name) for name in {size, *names}):
+            expected = ", ".join(sorted(repr(name) for name in names))
+            return (
+                f"the batch axis of output {spec.name} is named {size!r}, that of the inputs {expected}: it may have "
+                "another number of rows; give both one name, or set `batching.enabled: true` if it never has"
+            )
+    return ""
+
+
+def _is_made_up(name: int | str | None) -> bool:
+    return isinstance(name, str) and _MADE_UP.fullmatch(name) is not None
 
 
 def _fault_of(kind: str, spec: TensorSpec) -> str:
