@@ -46,6 +46,32 @@ class RowVerdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One thing about an input of a request."""
+
+    input: str
+    """The name of the input."""
+    axis: int | None
+    """The axis that it is about. None: it is about the elements."""
+    value: int
+    """It holds if the axis has this size, or if any element has this value."""
+
+    def __str__(self) -> str:
+        what = "an element" if self.axis is None else f"the size of axis {self.axis}"
+        return f"{what} of {self.input} is {self.value}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRule:
+    """Requests that the server refuses, because a kernel of the model would end its process on them."""
+
+    conditions: tuple[Condition, ...]
+    """A request is refused with InvalidArgument if all of these hold."""
+    reason: str
+    """What the server saw when it tried such a request, in a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batching:
     """How requests of different callers are batched into one run of a model."""
 
@@ -103,6 +129,8 @@ class ModelInfo:
     """The metadata of the model file (ONNX metadata_props)."""
     description: str
     """The description in the model file. "" if it has none."""
+    rules: tuple[InputRule, ...] = ()
+    """What a request must not hold. () for most models."""
     left_out: tuple[str, ...] = ()
     """The outputs of the model file that are not served, because they are not tensors or of a type that cannot be sent:
     each with its type."""
@@ -143,7 +171,18 @@ def model_info(model: model_service_pb2.Model) -> ModelInfo:
         ),
         metadata=dict(model.metadata),
         description=model.description,
+        rules=tuple(map(_rule, model.rules)),
         left_out=tuple(model.left_out),
+    )
+
+
+def _rule(rule: model_service_pb2.InputRule) -> InputRule:
+    return InputRule(
+        conditions=tuple(
+            Condition(input=each.input, axis=each.axis if each.axis >= 0 else None, value=each.value)
+            for each in rule.conditions
+        ),
+        reason=rule.reason,
     )
 
 

@@ -19,6 +19,7 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
+from onnxserve_server.runtime.prober import ProbeLimits
 from onnxserve_server.runtime.resources import resident_bytes, resources
 from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
@@ -225,4 +226,5 @@ def _repository(settings: Settings) -> Repository:
             max_inline=settings.inline_us / 1e6,
         ),
         skip_broken=settings.skip_broken_models,
+        probe_limits=ProbeLimits(tries=settings.probe_timeout, memory_bytes=settings.probe_memory_bytes),
     )

@@ -127,6 +127,14 @@ class Settings(BaseSettings):
     max_connection_age_grace: float = Field(
         0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
     )
+    probe_timeout: float = Field(
+        30.0, gt=0, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
+    )
+    probe_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="resident memory of the process that tries a model, in bytes; 0: three quarters of what is left",
+    )
     skip_broken_models: bool = Field(
         False, description="serve the other models when one cannot be loaded, instead of failing the start"
     )

@@ -66,6 +66,22 @@ class RowVerdict:
     node: str = ""
 
 
+class Condition(NamedTuple):
+    """One thing about an input: its `axis` has the size `value`; where `axis` is None, an element is `value`."""
+
+    input: str
+    axis: int | None
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """Requests for which all conditions hold are refused: a kernel ended the process. `reason`: a sentence on how."""
+
+    conditions: tuple[Condition, ...]
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPolicy:
     """How the requests for a model are put together and how many may wait.
@@ -132,6 +148,7 @@ class ModelSpec:
     `fixed_cost`: its run time depends on the number of rows alone, not on their values.
     `state`: its state pairs; empty for most models.
     `feedback`: outputs that let it run several steps for one request; empty for most models.
+    `rules`: what no request may hold; empty for most models.
     `left_out`: outputs of the file that cannot be served, each with its type.
     """
 
@@ -149,6 +166,7 @@ class ModelSpec:
     state: tuple[StatePair, ...] = ()
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
+    rules: tuple[InputRule, ...] = ()
     left_out: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""

@@ -9,7 +9,7 @@ from onnxserve.v1 import model_service_pb2_grpc, tensor_pb2
 from onnxserve_server.edge.status import status_of
 from onnxserve_server.engine.table import Table
 from onnxserve_server.errors import ServeError
-from onnxserve_server.spec import ModelSpec, TensorSpec
+from onnxserve_server.spec import InputRule, ModelSpec, TensorSpec
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
@@ -72,7 +72,18 @@ def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_serv
         ),
         metadata=spec.metadata,
         description=spec.description,
+        rules=[_encode_rule(rule) for rule in spec.rules],
         left_out=spec.left_out,
+    )
+
+
+def _encode_rule(rule: InputRule) -> model_service.InputRule:
+    return model_service.InputRule(
+        conditions=[
+            model_service.InputRule.Condition(input=name, axis=-1 if axis is None else axis, value=value)
+            for name, axis, value in rule.conditions
+        ],
+        reason=rule.reason,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, DataType, strings_array
 from onnxserve_server.core import Done, Job, Request, WireTensor
+from onnxserve_server.engine.rules import Rules
 from onnxserve_server.errors import InvalidRequest, Violation
 from onnxserve_server.spec import ModelSpec, TensorSpec
 
@@ -48,6 +49,7 @@ class Admission:
             tensor.has_free_axes or tensor.batch_axis is None for tensor in spec.inputs
         )
         self._like_axes = _like_axes(spec)
+        self._rules = Rules(spec)
 
     def admit(self, request: Request, arrived: float, done: Done, server_inputs: ServerInputs | None = None) -> Job:
         """Return the request as a job, with what the server adds to it.
@@ -76,6 +78,10 @@ class Admission:
                 math.prod(spec.inputs[i].row_of(arrays[i].shape)) * arrays[i].itemsize for i, _ in self._batch_axes
             )
         self._check_together(arrays, rows, nbytes, request.inputs, faults)
+        if self._rules and not faults:
+            faults += [
+                Violation(self._path(at_fault, request.inputs), text) for at_fault, text in self._rules.broken(arrays)
+            ]
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
         return Job(

@@ -16,6 +16,7 @@ from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.rows.table import RANDOM
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
+from onnxserve_server.runtime.failures import failure_of
 from onnxserve_server.runtime.interface import describe
 from onnxserve_server.runtime.limits import check_inputs
 from onnxserve_server.runtime.messages import cure_of_failure, one_line
@@ -63,10 +64,6 @@ class SessionOptions:
     axes: BatchAxes = field(default_factory=BatchAxes)
     tolerance: float | None = None
     report: str = ""
-
-
-class RunFailed(Exception):
-    """ONNX Runtime refused or aborted a run; the text is its own."""
 
 
 class RunHandle:
@@ -128,6 +125,7 @@ class Session:
             for name, value in values.items()
         }
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.optional + self.outputs}
+        self._has_run = False
         self._plain = all(_numpy_has(number) for number in self._types.values())
         if self._names and not self._plain:
             raise ConfigurationError(f"{path}: bfloat16 or float8 beside names that are not UTF-8; rename these")
@@ -140,17 +138,21 @@ class Session:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
 
         Raises:
-            RunFailed: ONNX Runtime did not complete the run.
+            RunFailed: ONNX Runtime did not complete the run; ValuesRefused, MemoryRefused where it is known why.
         """
         run_options = None if handle is None else handle.options
         try:
+            arrays: list[Array]
             if self._names:
-                return self._run_with_names(feeds, outputs, run_options)
-            if self._plain:
-                return self._session.run(outputs, feeds, run_options)  # type: ignore[no-any-return]
-            return self._run_with_foreign_types(feeds, outputs, run_options)
+                arrays = self._run_with_names(feeds, outputs, run_options)
+            elif self._plain:
+                arrays = self._session.run(outputs, feeds, run_options)
+            else:
+                arrays = self._run_with_foreign_types(feeds, outputs, run_options)
         except Exception as error:  # as above
-            raise RunFailed(one_line(error)) from error
+            raise failure_of(error, has_run=self._has_run) from error
+        self._has_run = True
+        return arrays
 
     def _run_with_names(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object) -> list[Array]:
         """Run a model with names that are not UTF-8, by their bytes, below onnxruntime's layer of Python."""
