@@ -29,13 +29,11 @@ MODELS = {
     "bools": zoo.identity(BOOL),
     "column": zoo.column(),
     "table": zoo.table(150),
-    "ragged": zoo.ragged(),
     "slow": zoo.slow(),
     "short": zoo.double(),
     "whole": zoo.double(),
 }
 CONFIGS = {
-    "ragged": "batching: {enabled: true, max_rows: 1}",
     "short": "batching: {max_queue_rows: 4, max_rows: 2}",
     "whole": "batching: {max_rows: 2, oversize: refuse}",
     "slow": "batching: {max_queue_rows: 1, max_rows: 1}",
@@ -298,10 +296,3 @@ def test_an_error_with_many_faults_and_long_names_fits_into_what_grpc_carries(pr
     assert [violation.field for violation in error.violations] == [f"inputs[{i}].data_type" for i in range(12)]
     assert errors.from_rpc_error(predict(request("table", []))).code == grpc.StatusCode.INVALID_ARGUMENT
     assert errors.from_rpc_error(predict(request("m" * 100_000, []))).code == grpc.StatusCode.NOT_FOUND
-
-
-def test_parts_of_a_large_request_that_do_not_fit_together_end_it(predict):
-    rows = encode("x", np.array([[1, 1, 1, 1], [3, 3, 3, 3]], np.float32))
-    error = errors.from_rpc_error(predict(request("ragged", [rows])))
-    assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "MODEL_RUN_FAILED")
-    assert "cannot be joined" in error.message

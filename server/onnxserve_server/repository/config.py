@@ -49,6 +49,13 @@ class BatchingConfig(BaseModel):
         "split",
         description="a request of more than max_rows: split it into several runs and join the answers, or refuse it",
     )
+    spot_checks: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of the model's run time that spot checks may take, which run rows of batches again alone; "
+        "0: none",
+    )
 
     @field_validator("enabled", mode="before")
     @classmethod
@@ -75,6 +82,15 @@ class StateConfig(BaseModel):
         if not isinstance(value, (int, float)) and not str(value).endswith(".npy"):
             raise ValueError("must be zeros, a number, or the name of an .npy file")
         return value
+
+
+class CustomOperatorsConfig(BaseModel):
+    """A library of custom operators."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="the library, within the repository; relative to the model's directory")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the library, in hexadecimal digits")
 
 
 class SequencesConfig(BaseModel):
@@ -111,6 +127,9 @@ class ModelConfig(BaseModel):
     )
     session_config: dict[str, str] = Field(
         default_factory=dict, description="ONNX Runtime session configuration entries"
+    )
+    custom_operators: tuple[CustomOperatorsConfig, ...] = Field(
+        (), description="libraries of custom operators: `[{path: ../ops.so, sha256: 9f86...}]`"
     )
     batch_axis: Annotated[
         dict[str, int] | None,

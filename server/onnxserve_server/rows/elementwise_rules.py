@@ -9,7 +9,7 @@ from onnx import TensorProto
 from onnxserve_server.rows.contents import cast, compute
 from onnxserve_server.rows.node import Node, is_real
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.sizes import Number, compare
+from onnxserve_server.rows.sizes import Number, compare, is_at_least
 from onnxserve_server.rows.values import Axes, Axis, Known, Place, Unclear, Value, check_axes, merge
 
 _LOGICAL = {
@@ -143,4 +143,4 @@ def resolve(index: Value, axis: Axis) -> bool:
     place = index.place
     if place is None or not axis.rows or axis.outer != 1:
         return False
-    return place.stride == axis.inner and (place.below == 1 or compare(axis.inner, place.below) in (0, 1))
+    return place.stride == axis.inner and (place.below == 1 or is_at_least(axis.inner, place.below))

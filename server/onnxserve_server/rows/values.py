@@ -228,7 +228,8 @@ def merge(one: Axis, other: Axis, *, broadcast: bool = True) -> Axis:
     if isinstance(one.outer, int) or isinstance(other.outer, int):  # the other one is 1, or the same
         return one if isinstance(one.outer, int) else other
     if broadcast:
-        return Axis(opaque("broadcast", *sorted((one.outer, other.outer), key=repr), natural=True))
+        both = tuple(sorted((one.outer, other.outer), key=repr))
+        return Axis(opaque("broadcast", *both, natural=True, least=both))
     return one
 
 

@@ -35,7 +35,7 @@ def examine(session: Session) -> Verdict:
     declared = check_batch_axes(session.inputs, session.outputs)
     if not declared.batchable:
         return declared
-    analysed = analyse(session)
+    analysed = _analyse(session)
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
     runs = LimitedRuns(session, _SECONDS)
     try:
@@ -52,9 +52,11 @@ def examine(session: Session) -> Verdict:
     return check.verdict(analysed)
 
 
-def analyse(session: Session) -> RowVerdict:  # noqa: ARG001 - until there is an analysis
+def _analyse(session: Session) -> RowVerdict:
     """Return what the graph shows of the rows of a model."""
-    return RowVerdict(reason="the graph was not analysed")
+    from onnxserve_server.rows.analysis import analyse  # here: the serving process imports this module, but not onnx
+
+    return analyse(session.path, session.inputs, session.outputs)
 
 
 class _RowCheck:
@@ -94,11 +96,12 @@ class _RowCheck:
             return Verdict(False, "no batch of made-up rows could be run in reasonable time", analysed, analysed)
         reason = "; ".join(filter(None, (analysed.reason, *self._summary())))
         if analysed.rows is Rows.MEET:
-            return Verdict(False, analysed.reason, replace(analysed, reason=reason), analysed)
+            where = f"its rows meet at node {analysed.node}: {reason}"
+            return Verdict(False, where, replace(analysed, reason=reason), analysed)
         return Verdict(True, "", replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
-        yield f"checked with {self._runs.count} runs of made-up rows"
+        yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"
         if self._places.rounding:
             yield f"rounding at other batch sizes differs by up to {self._places.rounding:.1g} of the largest value"
         if random := sorted(self._neighbours.random):

@@ -247,6 +247,16 @@ class Batcher:
                 parts.append(part)
         return parts
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether jobs wait."""
+        return bool(self._buckets)
+
+    @property
+    def closed(self) -> bool:
+        """Whether new jobs are refused."""
+        return self._closed
+
     def load(self) -> Load:
         """Return what waits and runs now."""
         with self._lock:

@@ -11,12 +11,13 @@ import numpy as np
 from onnxserve.tensor import Array
 from onnxserve_server.core import Clock, Job, Receipt, Result
 from onnxserve_server.errors import InvalidValues, ModelRunFailed, OutOfMemory, ServeError, Violation
-from onnxserve_server.observing import Observer, Run
+from onnxserve_server.observing import Observer, Run, SpotCheck
 from onnxserve_server.runtime.failures import MemoryRefused, RunFailed, ValuesRefused
 from onnxserve_server.runtime.session import RunHandle
 from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.response_size import ResponseSize
+from onnxserve_server.scheduling.spot_checks import SpotChecks
 from onnxserve_server.spec import ModelSpec, TensorSpec, without_batching
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ class BatchRunner:
         self._observer = observer
         self._response_size = response_size or ResponseSize(spec, math.inf)
         self._rows_first = spec.rows_first
+        self._checks: SpotChecks | None = None
+        if spec.batching.enabled and spec.batching.spot_checks:
+            self._checks = SpotChecks(spec, session.run, clock, self._note_check, self.stop_batching)
 
     def run(self, batch: Batch) -> "FinishedRun | None":
         """Run a batch. When it fails, halve it until the jobs at fault are alone: the others get their answer.
@@ -110,6 +114,12 @@ class BatchRunner:
             response_size=self._response_size,
         )
 
+    def spot_check(self, run: "FinishedRun") -> None:
+        """Spot-check a batch that was answered, if it is its turn. Call it in the batch's slot, at the end of it."""
+        checks, batcher = self._checks, self._batcher
+        if checks is not None and not batcher.closed:
+            checks.after(run.batch, run.columns, batcher.run_seconds, waiting=batcher.has_waiting)
+
     def stop_batching(self, reason: str) -> bool:
         """Run one request at a time from now on, for `reason`, a sentence; return whether batching went on until now.
 
@@ -121,6 +131,7 @@ class BatchRunner:
             spec = without_batching(self.spec, reason)
             self._batcher.policy = spec.batching
             self.spec = spec
+            self._checks = None
             self.on_stop(spec)
         logger.error(
             "the model runs one request at a time from now on, because %s; export it so that its rows do not "
@@ -129,6 +140,10 @@ class BatchRunner:
             extra=self._named(),
         )
         return True
+
+    def _note_check(self, check: SpotCheck) -> None:
+        if self._observer is not None:
+            self._observer.on_spot_check(check)
 
     def _check_rows(self, wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch) -> None:
         """Stop batching if the outputs have not one row for each row of the batch.
@@ -171,9 +186,9 @@ class BatchRunner:
 
 
 class FinishedRun:
-    """A batch whose run is over. `rows_first` is the spec's, worked out once."""
+    """A batch whose run is over. `columns` are its outputs by name, `rows_first` is the spec's, worked out once."""
 
-    __slots__ = ("_batch", "_columns", "_observer", "_response_size", "_rows_first", "_spec", "_started", "seconds")
+    __slots__ = ("_observer", "_response_size", "_rows_first", "_spec", "_started", "batch", "columns", "seconds")
 
     def __init__(
         self,
@@ -188,8 +203,8 @@ class FinishedRun:
         response_size: ResponseSize,
     ) -> None:
         self._response_size = response_size
-        self._batch = batch
-        self._columns = columns
+        self.batch = batch
+        self.columns = columns
         self._started = started
         self.seconds = seconds
         self._spec = spec
@@ -198,7 +213,7 @@ class FinishedRun:
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns, rows_first = self._batch, self._columns, self._rows_first
+        batch, columns, rows_first = self.batch, self.columns, self._rows_first
         alone = len(batch.jobs) == 1
         batched = self._spec.batching.enabled
         all_fit = self._response_size.fits(columns.values())
@@ -219,7 +234,7 @@ class FinishedRun:
             self._observer.on_run(run_of(self._spec, batch, wasted, self._started, self.seconds))
 
     def _receipt(self, job: Job) -> Receipt:
-        batch = self._batch
+        batch = self.batch
         free = max(job.arrived, batch.free_since)
         return Receipt(  # by position: this is made for every request
             int((free - job.arrived) * 1e6),
