@@ -241,6 +241,7 @@ class App:
             max_message_bytes=settings.max_message_bytes,
             gzip=self._gzip,
             max_connections=self._max_connections(),
+            max_peer_connections=settings.max_peer_connections,
             max_connection_calls=settings.max_connection_calls,
             max_header_bytes=settings.max_header_bytes,
             min_ping_interval=settings.min_ping_interval,
