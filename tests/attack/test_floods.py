@@ -19,7 +19,15 @@ from support.waiting import until
 
 GIB = 1 << 30
 MODELS = {"double": zoo.double(), "wide": zoo.widening()}
-KINDS = [flooding.resets, flooding.pings, flooding.settings, flooding.headers, flooding.unread, flooding.packed]
+KINDS = [
+    flooding.resets,
+    flooding.pings,
+    flooding.settings,
+    flooding.headers,
+    flooding.unread,
+    flooding.unread_streams,
+    flooding.packed,
+]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2
 from support import http2
 
-PREDICT = "/onnxserve.v1.InferenceService/Predict"
+PREDICT, STREAM = "/onnxserve.v1.InferenceService/Predict", "/onnxserve.v1.InferenceService/Stream"
 _BURST = 200  # frames, or pairs of them, that are sent at a time
 _WIDE_OPEN = http2.setting(http2.INITIAL_WINDOW_SIZE, 2**31 - 1)
 
@@ -56,6 +56,20 @@ def unread(address, seconds):
         connection.send(opening + b"".join(http2.call(1 + 2 * i, PREDICT, message) for i in range(_BURST)))
         threading.Event().wait(seconds)
     return _BURST
+
+
+def unread_streams(address, seconds):
+    """Streams of requests whose answers, of a megabyte each, are not read."""
+    x = encode("x", np.ones((1, 1), np.float32))
+    predict = inference_service_pb2.PredictRequest(model="wide", inputs=[x])
+    message = http2.prefixed(inference_service_pb2.StreamRequest(predict=predict).SerializeToString())
+    block, streams = http2.header_block(STREAM), range(1, 2 * _BURST, 2)
+    opened = b"".join(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, block) for stream in streams)
+    data = b"".join(http2.frame(http2.DATA, 0, stream, 40 * message) for stream in streams)
+    with contextlib.suppress(OSError), http2.Connection(address) as connection:
+        connection.send(opened + data)
+        threading.Event().wait(seconds)
+    return 40 * _BURST
 
 
 def packed(address, seconds):
