@@ -1,6 +1,7 @@
 """The asyncio client."""
 
 import asyncio
+import contextlib
 import functools
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -11,19 +12,24 @@ import grpc.aio
 
 from onnxserve import _counting, _tracing
 from onnxserve._aio_sequence import AsyncModelSequence
-from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient, closed
+from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, PROBE_TIMEOUT, READY_TIMEOUT, BaseClient, closed
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
 from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
-from onnxserve._prediction import Prediction
+from onnxserve._prediction import Prediction, read_prediction
+from onnxserve._retrying import Attempts, Failed, Failure
 from onnxserve._sequence import SequenceProtocol, State, Stop
-from onnxserve._stream import DEFAULT_WINDOW, AsyncMessageSource, Unanswered, call_cancelled
+from onnxserve._stream import DEFAULT_WINDOW, AsyncMessageSource, Unanswered, call_cancelled, checked
+from onnxserve._turns import TURNS
 from onnxserve._waiting import Batch, Waiter
+from onnxserve._watching import AsyncWatched
 from onnxserve._wire import predict_request
-from onnxserve.errors import OnnxserveError, from_rpc_error
+from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
+
+_NO_TURN = contextlib.nullcontext()
 
 
 class AsyncClient(BaseClient):
@@ -63,7 +69,9 @@ class AsyncClient(BaseClient):
         if waiter is not None and (prediction := await self._wait(waiter)) is not None:
             return prediction
         try:
-            return await self._predict(call if waiter is None else self._after_waiting(call, waiter))
+            if waiter is None:
+                return await self._predict(call)
+            return await self._predict(self._after_waiting(call, waiter), failed=self._failed_before(waiter))
         finally:
             self._coalescer.finish(key)
 
@@ -83,37 +91,60 @@ class AsyncClient(BaseClient):
 
         `inputs` may be an asynchronous iterable; a task of its own iterates it.
         """
-        unanswered = Unanswered(window, self._retries)
+        watched = AsyncWatched()
+        unanswered = Unanswered(window, self._policy, self._check(timeout), watched)
         call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
         source = AsyncMessageSource(inputs, functools.partial(self._stream_request, call), unanswered)
         try:
             with _tracing.start_stream(model) as span:
-                while True:
-                    self._check(None)
-                    rpc = self._methods.stream(source.messages(), metadata=(*self._metadata, *span.metadata))
-                    try:
-                        async for response in rpc:
-                            outcome = unanswered.answer(response)
-                            source.notify()
-                            if isinstance(outcome, OnnxserveError) and not return_errors:
-                                raise outcome
-                            yield outcome
-                        unanswered.check_empty()
-                        break
-                    except grpc.RpcError as error:
-                        delay = unanswered.delay_after(error)
-                        if delay is None:
-                            raise from_rpc_error(error) from error
-                        await asyncio.sleep(delay)
-                    except asyncio.CancelledError as error:
-                        if self._closed and call_cancelled(error):
-                            raise closed() from None
-                        raise
-                    finally:
-                        rpc.cancel()
+                async with contextlib.AsyncExitStack() as turn:
+                    while True:
+                        self._check(None)
+                        rpc = self._open_stream(span.metadata, source.messages())
+                        watched.follow(rpc)
+                        failed = None
+                        try:
+                            unanswered.wait()
+                            while (response := await rpc.read()) is not grpc.aio.EOF:
+                                outcome = unanswered.answer(response)
+                                source.notify()
+                                if not unanswered.one_by_one:
+                                    await turn.aclose()
+                                yield checked(outcome, return_errors)
+                                unanswered.wait()
+                            unanswered.check_empty()
+                            break
+                        except grpc.RpcError as error:
+                            failed = error
+                        except asyncio.CancelledError as error:
+                            if not call_cancelled(error) or not (self._closed or watched.expired):
+                                raise
+                        finally:
+                            rpc.cancel()
+                        await turn.aclose()
+                        if watched.expired and not unanswered:  # but the server does not end the call
+                            break
+                        delay = await self._after_failure(failed, unanswered)
+                        if isinstance(delay, OnnxserveError):
+                            yield checked(delay, return_errors)
+                        else:
+                            await asyncio.sleep(delay)
+                        if unanswered.one_by_one:
+                            await turn.enter_async_context(TURNS.async_turn())
                 source.check()
         finally:
             await source.close()
+
+    async def _after_failure(self, error: grpc.RpcError | None, unanswered: Unanswered) -> float | OnnxserveError:
+        """Return the seconds to wait before a stream continues; or the error of its oldest request, and no more.
+
+        `error`: that of the call; None: the client has cancelled it, because an answer is overdue.
+        """
+        self._check(None)
+        if error is not None:
+            return unanswered.after(self._policy.judge(error))
+        overdue = unanswered.expire()
+        return await self._why_unsent(overdue.request_id) or overdue
 
     def sequence(
         self,
@@ -165,11 +196,11 @@ class AsyncClient(BaseClient):
     async def ready(self, model: str | None = None, *, timeout: float | None = READY_TIMEOUT) -> bool:
         """Return whether the server, or one of its models, accepts requests; False if the server is unreachable."""
         try:
-            return bool((await self._call(self._methods.check, health_request(model), timeout)).value == SERVING)
-        except OnnxserveError as error:
-            if error.code in NOT_READY:
+            return bool(await self._check_health(model, self._check(timeout)) == SERVING)
+        except grpc.RpcError as error:
+            if error.code() in NOT_READY:
                 return False
-            raise
+            raise from_rpc_error(error) from error
 
     async def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
@@ -198,15 +229,18 @@ class AsyncClient(BaseClient):
         return grpc.aio.secure_channel(target, credentials, **kwargs)
 
     def _sequence(self, protocol: SequenceProtocol) -> AsyncModelSequence:
-        def open_call(headers: _tracing.Metadata) -> Any:
-            return self._methods.stream(metadata=(*self._metadata, *headers))
+        return AsyncModelSequence(self._open_stream, self._why_unsent, protocol)
 
-        return AsyncModelSequence(open_call, protocol)
+    def _open_stream(self, headers: _tracing.Metadata, messages: AsyncIterator[bytes] | None = None) -> Any:
+        return self._methods.stream(messages, metadata=(*self._metadata, *headers), wait_for_ready=self._policy.waits)
 
-    async def _predict(self, call: PredictCall, headers: _tracing.Metadata = ()) -> Prediction:
+    async def _predict(
+        self, call: PredictCall, headers: _tracing.Metadata = (), failed: Failed | None = None
+    ) -> Prediction:
         request_id = self._new_id() if call.request_id is None else call.request_id
         request = predict_request(call, request_id)
-        return Prediction(await self._call(self._methods.predict, request, call.timeout, request_id, headers))
+        response = await self._call(self._methods.predict, request, call.timeout, request_id, headers, failed=failed)
+        return read_prediction(response, request_id, call.outputs)
 
     async def _wait(self, waiter: "_TaskWaiter") -> Prediction | None:
         """Return the answer to a call that is joined with others; None: the call is to be sent alone."""
@@ -234,15 +268,22 @@ class AsyncClient(BaseClient):
         call.add_done_callback(functools.partial(self._returned, batch))
 
     async def _carry(self, batch: Batch) -> Any:
-        request_id = self._new_id()
-        return await self._call(self._methods.predict, batch.message(request_id), batch.timeout, request_id)
+        message = batch.message(self._new_id())
+        return await self._methods.predict(
+            message, timeout=batch.timeout, metadata=self._metadata, wait_for_ready=self._policy.waits
+        )
 
     def _returned(self, batch: Batch, call: "asyncio.Task[Any]") -> None:
         error = closed() if call.cancelled() else call.exception()
         if error is None:
+            self._policy.note_answer()
             self._coalescer.answered(batch, call.result())
+        elif isinstance(error, grpc.RpcError):
+            self._coalescer.failed(batch, self._policy.judge(error))
+        elif isinstance(error, OnnxserveError):
+            self._coalescer.failed(batch, Failed(error, Failure.FINAL, None))
         else:
-            self._coalescer.failed(batch, error)
+            self._coalescer.each_alone(batch)
 
     def _ask(self, model: str, version: str | None) -> None:
         def learn(task: "asyncio.Task[ModelInfo]") -> None:
@@ -261,15 +302,54 @@ class AsyncClient(BaseClient):
         timeout: float | None,
         request_id: str = "",
         headers: _tracing.Metadata = (),
+        *,
+        failed: Failed | None = None,
     ) -> Any:
+        """Make a call until it is answered; `failed`: how the joined request failed that it was a part of."""
+        attempts = Attempts(self._policy, self._check(timeout))
+        metadata = (*self._metadata, *headers)
+        while True:
+            if failed is not None:
+                await asyncio.sleep(attempts.delay_after(failed))
+                self._check(None)
+            try:
+                async with TURNS.async_turn(attempts.time_left) if attempts.broke else _NO_TURN:
+                    response = await self._answer(
+                        method(request, timeout=attempts.timeout, metadata=metadata, wait_for_ready=self._policy.waits)
+                    )
+            except grpc.RpcError as error:
+                if attempts.may_be_unsent(error) and (unsent := await self._why_unsent(request_id)):
+                    raise unsent from error
+                failed = self._policy.judge(error, request_id)
+            else:
+                self._policy.note_answer()
+                return response
+
+    async def _answer(self, call: Any) -> Any:
+        """Return the answer to a call.
+
+        Raises:
+            Cancelled: the client has been closed.
+        """
         try:
-            return await method(request, timeout=self._check(timeout), metadata=(*self._metadata, *headers))
+            return await call
         except asyncio.CancelledError as error:
             if self._closed and call_cancelled(error):
                 raise closed() from None
             raise
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, request_id) from error
+
+    async def _why_unsent(self, request_id: str) -> Unavailable | None:
+        """Return the error of a call that was not sent, as there is no connection; None: there is one."""
+        try:
+            await self._check_health(None, PROBE_TIMEOUT)
+        except grpc.RpcError as probe:
+            return self._unsent(probe, request_id)
+        return None
+
+    async def _check_health(self, model: str | None, timeout: float | None) -> Any:
+        # Never sent again, and without waiting for a connection: it reports the present state.
+        check = self._methods.check(health_request(model), timeout=timeout, metadata=self._metadata)
+        return (await self._answer(check)).value
 
 
 class _TaskWaiter(Waiter):

@@ -2,26 +2,37 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Run, SequenceProtocol, State, Stop, cut_short
+from onnxserve._sequence import Run, SequenceProtocol, State, Stop, break_off_deadline, cut_short
 from onnxserve._stream import call_cancelled
 from onnxserve._tracing import Metadata
-from onnxserve.errors import OnnxserveError
+from onnxserve._turns import TURNS
+from onnxserve._watching import AsyncWatched
+from onnxserve.errors import OnnxserveError, Unavailable
 from onnxserve.tensor import Array
+
+_NO_TURN = contextlib.nullcontext()
 
 
 class AsyncModelSequence:
     """Steps through a stateful model, for asyncio; as ModelSequence. Make one step at a time."""
 
-    def __init__(self, open_call: Callable[[Metadata], Any], protocol: SequenceProtocol) -> None:
+    def __init__(
+        self,
+        open_call: Callable[[Metadata], Any],
+        why_unsent: Callable[[str], Awaitable[Unavailable | None]],
+        protocol: SequenceProtocol,
+    ) -> None:
         self._open_call = open_call
+        self._why_unsent = why_unsent
         self._protocol = protocol
+        self._watched = AsyncWatched()
         self._call: Any = None
         self._breaking_off = asyncio.Lock()
 
@@ -82,31 +93,40 @@ class AsyncModelSequence:
         try:
             while True:
                 try:
-                    return await (self._ask(run) if run.call is None else self._receive(run))
+                    async with TURNS.async_turn(run.attempts.time_left) if run.attempts.broke else _NO_TURN:
+                        deadline = self._protocol.deadline(run)
+                        return await (self._ask(run, deadline) if run.call is None else self._receive(run, deadline))
                 except grpc.RpcError as error:
                     delay = self._protocol.delay_after(error, run)
                     self._drop_call()
                     await asyncio.sleep(delay)
         except BaseException as error:  # CancelledError too
+            expired = self._watched.expired and not self._protocol.closed
             if self._protocol.give_up(run):
                 self._end_call(error)
             if call_cancelled(error):
-                raise self._protocol.cancelled() from None
+                raise await self._overdue(run) if expired else self._protocol.cancelled() from None
             raise
 
-    async def _ask(self, run: Run) -> Prediction:
+    async def _overdue(self, run: Run) -> OnnxserveError:
+        unsent = await self._why_unsent(run.request_id) if self._protocol.may_be_unsent(run) else None
+        return unsent or self._protocol.overdue(run)
+
+    async def _ask(self, run: Run, deadline: float) -> Prediction:
         """Send a run and return its first answer."""
         call = self._call
         if call is None:
             self._protocol.check_start()
             call = self._call = self._open_call(self._protocol.headers())
+            self._watched.follow(call)
+            self._watched.arm(deadline)
             await _until_made(call)
         run.call = call
         writing = asyncio.create_task(self._write(run, self._protocol.message(run)))
         try:
             # Reading starts before the task does: after a failed write, grpc.aio (1.85.1) would not even return the
             # state that the server has handed over before.
-            return await self._receive(run)
+            return await self._receive(run, deadline)
         finally:
             await asyncio.wait([writing])
 
@@ -115,9 +135,12 @@ class AsyncModelSequence:
         with contextlib.suppress(asyncio.InvalidStateError, grpc.RpcError):
             await run.call.write(message)
 
-    async def _receive(self, run: Run) -> Prediction:
+    async def _receive(self, run: Run, deadline: float) -> Prediction:
+        """Return the next answer; the call is cancelled at the deadline."""
         while True:
+            self._watched.arm(deadline)
             response = await run.call.read()
+            self._watched.disarm()
             if response is grpc.aio.EOF:
                 await self._raise_for_status(run)
                 raise cut_short(run)
@@ -132,8 +155,9 @@ class AsyncModelSequence:
                 return
             try:
                 await self._write(run, run.cancel_message())
+                deadline = break_off_deadline()
                 while not run.final:
-                    await self._receive(run)
+                    await self._receive(run, deadline)
             except (grpc.RpcError, OnnxserveError):
                 pass  # nobody wants these steps; if the call has ended, the next step raises its error
             except asyncio.CancelledError as error:

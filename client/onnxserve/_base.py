@@ -18,10 +18,11 @@ from onnxserve._channel import Methods, Options, channel_options, target_uri
 from onnxserve._coalescing import MIN_TIMEOUT, Coalescer
 from onnxserve._joining import JoinedPart, Key, key_of
 from onnxserve._prediction import Prediction
+from onnxserve._retrying import Failed, RetryPolicy
 from onnxserve._sequence import SequenceProtocol, State
 from onnxserve._waiting import Batch, Waiter
 from onnxserve._wire import predict_request, stream_request
-from onnxserve.errors import Cancelled, DeadlineExceeded, OnnxserveError, of_request
+from onnxserve.errors import Cancelled, DeadlineExceeded, OnnxserveError, Unavailable, of_request
 from onnxserve.tensor import Array
 
 DEFAULT_TIMEOUT = 30.0
@@ -31,6 +32,8 @@ READY_TIMEOUT = 5.0
 NOT_READY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 _NO_TIMEOUT = 1e9  # seconds
+PROBE_TIMEOUT = 0.05
+"""Seconds for a health check that finds out why there is no connection; without one, it fails at once."""
 
 
 def closed() -> Cancelled:
@@ -72,7 +75,10 @@ class BaseClient(abc.ABC):
                 unless they were started with --compression gzip.
             keepalive: seconds between pings while a call waits for its answer. Servers close connections that ping more
                 often than they permit.
-            retries: how often a call that ended with UNAVAILABLE is retried, from 0 to 4, within the call's timeout.
+            retries: how often a call is sent again, from 0 to 4, that ended with CANCELLED, or with UNAVAILABLE and a
+                delay after which to retry. Calls that a server refuses by name (it drains, or the model was stopped)
+                and calls for which there is no connection go on trying until their timeout; a call whose connection
+                broke is sent once more. 0: nothing is sent again, and without a connection calls fail at once.
             load_balancing: the gRPC policy that chooses among the target's addresses.
             coalesce: whether concurrent calls of predict() may be joined into one request. While four calls for a model
                 are in flight, further ones whose rows have the same shape wait for them, at most 2 ms, and are sent as
@@ -83,6 +89,7 @@ class BaseClient(abc.ABC):
                 traces, is always sent alone. False: every call is sent alone.
             options: further gRPC channel options; they override those that follow from the other arguments.
         """
+        self._policy = RetryPolicy(retries)
         self._channel = self._open(
             target_uri(target),
             credentials,
@@ -90,7 +97,6 @@ class BaseClient(abc.ABC):
             options=channel_options(
                 max_message_bytes=max_message_bytes,
                 keepalive=keepalive,
-                retries=retries,
                 load_balancing=load_balancing,
                 options=options,
             ),
@@ -100,7 +106,6 @@ class BaseClient(abc.ABC):
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._closed = False
-        self._retries = retries
         self._coalesce = coalesce
         self._coalescer = Coalescer(self._send, self._ask, max_message_bytes)
 
@@ -161,6 +166,19 @@ class BaseClient(abc.ABC):
             raise timed_out(waiter.request_id)
         return replace(call, timeout=None if left == math.inf else left, request_id=waiter.request_id)
 
+    def _failed_before(self, waiter: Waiter) -> Failed | None:
+        """Return how the joined request failed that was the first attempt at a call; None: there was none."""
+        if waiter.failed is None:
+            return None
+        return waiter.failed._replace(error=of_request(waiter.failed.error, waiter.request_id))
+
+    def _unsent(self, probe: grpc.RpcError, request_id: str) -> Unavailable | None:
+        """Return the error of a call whose timeout has passed, as a health check found out; None: there is a server."""
+        if probe.code() is not grpc.StatusCode.UNAVAILABLE:
+            return None
+        message = f"no server was reached: {probe.details()}"
+        return Unavailable(grpc.StatusCode.UNAVAILABLE, message, request_id=request_id)
+
     def _new_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers)}"
 
@@ -194,4 +212,4 @@ class BaseClient(abc.ABC):
     def _protocol(self, call: PredictCall, *, state: State | None = None, keeps_state: bool = True) -> SequenceProtocol:
         """Return the protocol of a sequence of calls that differ in their inputs alone."""
         encode = functools.partial(self._streamed, call)
-        return SequenceProtocol(call.model, encode, state, self._retries, keeps_state=keeps_state)
+        return SequenceProtocol(call.model, encode, state, self._policy, call.timeout, keeps_state=keeps_state)

@@ -1,5 +1,6 @@
 """A sequence of the blocking client."""
 
+import contextlib
 import functools
 import queue
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +10,14 @@ from typing import Any, Self
 import grpc
 
 from onnxserve._prediction import Prediction
-from onnxserve._sequence import Run, SequenceProtocol, State, Stop, cut_short
+from onnxserve._sequence import Run, SequenceProtocol, State, Stop, break_off_deadline, cut_short
 from onnxserve._tracing import Metadata
-from onnxserve.errors import OnnxserveError
+from onnxserve._turns import TURNS
+from onnxserve._watching import Watched
+from onnxserve.errors import OnnxserveError, Unavailable
 from onnxserve.tensor import Array
+
+_NO_TURN = contextlib.nullcontext()
 
 
 class ModelSequence:
@@ -23,10 +28,17 @@ class ModelSequence:
     further steps raise FailedPrecondition.
     """
 
-    def __init__(self, open_call: Callable[[Iterator[bytes], Metadata], Any], protocol: SequenceProtocol) -> None:
+    def __init__(
+        self,
+        open_call: Callable[[Iterator[bytes], Metadata], Any],
+        why_unsent: Callable[[str], Unavailable | None],
+        protocol: SequenceProtocol,
+    ) -> None:
         self._open_call = open_call
+        self._why_unsent = why_unsent
         self._protocol = protocol
         self._call: Any = None
+        self._watched = Watched()
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     @property
@@ -108,10 +120,13 @@ class ModelSequence:
         try:
             while True:
                 try:
-                    if run.call is None:
-                        self._send(run)
-                    return self._receive(run)
+                    with TURNS.turn(run.attempts.time_left) if run.attempts.broke else _NO_TURN:
+                        if run.call is None:
+                            self._send(run)
+                        return self._receive(run, self._protocol.deadline(run))
                 except grpc.RpcError as error:
+                    if self._watched.expired:
+                        raise self._overdue(run) from error
                     delay = self._protocol.delay_after(error, run)
                     self._drop_call()
                     sleep(delay)
@@ -119,6 +134,10 @@ class ModelSequence:
             if self._protocol.give_up(run):
                 self._end_call(error)
             raise
+
+    def _overdue(self, run: Run) -> OnnxserveError:
+        unsent = self._why_unsent(run.request_id) if self._protocol.may_be_unsent(run) else None
+        return unsent or self._protocol.overdue(run)
 
     def _send(self, run: Run) -> None:
         call = self._call
@@ -129,12 +148,16 @@ class ModelSequence:
             end = functools.partial(self._requests.put, None)  # or grpc's thread would wait forever
             if not call.add_callback(end):
                 end()
+            self._watched.follow(call)
         run.call = call
         self._requests.put(self._protocol.message(run))
 
-    def _receive(self, run: Run) -> Prediction:
+    def _receive(self, run: Run, deadline: float) -> Prediction:
+        """Return the next answer; the call is cancelled at the deadline."""
         while True:
+            self._watched.arm(deadline)
             response = next(run.call, None)
+            self._watched.disarm()
             if response is None:
                 raise cut_short(run)
             prediction = self._protocol.take(run, response)
@@ -145,8 +168,9 @@ class ModelSequence:
         """Cancel a generation, and discard the answers to it that are on their way."""
         try:
             self._requests.put(run.cancel_message())
+            deadline = break_off_deadline()
             while not run.final:
-                self._receive(run)
+                self._receive(run, deadline)
         except (grpc.RpcError, OnnxserveError):
             pass  # nobody wants these steps; if the call has ended, the next step raises its error
         finally:

@@ -19,10 +19,11 @@ SERVING = 1
 
 _SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p):|[^/]+://")
 _KEEPALIVE_TIMEOUT_MS = 20_000
-_MAX_ATTEMPTS = 5  # grpc allows no more
 # A name is looked up again when a connection ends, but by default at most every 30 s, in which all replicas may have
 # been replaced. The interval must be shorter than the time until a call's last retry.
 _LOOKUP_INTERVAL_MS = 200
+# By default up to two minutes pass until gRPC tries again to connect to a server that was away.
+_MIN_RECONNECT_MS, _MAX_RECONNECT_MS = 100, 2000
 
 
 def target_uri(target: str) -> str:
@@ -39,35 +40,8 @@ def target_uri(target: str) -> str:
     return target if _SCHEME.match(target) else f"dns:///{target}"
 
 
-def service_config(*, retries: int, load_balancing: str) -> str:
-    """Return the gRPC service config as JSON.
-
-    Health checks are not retried: they report the present state.
-    """
-    calls: dict[str, Any] = {"name": [{"service": INFERENCE}, {"service": "onnxserve.v1.ModelService"}]}
-    if retries > 0:
-        calls["retryPolicy"] = {
-            "maxAttempts": min(retries + 1, _MAX_ATTEMPTS),
-            "initialBackoff": "0.1s",
-            "maxBackoff": "2s",
-            "backoffMultiplier": 2,
-            # grpc's core ends with CANCELLED the calls that reached a stopping server and were not started.
-            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-        }
-    return json.dumps(
-        {
-            "loadBalancingConfig": [{load_balancing: {}}],
-            "methodConfig": [calls],
-            # Each failure takes a token, each success gives one back, and calls are not retried while half of the
-            # tokens are gone, so that clients do not multiply the load of servers in trouble. One replica of two that
-            # stops does not use up the tokens. grpc's core (1.85.1) reads a ratio without a decimal point as 0.
-            "retryThrottling": {"maxTokens": 100, "tokenRatio": 1.0},
-        }
-    )
-
-
 def channel_options(
-    *, max_message_bytes: int, keepalive: float, retries: int, load_balancing: str, options: Options
+    *, max_message_bytes: int, keepalive: float, load_balancing: str, options: Options
 ) -> list[tuple[str, Any]]:
     """Return the channel's options; the caller's own `options` come last and take precedence."""
     return [
@@ -77,8 +51,12 @@ def channel_options(
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.dns_min_time_between_resolutions_ms", _LOOKUP_INTERVAL_MS),
-        ("grpc.service_config", service_config(retries=retries, load_balancing=load_balancing)),
-        # A call whose request is larger than this is never retried, and the default is 256 KiB.
+        ("grpc.initial_reconnect_backoff_ms", _MIN_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
+        # It has no retryPolicy: gRPC cannot tell a server that refuses from one that the request has ended.
+        ("grpc.service_config", json.dumps({"loadBalancingConfig": [{load_balancing: {}}]})),
+        # gRPC itself sends again the calls that no server has seen, unless the request is larger than this, and the
+        # default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         *options,
     ]

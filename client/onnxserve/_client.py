@@ -4,26 +4,30 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import sleep
 from typing import Any, Self
 
 import grpc
 
 from onnxserve import _counting, _tracing
-from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, READY_TIMEOUT, BaseClient
+from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, PROBE_TIMEOUT, READY_TIMEOUT, BaseClient, closed
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
 from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
-from onnxserve._prediction import Prediction
+from onnxserve._prediction import Prediction, read_prediction
+from onnxserve._retrying import Attempts, Failed
 from onnxserve._sequence import SequenceProtocol, State, Stop
-from onnxserve._stream import DEFAULT_WINDOW, MessageSource, Unanswered
+from onnxserve._stream import DEFAULT_WINDOW, MessageSource, Unanswered, checked
+from onnxserve._turns import TURNS
 from onnxserve._waiting import Batch, Waiter
+from onnxserve._watching import Watched
 from onnxserve._wire import predict_request
-from onnxserve.errors import OnnxserveError, from_rpc_error
+from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
+
+_NO_TURN = contextlib.nullcontext()
 
 
 class Client(BaseClient):
@@ -80,7 +84,9 @@ class Client(BaseClient):
         if waiter is not None and (prediction := self._wait(waiter)) is not None:
             return prediction
         try:
-            return self._predict(call if waiter is None else self._after_waiting(call, waiter))
+            if waiter is None:
+                return self._predict(call)
+            return self._predict(self._after_waiting(call, waiter), failed=self._failed_before(waiter))
         finally:
             self._coalescer.finish(key)
 
@@ -117,38 +123,61 @@ class Client(BaseClient):
             OnnxserveError: a request failed, or the call failed and could not be replaced.
             Exception: whatever iterating `inputs` raises, after the answers to the requests before.
         """
-        unanswered = Unanswered(window, self._retries)
+        watched = Watched()
+        unanswered = Unanswered(window, self._policy, self._check(timeout), watched)
         call = PredictCall(model=model, inputs={}, outputs=outputs, version=version, timeout=timeout, priority=priority)
         requests = (self._stream_request(call, each) for each in inputs)
-        return self._stream(model, MessageSource(requests, unanswered), unanswered, return_errors)
+        return self._stream(model, MessageSource(requests, unanswered), unanswered, watched, return_errors)
 
     def _stream(
-        self, model: str, source: MessageSource, unanswered: Unanswered, return_errors: bool
+        self, model: str, source: MessageSource, unanswered: Unanswered, watched: Watched, return_errors: bool
     ) -> Iterator[Prediction | OnnxserveError]:
-        with contextlib.closing(source), _tracing.start_stream(model) as span:
+        """Yield the outcome of each request, over as many calls as it takes."""
+        with contextlib.closing(source), _tracing.start_stream(model) as span, contextlib.ExitStack() as turn:
             while True:
                 self._check(None)
-                rpc = self._methods.stream(source.messages(), metadata=(*self._metadata, *span.metadata))
+                rpc = self._open_stream(source.messages(), span.metadata)
+                watched.follow(rpc)
                 try:
-                    for response in rpc:
+                    while (response := _read(rpc, source, unanswered)) is not None:
                         with source.changed:
                             outcome = unanswered.answer(response)
                             source.changed.notify_all()
-                        if isinstance(outcome, OnnxserveError) and not return_errors:
-                            raise outcome
-                        yield outcome
+                        if not unanswered.one_by_one:
+                            turn.close()
+                        yield checked(outcome, return_errors)
                     unanswered.check_empty()
                     break
                 except grpc.RpcError as error:
-                    with source.changed:
-                        delay = unanswered.delay_after(error)
-                    if delay is None:
-                        raise from_rpc_error(error) from error
-                    sleep(delay)
+                    failed = error
                 finally:
                     rpc.cancel()
+                turn.close()
+                if watched.expired and not unanswered:  # but the server does not end the call
+                    break
+                delay = self._after_failure(failed, source, unanswered, expired=watched.expired)
+                if isinstance(delay, OnnxserveError):
+                    yield checked(delay, return_errors)
+                elif self._closing.wait(delay):
+                    raise closed()
+                if unanswered.one_by_one:
+                    turn.enter_context(TURNS.turn())
             if source.failure is not None:
                 raise source.failure
+
+    def _after_failure(
+        self, error: grpc.RpcError, source: MessageSource, unanswered: Unanswered, *, expired: bool
+    ) -> float | OnnxserveError:
+        """Return the seconds to wait before a stream continues; or the error of its oldest request, and no more."""
+        if not expired:
+            with source.changed:
+                return unanswered.after(self._policy.judge(error))
+        with source.changed:
+            overdue = unanswered.expire()
+        return self._why_unsent(overdue.request_id) or overdue
+
+    def _open_stream(self, messages: Iterator[bytes], headers: _tracing.Metadata) -> Any:
+        return self._methods.stream(messages, metadata=(*self._metadata, *headers), wait_for_ready=self._policy.waits)
 
     def sequence(
         self,
@@ -221,15 +250,16 @@ class Client(BaseClient):
     def ready(self, model: str | None = None, *, timeout: float | None = READY_TIMEOUT) -> bool:
         """Return whether the server, or one of its models, accepts requests; False if the server is unreachable."""
         try:
-            return bool(self._call(self._methods.check, health_request(model), timeout).value == SERVING)
-        except OnnxserveError as error:
-            if error.code in NOT_READY:
+            return bool(self._check_health(model, self._check(timeout)) == SERVING)
+        except grpc.RpcError as error:
+            if error.code() in NOT_READY:
                 return False
-            raise
+            raise from_rpc_error(error) from error
 
     def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
         self._closed = True
+        self._closing.set()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -241,20 +271,19 @@ class Client(BaseClient):
         self.close()
 
     def _open(self, target: str, credentials: grpc.ChannelCredentials | None, **kwargs: Any) -> Any:
+        self._closing = threading.Event()
         if credentials is None:
             return grpc.insecure_channel(target, **kwargs)
         return grpc.secure_channel(target, credentials, **kwargs)
 
     def _sequence(self, protocol: SequenceProtocol) -> ModelSequence:
-        def open_call(messages: Iterator[bytes], headers: _tracing.Metadata) -> Any:
-            return self._methods.stream(messages, metadata=(*self._metadata, *headers))
+        return ModelSequence(self._open_stream, self._why_unsent, protocol)
 
-        return ModelSequence(open_call, protocol)
-
-    def _predict(self, call: PredictCall, headers: _tracing.Metadata = ()) -> Prediction:
+    def _predict(self, call: PredictCall, headers: _tracing.Metadata = (), failed: Failed | None = None) -> Prediction:
         request_id = self._new_id() if call.request_id is None else call.request_id
         request = predict_request(call, request_id)
-        return Prediction(self._call(self._methods.predict, request, call.timeout, request_id, headers))
+        response = self._call(self._methods.predict, request, call.timeout, request_id, headers, failed=failed)
+        return read_prediction(response, request_id, call.outputs)
 
     def _wait(self, waiter: "_ThreadWaiter") -> Prediction | None:
         """Return the answer to a call that is joined with others; None: the call is to be sent alone."""
@@ -274,10 +303,13 @@ class Client(BaseClient):
         request_id = self._new_id()
         try:
             call: Any = self._methods.predict.future(
-                batch.message(request_id), timeout=batch.timeout, metadata=self._metadata
+                batch.message(request_id),
+                timeout=batch.timeout,
+                metadata=self._metadata,
+                wait_for_ready=self._policy.waits,
             )
-        except Exception as error:  # the client has been closed
-            self._coalescer.failed(batch, error)
+        except Exception:  # the client has been closed
+            self._coalescer.each_alone(batch)
         else:
             batch.call = call
             if batch.abandoned:  # before there was anything to cancel
@@ -286,11 +318,10 @@ class Client(BaseClient):
 
     def _returned(self, batch: Batch, call: Any) -> None:
         if call.code() is grpc.StatusCode.OK:
+            self._policy.note_answer()
             self._coalescer.answered(batch, call.result())
         else:
-            error = from_rpc_error(call)
-            error.__cause__ = call
-            self._coalescer.failed(batch, error)
+            self._coalescer.failed(batch, self._policy.judge(call))
 
     def _ask(self, model: str, version: str | None) -> None:
         def learn(call: Any) -> None:
@@ -299,7 +330,9 @@ class Client(BaseClient):
 
         request = model_service_pb2.GetModelRequest(model=model, version=version)
         try:
-            call = self._methods.get_model.future(request, timeout=DEFAULT_TIMEOUT, metadata=self._metadata)
+            call = self._methods.get_model.future(
+                request, timeout=DEFAULT_TIMEOUT, metadata=self._metadata, wait_for_ready=self._policy.waits
+            )
         except Exception:  # the client has been closed
             self._coalescer.learn(model, version, None)
         else:
@@ -312,11 +345,46 @@ class Client(BaseClient):
         timeout: float | None,
         request_id: str = "",
         headers: _tracing.Metadata = (),
+        *,
+        failed: Failed | None = None,
     ) -> Any:
+        """Make a call until it is answered; `failed`: how the joined request failed that it was a part of."""
+        attempts = Attempts(self._policy, self._check(timeout))
+        metadata = (*self._metadata, *headers)
+        while True:
+            if failed is not None and self._closing.wait(attempts.delay_after(failed)):
+                raise closed()
+            try:
+                with TURNS.turn(attempts.time_left) if attempts.broke else _NO_TURN:
+                    response = method(
+                        request, timeout=attempts.timeout, metadata=metadata, wait_for_ready=self._policy.waits
+                    )
+            except grpc.RpcError as error:
+                if attempts.may_be_unsent(error) and (unsent := self._why_unsent(request_id)):
+                    raise unsent from error
+                failed = self._policy.judge(error, request_id)
+            else:
+                self._policy.note_answer()
+                return response
+
+    def _why_unsent(self, request_id: str = "", timeout: float = PROBE_TIMEOUT) -> Unavailable | None:
+        """Return the error of a call that was not sent, as there is no connection; None: there is one."""
         try:
-            return method(request, timeout=self._check(timeout), metadata=(*self._metadata, *headers))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, request_id) from error
+            self._check_health(None, timeout)
+        except grpc.RpcError as probe:
+            return self._unsent(probe, request_id)
+        return None
+
+    def _check_health(self, model: str | None, timeout: float | None) -> Any:
+        # Never sent again, and without waiting for a connection: it reports the present state.
+        return self._methods.check(health_request(model), timeout=timeout, metadata=self._metadata).value
+
+
+def _read(rpc: Any, source: MessageSource, unanswered: Unanswered) -> Any:
+    """Return the next answer of a call, which is cancelled when the answer is overdue; None: the call has ended."""
+    with source.changed:
+        unanswered.wait()
+    return next(rpc, None)
 
 
 class _ThreadWaiter(Waiter):

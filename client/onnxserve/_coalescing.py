@@ -6,7 +6,9 @@ answer is split again. So a few callers never wait, and many callers have about 
 
 When a joined request fails with an error that need not have failed each of its calls, or when another version of the
 model answers it, each call is sent alone and gets its own answer or error. At worst, with two calls, that makes half as
-many requests more than without joining.
+many requests more than without joining. A joined request that a server refused, or whose connection broke, was the
+first attempt at each of its calls: the next ones are made alone, so that a call which ends servers does not take the
+others with it.
 
 Nothing here sends or sleeps: each client does that in its own way.
 """
@@ -18,6 +20,7 @@ from time import monotonic
 
 from onnxserve._joining import JoinedPart, Key, Spec
 from onnxserve._models import ModelInfo
+from onnxserve._retrying import Failed, Failure
 from onnxserve._waiting import Batch, Outcome, Verdict, Waiter
 from onnxserve.errors import (
     Cancelled,
@@ -50,8 +53,9 @@ _MAX_SPECS = 1000
 
 # Errors that do not depend on the request: each call would have got the same one alone.
 _COMMON = (NotFound, PermissionDenied, Unauthenticated, Unavailable, Unimplemented)
-# Errors after which joining goes on.
+# Errors after which joining goes on, and a reason: one of the requests has values that the model cannot compute with.
 _USUAL = (Cancelled, DeadlineExceeded, ModelRunFailed)
+_INVALID_VALUES = "INVALID_VALUES"
 
 
 class _Group:
@@ -179,18 +183,27 @@ class Coalescer:
         """Give each call its part of an answer."""
         try:
             parts = batch.split(response)
-        except Exception as error:  # whatever is wrong with the answer, each call gets its own one instead
-            self.failed(batch, error)
+        except Exception:  # whatever is wrong with the answer, each call gets its own one instead
+            self.each_alone(batch)
             return
         self._deliver(batch, parts)
 
-    def failed(self, batch: Batch, error: BaseException) -> None:
+    def failed(self, batch: Batch, failed: Failed) -> None:
         """Give each call an error that concerns them all; else let each be sent alone, to get its own outcome."""
-        if isinstance(error, _COMMON):
-            self._deliver(batch, [error.with_traceback(None)] * len(batch.waiters))
-            return
-        if not isinstance(error, _USUAL):
-            self._forget(batch.key, batch.spec)
+        if failed.failure is not Failure.FINAL:
+            for waiter in batch.waiters:
+                waiter.failed = failed
+            self._deliver(batch, [Verdict.ALONE] * len(batch.waiters))
+        elif isinstance(failed.error, _COMMON):
+            self._deliver(batch, [failed.error.with_traceback(None)] * len(batch.waiters))
+        elif isinstance(failed.error, _USUAL) or failed.error.reason == _INVALID_VALUES:
+            self._deliver(batch, [Verdict.ALONE] * len(batch.waiters))
+        else:
+            self.each_alone(batch)
+
+    def each_alone(self, batch: Batch) -> None:
+        """Let each call be sent alone, and stop joining for a while."""
+        self._forget(batch.key, batch.spec)
         self._deliver(batch, [Verdict.ALONE] * len(batch.waiters))
 
     def learn(self, model: str, version: str | None, info: ModelInfo | None) -> None:

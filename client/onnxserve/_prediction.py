@@ -1,9 +1,10 @@
 """The answer to one request."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from onnxserve.errors import invalid_answer
 from onnxserve.tensor import Array, decode
 from onnxserve.v1 import inference_service_pb2
 
@@ -29,6 +30,28 @@ class Receipt:
     """The requests in the batch, including this one. Calls that the client joined count as one."""
     provider: str
     """The first execution provider of the session, such as "CPUExecutionProvider"."""
+
+
+def read_prediction(
+    response: inference_service_pb2.PredictResponse, request_id: str, outputs: Sequence[str] | None = None
+) -> "Prediction":
+    """Return the answer to a request; `outputs`: the names that it asked for, None for all.
+
+    Raises:
+        InvalidAnswer: the answer contradicts itself or the request.
+        ImportError: see Prediction.
+    """
+    try:
+        prediction = Prediction(response)
+    except ValueError as error:
+        raise invalid_answer(str(error), request_id) from error
+    if response.request_id not in ("", request_id):
+        raise invalid_answer(f"it is for request {response.request_id!r}, not {request_id!r}", request_id)
+    if len(prediction) != len(response.outputs):
+        raise invalid_answer("two outputs have the same name", request_id)
+    if outputs is not None and prediction.keys() != {*outputs}:
+        raise invalid_answer(f"it has the outputs {[*prediction]}, not {[*outputs]}", request_id)
+    return prediction
 
 
 class Prediction(Mapping[str, Array]):

@@ -1,26 +1,36 @@
 """Sequences: the steps of one caller through a stateful model, whose state the server keeps."""
 
 import contextlib
-import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 from typing import Any
 
 import grpc
 
-from onnxserve._prediction import Prediction
-from onnxserve._stream import check_answer, is_broken
+from onnxserve._prediction import Prediction, read_prediction
+from onnxserve._retrying import Attempts, Failure, RetryPolicy, is_broken
+from onnxserve._stream import check_answer
 from onnxserve._tracing import CallSpan, Metadata, start_stream
+from onnxserve._watching import GRACE
 from onnxserve._wire import stream_request
-from onnxserve.errors import Cancelled, FailedPrecondition, OnnxserveError, from_rpc_error, from_status
+from onnxserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    OnnxserveError,
+    from_status,
+    invalid_answer,
+)
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2 as inference
 
 Encode = Callable[[Mapping[str, Array]], tuple[bytes, str]]
 
 _ID = "sequence"  # names are scoped to a stream, and each sequence has one of its own
-_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0  # seconds
+_MAX_BREAK_OFF = 5.0  # seconds for a server to end a generation that nobody wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +56,20 @@ class Run:
 
     Attributes:
         request_id: the request's name.
+        attempts: what becomes of it when its call fails; they began with the run.
         call: the gRPC call that it was sent on; None: it is yet to be sent.
-        answered: whether an answer has arrived.
+        answers: the number of answers that have arrived.
         final: whether the last answer has arrived.
     """
 
-    __slots__ = ("_more", "_request", "answered", "call", "final", "request_id")
+    __slots__ = ("_more", "_request", "answers", "attempts", "call", "final", "request_id")
 
-    def __init__(self, request: bytes, request_id: str, more: inference.StreamRequest) -> None:
+    def __init__(self, request: bytes, request_id: str, more: inference.StreamRequest, attempts: Attempts) -> None:
         """Make a run of a serialized PredictRequest and the other fields of its StreamRequest."""
         self.request_id = request_id
+        self.attempts = attempts
         self.call: Any = None
-        self.answered = False
+        self.answers = 0
         self.final = False
         self._request = request
         self._more = more
@@ -67,6 +79,20 @@ class Run:
         if start is not None:
             self._more.sequence.state.ParseFromString(start.message)
         return stream_request(self._request) + self._more.SerializeToString()
+
+    def note_answer(self, response: inference.StreamResponse) -> None:
+        """Count an answer.
+
+        Raises:
+            InvalidAnswer: it should have been the last one, or lacks the state that was asked for.
+        """
+        self.answers += 1
+        max_steps = self._more.steps.max if self._more.HasField("steps") else 1
+        if not response.final and self.answers >= max_steps:
+            raise invalid_answer(f"answer {self.answers} to at most {max_steps} steps is not the last", self.request_id)
+        failed = response.WhichOneof("outcome") == "error"
+        if self._more.sequence.snapshot and not (failed or response.HasField("state")):
+            raise invalid_answer("it lacks the state that was asked for", self.request_id)
 
     def cancel_message(self) -> bytes:
         """Return the message that cancels the run."""
@@ -83,7 +109,8 @@ class SequenceProtocol:
         model: the model's name.
         encode: returns a serialized PredictRequest and its request_id.
         state: the state to start from; None: the model's initial state.
-        retries: the number of calls in a row that may end without an answer.
+        policy: the client's.
+        timeout: the seconds for each run, from its beginning; None: no limit.
         keeps_state: whether the server keeps the state between runs; False: there is only one run.
 
     Attributes:
@@ -93,7 +120,14 @@ class SequenceProtocol:
     """
 
     def __init__(
-        self, model: str, encode: Encode, state: State | None, retries: int, *, keeps_state: bool = True
+        self,
+        model: str,
+        encode: Encode,
+        state: State | None,
+        policy: RetryPolicy,
+        timeout: float | None,
+        *,
+        keeps_state: bool = True,
     ) -> None:
         """Start with no state on a server."""
         self.state: State | None = None
@@ -102,9 +136,9 @@ class SequenceProtocol:
         self._model = model
         self._encode = encode
         self._start = state
-        self._retries = retries
+        self._policy = policy
+        self._timeout = timeout
         self._keeps_state = keeps_state
-        self._failures = 0
         self._on_server = False  # the server has a newer state than this client
         self._handed_over = False
         self._busy = threading.Lock()
@@ -144,7 +178,7 @@ class SequenceProtocol:
                 more.steps.stop.output = stop.output
                 if stop.value is not None:
                     more.steps.stop.value = stop.value
-        return Run(request, request_id, more)
+        return Run(request, request_id, more, Attempts(self._policy, self._timeout))
 
     def close(self) -> None:
         """Note that the caller has closed the sequence."""
@@ -205,15 +239,17 @@ class SequenceProtocol:
         """Return an answer; None: the message was the state, handed over by a server that is about to stop.
 
         Raises:
-            OnnxserveError: the step failed, or the answer belongs to another run.
+            OnnxserveError: the step failed, or the answer is invalid.
         """
         if response.WhichOneof("outcome") == "handoff":
+            if self._handed_over:
+                raise invalid_answer("it handed over the state of the sequence twice", run.request_id)
             self._start = State(response.handoff.state.SerializeToString())
             self._on_server, self._handed_over = False, True
             return None
         check_answer(response, run.request_id)
-        self._failures = 0
-        run.answered = True
+        run.note_answer(response)
+        self._policy.note_answer()
         failed = response.WhichOneof("outcome") == "error"
         if self._keeps_state and not failed:
             self._on_server, self._start = True, None
@@ -224,7 +260,21 @@ class SequenceProtocol:
             self.unfinished = None
         if failed:
             raise from_status(response.error, run.request_id)
-        return Prediction(response.response)
+        return read_prediction(response.response, run.request_id)
+
+    def deadline(self, run: Run) -> float:
+        """Return when the next answer to a run is overdue, in seconds of time.monotonic(); inf for never."""
+        left = run.attempts.time_left  # the caller may have let answers wait: those that have arrived are taken first
+        return inf if left == inf else monotonic() + left + GRACE
+
+    def overdue(self, run: Run) -> OnnxserveError:
+        """Return the error of a run whose answer is overdue."""
+        message = f"no answer within the timeout of {self._timeout:g} s"
+        return DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, message, request_id=run.request_id)
+
+    def may_be_unsent(self, run: Run) -> bool:
+        """Whether there may be no connection for a run's call."""
+        return self._policy.waits and not (run.answers or self._on_server)
 
     def give_up(self, run: Run) -> bool:
         """Note that a run has failed, or was broken off; return whether its call can no longer be used.
@@ -241,16 +291,15 @@ class SequenceProtocol:
         Raises:
             OnnxserveError: the run cannot be sent again.
         """
+        failed = self._policy.judge(error, run.request_id)
+        handed_over, self._handed_over = self._handed_over, False
         if is_broken(error) or self.closed:
             self.check_start(error)
-        if not is_broken(error) or run.answered or self._failures >= self._retries:
-            raise from_rpc_error(error, run.request_id) from error
+        if run.answers or failed.failure is Failure.FINAL:
+            raise failed.error
+        delay = run.attempts.delay_after(failed)
         run.call = None
-        self._failures += 1
-        if self._handed_over:
-            self._handed_over = False
-            return 0.0
-        return random.uniform(0.5, 1.0) * float(min(_MAX_DELAY, _FIRST_DELAY * 2.0**self._failures))  # noqa: S311
+        return 0.0 if handed_over else delay
 
     def cancelled(self) -> Cancelled:
         """Return the error of a step after the sequence, or the client, has been closed."""
@@ -258,8 +307,11 @@ class SequenceProtocol:
         return Cancelled(grpc.StatusCode.CANCELLED, f"the {what} has been closed")
 
 
+def break_off_deadline() -> float:
+    """Return until when to wait for the end of a generation that is broken off, in seconds of time.monotonic()."""
+    return monotonic() + _MAX_BREAK_OFF
+
+
 def cut_short(run: Run) -> OnnxserveError:
     """Return the error of a stream that ended with OK, but too early."""
-    return OnnxserveError(
-        grpc.StatusCode.UNKNOWN, "the server ended the stream before it answered the step", request_id=run.request_id
-    )
+    return invalid_answer("it ended the stream before it answered the step", run.request_id)

@@ -1,15 +1,26 @@
 """The unanswered requests of one stream(), so that it can continue over another connection."""
 
 import asyncio
-import random
+import itertools
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from math import inf
+from time import monotonic
+from typing import Protocol
 
 import grpc
 
-from onnxserve._prediction import Prediction
-from onnxserve.errors import Internal, OnnxserveError, from_rpc_error, from_status
+from onnxserve._prediction import Prediction, read_prediction
+from onnxserve._retrying import Attempts, Failed, Failure, RetryPolicy, retry_delay
+from onnxserve._watching import GRACE
+from onnxserve.errors import (
+    DeadlineExceeded,
+    OnnxserveError,
+    from_status,
+    invalid_answer,
+    of_request,
+)
 from onnxserve.tensor import Array
 from onnxserve.v1 import inference_service_pb2
 
@@ -17,16 +28,19 @@ Inputs = Mapping[str, Array]
 
 DEFAULT_WINDOW = 64
 
-_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0  # seconds
 _DRAINING = "DRAINING"  # the reason with which a server ends a stream that is to continue elsewhere
 
 
-def is_broken(error: grpc.RpcError) -> bool:
-    """Whether a call ended because its connection or its server ended."""
-    if error.code() == grpc.StatusCode.UNAVAILABLE:
-        return True
-    # grpc.aio (1.85.1) raises this for a write to such a call, in place of the call's own status.
-    return bool(error.code() == grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core")
+class Watcher(Protocol):
+    """What ends a stream whose next answer is overdue; see Watched."""
+
+    def arm(self, deadline: float) -> None:
+        """Cancel the call at a deadline."""
+        ...
+
+    def disarm(self) -> None:
+        """Wait for ever again."""
+        ...
 
 
 def call_cancelled(error: BaseException) -> bool:
@@ -39,35 +53,63 @@ def check_answer(response: inference_service_pb2.StreamResponse, due: str | None
     """Check that an answer belongs to the request with the request_id `due`; None: no answer is due.
 
     Raises:
-        Internal: the answer belongs to another request.
+        InvalidAnswer: the answer belongs to another request.
     """
     if response.request_id != due:
-        raise Internal(
-            grpc.StatusCode.INTERNAL,
-            f"the server answered request {response.request_id!r} of the stream, but {due!r} is the next one",
-            request_id=due or "",
-        )
+        expected = "no request waits for an answer" if due is None else f"{due!r} is the next one"
+        raise invalid_answer(f"it answered request {response.request_id!r} of the stream, but {expected}", due or "")
+
+
+def checked(outcome: Prediction | OnnxserveError, return_errors: bool) -> Prediction | OnnxserveError:
+    """Return the outcome of a request of a stream.
+
+    Raises:
+        OnnxserveError: it is an error, and `return_errors` is False.
+    """
+    if isinstance(outcome, OnnxserveError) and not return_errors:
+        raise outcome
+    return outcome
+
+
+class _Request:
+    """A request that is unanswered: `sent_at` in seconds of time.monotonic(); `broke` if a call broke that had it."""
+
+    __slots__ = ("broke", "message", "request_id", "sent_at")
+
+    def __init__(self, request_id: str, message: bytes) -> None:
+        self.request_id = request_id
+        self.message = message
+        self.sent_at = inf
+        self.broke = False
 
 
 class Unanswered:
     """The requests of a stream that wait for their answers, in order, and how many of them the current call has sent.
 
     A server that stops, or a connection that breaks, leaves requests unanswered. They are sent again on the next call:
-    a stopping server has not run them, and a model that is run twice gives the same answer.
+    a stopping server has not run them, and a model that is run twice gives the same answer. Where a connection broke,
+    one of them may have ended the server, and so they are sent again one by one; see Attempts.
 
     Args:
         window: the number of requests that may wait at a time.
-        retries: the number of calls in a row that may end without an answer.
+        policy: the client's.
+        timeout: the seconds for each request, from the time that it is sent first; None: no limit.
+        watcher: what ends the call when the oldest answer is overdue.
     """
 
-    def __init__(self, window: int, retries: int) -> None:
+    def __init__(self, window: int, policy: RetryPolicy, timeout: float | None, watcher: Watcher) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1 request, not {window}")
         self._window = window
-        self._retries = retries
-        self._requests: deque[tuple[str, bytes]] = deque()
+        self._policy = policy
+        self._timeout = inf if timeout is None else timeout
+        self._watcher = watcher
+        self._requests: deque[_Request] = deque()
         self._sent = 0
-        self._failures = 0
+        self._waits = False
+        self._attempts: Attempts | None = None  # at the oldest request, after a failure
+        self._idle_ends = 0
+        self._all_added = False
 
     def __len__(self) -> int:
         """Return the number of unanswered requests."""
@@ -79,61 +121,124 @@ class Unanswered:
         return len(self._requests) < self._window
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether requests are sent singly, because they were on a call that broke."""
+        return bool(self._requests) and self._requests[0].broke
+
+    @property
     def has_unsent(self) -> bool:
-        """Whether the current call has not yet sent all of the requests."""
-        return self._sent < len(self._requests)
+        """Whether the current call is to send another of the requests now."""
+        return self._sent < (1 if self.one_by_one else len(self._requests))
 
     def add(self, request_id: str, message: bytes) -> None:
         """Add a request to send."""
-        self._requests.append((request_id, message))
+        self._requests.append(_Request(request_id, message))
+
+    def end(self) -> None:
+        """Note that no requests will be added."""
+        self._all_added = True
+        self._arm()
 
     def send_anew(self) -> None:
         """Note that a new call begins, which has sent none of the requests."""
         self._sent = 0
 
     def next_message(self) -> bytes | None:
-        """Return the next message to send on the current call; None: all have been sent."""
+        """Return the next message to send on the current call; None: there is none now."""
         if not self.has_unsent:
             return None
+        request = self._requests[self._sent]
         self._sent += 1
-        return self._requests[self._sent - 1][1]
+        if request.sent_at == inf:
+            request.sent_at = monotonic()
+        if self._sent == 1:
+            self._arm()
+        return request.message
+
+    def wait(self) -> None:
+        """Note that the caller waits for the oldest answer from now on."""
+        self._waits = True
+        self._arm()
 
     def answer(self, response: inference_service_pb2.StreamResponse) -> Prediction | OnnxserveError:
         """Return the server's answer to the oldest request, and remove the request.
 
         Raises:
-            Internal: the answer belongs to another request.
+            InvalidAnswer: the answer belongs to another request, or contradicts itself.
         """
-        check_answer(response, self._requests[0][0] if self._requests else None)
-        request_id, _ = self._requests.popleft()
+        self._rest()
+        check_answer(response, self._requests[0].request_id if self._requests else None)
+        request_id = self._pop().request_id
         self._sent -= 1
-        self._failures = 0
+        self._idle_ends = 0
+        self._policy.note_answer()
         if response.WhichOneof("outcome") == "error":
             return from_status(response.error, request_id)
-        return Prediction(response.response)
+        return read_prediction(response.response, request_id)
 
     def check_empty(self) -> None:
         """Check that a call that ended well has answered all requests.
 
         Raises:
-            OnnxserveError: it has not.
+            InvalidAnswer: it has not.
         """
         if self._requests:
-            raise OnnxserveError(
-                grpc.StatusCode.UNKNOWN,
-                f"the server ended the stream with {len(self)} unanswered requests",
-                request_id=self._requests[0][0],
+            raise invalid_answer(
+                f"it ended the stream with {len(self)} unanswered requests", self._requests[0].request_id
             )
 
-    def delay_after(self, error: grpc.RpcError) -> float | None:
-        """Return the seconds to wait before another call, after a call ended with an error; None: give up."""
-        if not is_broken(error) or self._failures >= self._retries:
-            return None
-        # A call without unanswered requests that was sent elsewhere has not failed: the inputs may just be slow.
-        if self._sent or from_rpc_error(error).reason != _DRAINING:
-            self._failures += 1
-        spread: float = random.uniform(0.5, 1.0)  # noqa: S311
-        return spread * min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (self._failures - 1))
+    def expire(self) -> OnnxserveError:
+        """Return the error of the oldest request, whose answer is overdue, and remove the request."""
+        return DeadlineExceeded(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"no answer within the timeout of {self._timeout:g} s",
+            request_id=self._pop().request_id,
+        )
+
+    def after(self, failed: Failed) -> float | OnnxserveError:
+        """Return the seconds to wait before another call, after a call failed; or the error of the oldest request.
+
+        That request has been removed.
+
+        Raises:
+            OnnxserveError: the stream cannot go on.
+        """
+        self._rest()
+        if failed.failure is not Failure.FINAL and not self._sent:
+            # It has failed nobody: the inputs may just be slow.
+            self._idle_ends += failed.error.reason != _DRAINING
+            return retry_delay(self._idle_ends + 1, failed.asked)
+        oldest = self._requests[0] if self._requests else None
+        if self._attempts is None:
+            left = inf if oldest is None else oldest.sent_at + self._timeout - monotonic()
+            self._attempts = Attempts(self._policy, None if left == inf else left, broke=self.one_by_one)
+        try:
+            delay = self._attempts.delay_after(failed)
+        except OnnxserveError as error:
+            if failed.failure is Failure.FINAL or oldest is None:
+                raise
+            return of_request(error, self._pop().request_id)
+        if failed.failure is Failure.BROKE:
+            for request in itertools.islice(self._requests, self._sent):
+                request.broke = True
+        return delay
+
+    def _pop(self) -> _Request:
+        self._attempts = None
+        return self._requests.popleft()
+
+    def _rest(self) -> None:
+        self._waits = False
+        self._watcher.disarm()
+
+    def _arm(self) -> None:
+        if not self._waits or self._timeout == inf:
+            return
+        if self._sent:
+            # The caller may have let answers wait: those that have arrived are taken first.
+            self._watcher.arm(max(self._requests[0].sent_at + self._timeout, monotonic()) + GRACE)
+        elif self._all_added and not self._requests:
+            self._watcher.arm(monotonic() + self._timeout + GRACE)
 
 
 class MessageSource:
@@ -205,6 +310,7 @@ class MessageSource:
             self._pulling = False
             if request is None:
                 self._exhausted = True
+                self._unanswered.end()
             else:
                 self._unanswered.add(*request)
             self.changed.notify_all()
@@ -232,7 +338,11 @@ class AsyncMessageSource:
         self._encode = encode
         self._unanswered = unanswered
         self._puller = asyncio.create_task(self._pull(inputs))
-        self._puller.add_done_callback(lambda _: self.notify())
+        self._puller.add_done_callback(self._pulled)
+
+    def _pulled(self, _: object) -> None:
+        self._unanswered.end()
+        self.notify()
 
     def notify(self) -> None:
         """Wake the waiting tasks: a request or an answer has arrived, or the inputs are exhausted."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from onnxserve._joining import JoinedPart, Key, join, split
 from onnxserve._prediction import Prediction
+from onnxserve._retrying import Failed
 from onnxserve.errors import OnnxserveError
 from onnxserve.v1 import inference_service_pb2
 
@@ -35,9 +36,10 @@ class Waiter(abc.ABC):
         is_first: whether no other call waited before; then its caller calls flush() after Coalescer.max_wait.
         batch: the joined request that the call is part of; None while it waits to be sent.
         outcome: how the call ended; None: not yet.
+        failed: how the joined request failed, if the call is to be sent alone as its next attempt; None otherwise.
     """
 
-    __slots__ = ("batch", "deadline", "is_first", "key", "outcome", "part", "request_id")
+    __slots__ = ("batch", "deadline", "failed", "is_first", "key", "outcome", "part", "request_id")
 
     def __init__(self, key: Key, part: JoinedPart, deadline: float, request_id: str) -> None:
         """Make a waiter that does not wait yet; see Coalescer.wait()."""
@@ -48,6 +50,7 @@ class Waiter(abc.ABC):
         self.is_first = False
         self.batch: Batch | None = None
         self.outcome: Outcome | None = None
+        self.failed: Failed | None = None
 
     @property
     def time_left(self) -> float:

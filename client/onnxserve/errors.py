@@ -15,17 +15,20 @@ __all__ = [
     "FailedPrecondition",
     "FieldViolation",
     "Internal",
+    "InvalidAnswer",
     "InvalidArgument",
     "ModelRunFailed",
     "NotFound",
     "OnnxserveError",
     "PermissionDenied",
     "ResourceExhausted",
+    "ServersBroke",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "from_rpc_error",
     "from_status",
+    "invalid_answer",
     "of_request",
 ]
 
@@ -108,7 +111,14 @@ class DeadlineExceeded(OnnxserveError):
 
 
 class Unavailable(OnnxserveError):
-    """UNAVAILABLE: no server was reached, or it is loading or stopping. All retries have failed."""
+    """UNAVAILABLE: no server was reached, none accepts requests, or the connection broke. All retries have failed."""
+
+
+class ServersBroke(Unavailable):
+    """UNAVAILABLE: two servers in a row broke while they served the request; it may be what ended them.
+
+    The client has sent it once more after the first, and does not send it again. The reason is SERVERS_BROKE.
+    """
 
 
 class Unauthenticated(OnnxserveError):
@@ -135,6 +145,13 @@ class ModelRunFailed(Internal):
     """INTERNAL with the reason MODEL_RUN_FAILED: the model itself failed on these inputs."""
 
 
+class InvalidAnswer(Internal):
+    """INTERNAL with the reason INVALID_ANSWER: the server's answer contradicts itself, or the request.
+
+    What answers at the address may not be an onnxserve server, or not one that this client understands.
+    """
+
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _CLASSES: dict[grpc.StatusCode, type[OnnxserveError]] = {
@@ -151,6 +168,16 @@ _CLASSES: dict[grpc.StatusCode, type[OnnxserveError]] = {
     grpc.StatusCode.INTERNAL: Internal,
 }
 _CLASSES_BY_REASON: dict[str, type[OnnxserveError]] = {"MODEL_RUN_FAILED": ModelRunFailed}
+
+
+def invalid_answer(fault: str, request_id: str = "") -> InvalidAnswer:
+    """Return the error of an answer that is wrong; `fault` says how, of the server as "it"."""
+    return InvalidAnswer(
+        grpc.StatusCode.INTERNAL,
+        f"the server's answer is invalid: {fault}",
+        reason="INVALID_ANSWER",
+        request_id=request_id,
+    )
 
 
 def of_request(error: OnnxserveError, request_id: str) -> OnnxserveError:

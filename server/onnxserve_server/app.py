@@ -1,6 +1,7 @@
 """Wire everything together: start, serve, drain, stop. Nothing is decided here that another module could decide."""
 
 import logging
+import math
 import socket
 import sys
 import threading
@@ -21,6 +22,7 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
+from onnxserve_server.runtime.prober import ProbeLimits
 from onnxserve_server.runtime.resources import (
     open_descriptors,
     raise_descriptor_limit,
@@ -73,7 +75,13 @@ class App:
         self.telemetry = Telemetry(_telemetry_options(settings), clock, sources) if settings.telemetry else None
         observer = None if self.telemetry is None else self.telemetry.recorder
         self._deadlines = DeadlineWatch(clock)
-        services = Services(clock=clock, deadlines=self._deadlines, backlog=backlog, observer=observer)
+        services = Services(
+            clock=clock,
+            deadlines=self._deadlines,
+            backlog=backlog,
+            observer=observer,
+            default_timeout=settings.default_timeout or math.inf,
+        )
         self.engine = Engine(table, services)
         self.manager = ModelManager(_repository(settings), table, services, self._on_model_change)
         self.grpc: GrpcServer | None = None
@@ -129,6 +137,7 @@ class App:
         finally:
             self.stop()
         logger.info("stopped")
+        logs.flush()
 
     def drain(self) -> None:
         """Tell load balancers, go on serving for a while, refuse new calls, and finish those in flight."""
@@ -152,7 +161,7 @@ class App:
             sockets.remove(address)
         if self.telemetry is not None:
             self.telemetry.stop()
-        logs.flush_withheld()
+        logs.flush()
 
     def _start_http(self) -> None:
         if self.settings.http_port < 0 and not self.settings.http_address:
@@ -280,4 +289,5 @@ def _repository(settings: Settings) -> Repository:
             max_inline=settings.inline_us / 1e6,
         ),
         skip_broken=settings.skip_broken_models,
+        probe_limits=ProbeLimits(tries=settings.probe_timeout, memory_bytes=settings.probe_memory_bytes),
     )

@@ -20,10 +20,12 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.settings import PREFIX, Settings, load_settings
 from onnxserve_server.signals import set_on_signal
 from onnxserve_server.telemetry import logs
+from onnxserve_server.telemetry.log_writer import say
 
 logger = logging.getLogger(__name__)
 
 _BAD_CONFIGURATION = 2  # exit code
+_STOPPING = 15.0  # seconds after the drain timeout: calls are cut off, states handed over, the last telemetry is sent
 
 
 def register(app: typer.Typer) -> None:
@@ -46,8 +48,9 @@ def serve(config: Path | None = None, show_config: bool = False, **flags: Any) -
         if style == "json":
             logs.configure("error", "json")
             logger.error("%s", error, extra=logs.START_FAILED)
+            logs.flush()
         else:
-            typer.echo(f"onnxserve: {error}", err=True)
+            say(f"onnxserve: {error}", error=True)
         raise typer.Exit(_BAD_CONFIGURATION) from None
     if show_config:
         typer.echo(json.dumps(settings.model_dump(mode="json"), indent=2))
@@ -56,7 +59,7 @@ def serve(config: Path | None = None, show_config: bool = False, **flags: Any) -
         _serve(settings)
     except ConfigurationError as error:
         if settings.log_format == "console":  # else the log has it
-            typer.echo(f"onnxserve: {error}", err=True)
+            say(f"onnxserve: {error}", error=True)
         raise typer.Exit(_BAD_CONFIGURATION) from None
 
 
@@ -80,10 +83,21 @@ def doctor(
 
 
 def _serve(settings: Settings) -> None:
+    _keep_standard_descriptors()
     logs.configure(settings.log_level, settings.log_format)
     app, stop = App(settings), threading.Event()
-    with set_on_signal(stop, lambda: bool(app.edge_name)):
+    within = settings.drain_delay + settings.drain_timeout + _STOPPING
+    with set_on_signal(stop, lambda: bool(app.edge_name), within):
         app.run(stop, _announce)
+
+
+def _keep_standard_descriptors() -> None:
+    """Open what was closed of stdin, stdout and stderr: else a connection gets its number, and what libraries print."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def _announce(address: str) -> None:
@@ -91,7 +105,7 @@ def _announce(address: str) -> None:
     # 75,000 objects (CPython 3.11), while all callers wait.
     gc.collect()
     gc.freeze()
-    print(f"onnxserve is ready on {address}", flush=True)  # noqa: T201 - for the process that started us
+    say(f"onnxserve is ready on {address}")  # for the process that started us
 
 
 def _signature_of_serve() -> inspect.Signature:

@@ -66,6 +66,19 @@ class InvalidRequest(ServeError):
         self.violations = tuple(violations)
 
 
+class InvalidValues(InvalidRequest):
+    """The request fits the model, but the model cannot compute with its values or sizes."""
+
+    reason = "INVALID_VALUES"
+
+
+class OutOfMemory(ServeError):
+    """The request, or its answer, needs more memory than there is or may be used."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "OUT_OF_MEMORY"
+
+
 class EncodingNotSupported(ServeError):
     """The message is compressed in a way that this server does not take."""
 

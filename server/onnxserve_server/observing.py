@@ -1,6 +1,7 @@
 """What an observer of the server is called with. The server also runs without one; then none of this is called."""
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from onnxserve_server.core import RequestInfo, Result, Trace
@@ -37,6 +38,30 @@ class Run(NamedTuple):
     traces: Sequence[Trace]
 
 
+class CheckResult(StrEnum):
+    """What a spot check found: a row of a batch, run again without its neighbours."""
+
+    SAME = "same"  # alone it gets what the batch gave it
+    ROUNDING = "rounding"  # it differs alone, but not with other neighbours: kernels round by the batch size
+    RANDOM = "random"  # it differs from run to run
+    FAILED = "failed"  # it cannot be run alone
+    DEPENDENT = "dependent"  # its neighbours have changed it
+
+
+class SpotCheck(NamedTuple):
+    """A spot check that is over.
+
+    Attributes:
+        spec: the model's.
+        result: what it found.
+        seconds: how long it took.
+    """
+
+    spec: ModelSpec
+    result: CheckResult
+    seconds: float
+
+
 class Observer(Protocol):
     """Notes what happens to requests. Called from any thread, for every request: must not raise, block or take long."""
 
@@ -50,6 +75,10 @@ class Observer(Protocol):
 
     def on_run(self, run: Run) -> None:
         """Note that a run is over and its jobs have ended."""
+        ...
+
+    def on_spot_check(self, check: SpotCheck) -> None:
+        """Note that a spot check is over."""
         ...
 
     def on_call_end(self, method: str, code: str, seconds: float) -> None:

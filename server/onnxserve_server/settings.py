@@ -1,5 +1,6 @@
 """The server's settings. Flags override the environment (ONNXSERVE_*), which overrides a file, then the defaults."""
 
+import difflib
 import math
 import os
 import re
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -17,15 +18,18 @@ from pydantic_settings import (
 )
 
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import explain, read_mapping
+from onnxserve_server.repository.config import MAX_BYTES, MAX_ROWS, MAX_THREADS, explain
+from onnxserve_server.repository.yaml_file import read_mapping
 from onnxserve_server.runtime.providers import parse_providers
 from onnxserve_server.runtime.resources import resources
 
 PREFIX = "ONNXSERVE_"
 _OTHER_VARIABLES = {"ONNXSERVE_TARGET", "ONNXSERVE_CONFIG"}  # read by the command line, not by these settings
-# Kubernetes sets these in every pod if a Service is called onnxserve: addresses, not settings.
-_SERVICE_LINKS = re.compile(r"ONNXSERVE_(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
-_SERVICE_LINK = "tcp://"
+# Kubernetes sets these in every pod beside a Service called onnxserve or onnxserve-...: addresses, not settings.
+_SERVICE_LINKS = re.compile(
+    r"ONNXSERVE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_PORT_LINK = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class Settings(BaseSettings):
@@ -45,13 +49,15 @@ class Settings(BaseSettings):
     edge: Literal["lane", "plain"] = Field(
         "lane", description="how calls are served: lane (fast) or plain (grpcio's own threads)"
     )
-    threads: int = Field(default_factory=lambda: resources().threads, ge=1, description="threads that one run may use")
+    threads: int = Field(
+        default_factory=lambda: resources().threads, ge=1, le=MAX_THREADS, description="threads that one run may use"
+    )
     providers: Annotated[dict[str, dict[str, str]], NoDecode] = Field(
         default_factory=lambda: parse_providers("auto"),
         description="execution providers by preference: cpu, cuda, tensorrt; auto: CUDA if available, else the CPU",
     )
     allow_cpu_fallback: bool = Field(False, description="use the CPU where a requested provider is not available")
-    max_rows: int = Field(64, ge=1, description="maximum rows of one run, unless model.yaml sets it")
+    max_rows: int = Field(64, ge=1, le=MAX_ROWS, description="maximum rows of one run, unless model.yaml sets it")
     max_delay_us: int = Field(
         0,
         ge=0,
@@ -59,10 +65,20 @@ class Settings(BaseSettings):
         description="longest wait of a request for others while an executor is free, in µs, unless model.yaml sets it",
     )
     max_queue_rows: int = Field(
-        4096, ge=1, description="maximum rows that may wait for a model, unless model.yaml sets it"
+        4096, ge=1, le=MAX_ROWS, description="maximum rows that may wait for a model, unless model.yaml sets it"
     )
     max_queue_bytes: int = Field(
-        256 << 20, ge=1, description="maximum bytes of input that may wait for a model, unless model.yaml sets it"
+        256 << 20,
+        ge=1,
+        le=MAX_BYTES,
+        description="maximum bytes of input that may wait for a model, unless model.yaml sets it",
+    )
+    spot_checks: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of a model's run time that spot checks of its batches may take, unless model.yaml sets it; "
+        "0: none",
     )
     all_queue_bytes: int = Field(
         0,
@@ -71,6 +87,12 @@ class Settings(BaseSettings):
     )
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="largest message that a caller may send, in bytes"
+    )
+    default_timeout: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="seconds that a request may take whose caller names no deadline; 0: as long as it takes",
     )
     compression: Literal["identity", "gzip"] = Field(
         "identity", description="how messages may be compressed: identity (not at all) or gzip; also bodies by HTTP"
@@ -126,6 +148,7 @@ class Settings(BaseSettings):
     workers: int = Field(
         64,
         ge=1,
+        le=10_000,
         description="threads for all calls except the lane's; on the plain edge, the number of concurrent calls",
     )
     drain_delay: float = Field(
@@ -140,6 +163,14 @@ class Settings(BaseSettings):
     )
     max_connection_age_grace: float = Field(
         0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
+    )
+    probe_timeout: float = Field(
+        30.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
+    )
+    probe_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="resident memory of the process that tries a model, in bytes; 0: three quarters of what is left",
     )
     skip_broken_models: bool = Field(
         False, description="serve the other models when one cannot be loaded, instead of failing the start"
@@ -220,11 +251,11 @@ class Settings(BaseSettings):
             raise ValueError("max_connection_age_grace has no effect without max_connection_age; set both")
         return self
 
-    @field_validator("port", mode="before")
+    @field_validator("port", "http_port", mode="before")
     @classmethod
-    def _ignore_service_link(cls, value: object) -> object:
-        link = isinstance(value, str) and value.startswith(_SERVICE_LINK)
-        return cls.model_fields["port"].default if link else value
+    def _ignore_service_link(cls, value: object, info: ValidationInfo) -> object:
+        link = isinstance(value, str) and _PORT_LINK.fullmatch(value)
+        return cls.model_fields[str(info.field_name)].default if link else value
 
     @property
     def stream_lifetime(self) -> float:
@@ -237,7 +268,8 @@ class Settings(BaseSettings):
     @property
     def batching_defaults(self) -> dict[str, object]:
         """The settings for batching, by the keys of model.yaml."""
-        return {name: getattr(self, name) for name in ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes")}
+        names = ("max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes", "spot_checks")
+        return {name: getattr(self, name) for name in names}
 
 
 def load_settings(file: Path | None = None, **flags: Any) -> Settings:
@@ -252,7 +284,9 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
     """
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and not _is_known(name))
     if unknown:
-        raise ConfigurationError(f"environment variable {unknown[0]}: unknown setting; see onnxserve serve --help")
+        raise ConfigurationError(
+            f"environment variable {unknown[0]}: unknown setting{_meant(unknown[0])}; see onnxserve serve --help"
+        )
     if file is not None and not file.is_file():
         raise ConfigurationError(f"{file}: no such file")
     if file is not None:
@@ -266,8 +300,17 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
 
 
 def _is_known(variable: str) -> bool:
-    is_field = variable.removeprefix(PREFIX).lower() in Settings.model_fields
-    return is_field or variable in _OTHER_VARIABLES or _SERVICE_LINKS.fullmatch(variable) is not None
+    if variable.removeprefix(PREFIX).lower() in Settings.model_fields or variable in _OTHER_VARIABLES:
+        return True
+    if variable.endswith("_PORT") and _PORT_LINK.fullmatch(os.environ[variable]):
+        return True
+    return _SERVICE_LINKS.fullmatch(variable) is not None
+
+
+def _meant(variable: str) -> str:
+    """Say which setting a variable's name is close to; "" if none."""
+    names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(variable, names, 1, 0.8))
 
 
 def _settings_class(file: Path | None) -> type[Settings]:

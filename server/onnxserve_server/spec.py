@@ -1,11 +1,16 @@
-"""A model as described by its file and configuration: tensors, batching, state. Never changed once it is loaded."""
+"""A model as described by its file and configuration: tensors, batching, state.
+
+Once it is loaded, nothing of it changes, except that its batching may stop: then a new spec takes the old one's place.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from onnxserve.tensor import Array, DataType
+
+MAX_TENSORS = 4096  # of a request
 
 _Size = TypeVar("_Size", int, int | str)
 
@@ -15,6 +20,7 @@ class TensorSpec:
     """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
 
     `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
+    `any_shape`: the model declares none, and `shape` is (). `default`: what an input is where a request leaves it out.
     """
 
     name: str
@@ -22,11 +28,13 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     labels: tuple[str, ...] = ()
     batch_axis: int | None = 0
+    any_shape: bool = False
+    default: Array | None = field(default=None, compare=False, repr=False)
 
     @property
     def has_free_axes(self) -> bool:
         """Whether an axis beside the batch axis is free."""
-        return any(isinstance(size, str) for size in self.row_of(self.shape))
+        return self.any_shape or any(isinstance(size, str) for size in self.row_of(self.shape))
 
     def row_of(self, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
         """Return a shape of this tensor without the batch axis; all of it if shared."""
@@ -58,12 +66,29 @@ class RowVerdict:
     node: str = ""
 
 
+class Condition(NamedTuple):
+    """One thing about an input: its `axis` has the size `value`; where `axis` is None, an element is `value`."""
+
+    input: str
+    axis: int | None
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """Requests for which all conditions hold are refused: a kernel ended the process. `reason`: a sentence on how."""
+
+    conditions: tuple[Condition, ...]
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPolicy:
     """How the requests for a model are put together and how many may wait.
 
     Attributes:
         enabled: whether requests share runs; `reason` says why not.
+        stopped: whether they did until their rows were seen to depend on each other.
         max_rows: most rows of one run; at least 1.
         max_delay: longest wait of the oldest job for batch-mates while an executor is free, in seconds.
         max_queue_rows: most rows that may wait.
@@ -71,10 +96,13 @@ class BatchPolicy:
         ageing: seconds of waiting that are worth one step of priority.
         split: whether a request of more than max_rows is split into several runs (else it is refused).
         rows: whether the rows of a run can change each other's outputs.
+        tolerance: how far a row may change with its neighbours, as a share of its largest magnitude, beyond rounding.
+        spot_checks: the share of the run time that spot checks of that may take; 0 for none.
     """
 
     enabled: bool
     reason: str = ""
+    stopped: bool = False
     max_rows: int = 64
     max_delay: float = 0.0
     max_queue_rows: int = 4096
@@ -82,6 +110,8 @@ class BatchPolicy:
     ageing: float = 1.0
     split: bool = True
     rows: RowVerdict = RowVerdict()
+    tolerance: float = 0.0
+    spot_checks: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,6 +148,8 @@ class ModelSpec:
     `fixed_cost`: its run time depends on the number of rows alone, not on their values.
     `state`: its state pairs; empty for most models.
     `feedback`: outputs that let it run several steps for one request; empty for most models.
+    `rules`: what no request may hold; empty for most models.
+    `left_out`: outputs of the file that cannot be served, each with its type.
     """
 
     name: str
@@ -134,6 +166,8 @@ class ModelSpec:
     state: tuple[StatePair, ...] = ()
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
+    rules: tuple[InputRule, ...] = ()
+    left_out: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
 
@@ -141,3 +175,10 @@ class ModelSpec:
     def rows_first(self) -> bool:
         """Whether the rows of every input and output lie along its first axis, as they mostly do."""
         return all(tensor.batch_axis == 0 for tensor in self.inputs + self.outputs)
+
+
+def without_batching(spec: ModelSpec, reason: str) -> ModelSpec:
+    """Return the spec of a model whose rows were seen to depend on each other; `reason` is a sentence that says so."""
+    verdict = RowVerdict(Rows.DEPENDENT, reason)
+    policy = replace(spec.batching, enabled=False, stopped=True, reason=reason, max_rows=1, rows=verdict)
+    return replace(spec, batching=policy)

@@ -81,7 +81,7 @@ def test_every_exception_is_exported_by_the_package_itself():
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, onnxserve.OnnxserveError)
     }
-    assert len(exceptions) == 13
+    assert len(exceptions) == 15
     assert exceptions <= {*onnxserve.__all__}
 
 

@@ -8,7 +8,8 @@ import grpc
 import numpy as np
 import pytest
 
-from onnxserve import AsyncClient, Client, Internal, OnnxserveError, _stream
+from onnxserve import AsyncClient, Client, InvalidAnswer, OnnxserveError, _stream
+from onnxserve._retrying import RetryPolicy
 from onnxserve.v1 import inference_service_pb2 as inference
 from support.waiting import until
 
@@ -131,15 +132,14 @@ def ends(requests, _):
 
 def test_an_input_that_comes_while_the_client_waits_to_call_again_is_answered(server, asynchronous, monkeypatch):
     broken = threading.Event()
-    delay_after = _stream.Unanswered.delay_after
+    after = _stream.Unanswered.after
 
     def note(*arguments):
-        delay = delay_after(*arguments)
+        after(*arguments)
         broken.set()
-        return delay
+        return 0.5
 
-    monkeypatch.setattr(_stream.Unanswered, "delay_after", note)
-    monkeypatch.setattr(_stream, "_FIRST_DELAY", 0.5)
+    monkeypatch.setattr(_stream.Unanswered, "after", note)
     server.first = answers_three_and_breaks
     assert stream(server.address, asynchronous, 7, broken) == [*range(7)]
     assert server.calls == 2
@@ -166,7 +166,7 @@ def test_the_next_call_waits_for_an_input_that_the_broken_one_is_taking():
         assert go_on.wait(FOR_EVER)
         yield "2", b"2"
 
-    source = _stream.MessageSource(requests(), _stream.Unanswered(4, 3))
+    source = _stream.MessageSource(requests(), _stream.Unanswered(4, RetryPolicy(3), None, None))
     source.changed = Changed()
     with ThreadPoolExecutor(2) as threads:
         broken = source.messages()
@@ -184,14 +184,14 @@ def test_the_next_call_waits_for_an_input_that_the_broken_one_is_taking():
 
 def test_an_answer_to_another_request_is_an_error(server, asynchronous):
     server.first = mixes_up
-    with pytest.raises(Internal, match="'another'"):
+    with pytest.raises(InvalidAnswer, match="'another'"):
         stream(server.address, asynchronous, 1, None)
 
 
 def test_a_step_that_gets_another_ones_answer_fails_and_the_next_is_made_on_another_call(server, asynchronous):
     server.first = mixes_up
     failed, answer = steps(server.address, asynchronous, 2)
-    assert isinstance(failed, Internal)
+    assert isinstance(failed, InvalidAnswer)
     assert "'another'" in failed.message
     assert answer["x"][0, 0] == 1
 
@@ -199,7 +199,7 @@ def test_a_step_that_gets_another_ones_answer_fails_and_the_next_is_made_on_anot
 def test_a_step_after_a_stream_that_ended_too_early_is_made_on_another_call(server, asynchronous):
     server.first = ends
     failed, answer = steps(server.address, asynchronous, 2)
-    assert failed.code is grpc.StatusCode.UNKNOWN
+    assert isinstance(failed, InvalidAnswer)
     assert answer["x"][0, 0] == 1
 
 

@@ -61,6 +61,8 @@ FROM_SERIES = {
         f"onnxserve_memory_limit_bytes{OF_A_POD}": (100, 100),
     },
     "OnnxserveThrottled": {f"onnxserve_cpu_throttled_seconds_total{OF_A_POD}": ("0.2 a second", "0 a second")},
+    # It is over once the model is loaded again, in another process.
+    "OnnxserveRowsDependent": {f'onnxserve_spot_checks_total{{model="m",result="dependent",{OF_A_POD[1:]}': (1, 0)},
     # These are kube-state-metrics'. Afterwards, nothing is ready, but KEDA wants nothing either.
     "OnnxserveUnavailable": {
         f"kube_deployment_status_replicas_available{OF_KUBERNETES}": (0, 0),

@@ -174,6 +174,18 @@ def test_without_models_it_says_so(page, bare):
     assert "loading" in page.find("#model-table tbody tr").text
 
 
+def test_a_model_that_batches_no_more_stands_at_the_top_with_the_reason(page, launch):
+    process = launch({"m": zoo.dropping()}, "--http-port", 0, configs={"m": "batching: {enabled: true}"})
+    page.open(port_of(process.log))
+    assert not page.find("#stopped").is_displayed()
+    with Client(process.address) as client:
+        client.predict("m", {"x": np.full((2, 4), zoo.DROPPED, np.float32)})
+    until(lambda: page.find("#stopped").is_displayed())
+    assert "m/1" in page.text("#stopped")
+    assert "its output y had the shape [0, 4] for 2 rows" in page.text("#stopped")
+    assert page.find("#stopped").rect["y"] < page.find("#traffic").rect["y"]
+
+
 def test_a_failed_load_stands_at_the_top_with_its_error(page, launch, tmp_path):
     configs = {"broken": "labels: {y: [only-one]}\n"}
     process = launch(

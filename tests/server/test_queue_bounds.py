@@ -69,28 +69,88 @@ def test_a_job_whose_deadline_has_passed_is_refused(clock, make_job):
     assert counts(batcher) == (0, 0, 0, 0)
 
 
-def test_an_idle_model_admits_a_job_however_slow_its_runs_were(clock, make_job):
+def ran(batcher, rows, seconds):
+    """Note a run of so many rows."""
+    batcher.finished(Batch([], rows, Slot()), seconds)
+
+
+def test_an_idle_model_refuses_what_its_runs_take_too_long_for_and_tries_again_after_a_while(clock, make_job):
     batcher = new_batcher(clock)
     idle_slot(batcher)
-    batcher.finished(Batch([], 0, Slot()), 10.0)
-    submit(batcher, make_job(deadline=100.1))
+    ran(batcher, 1, 0.5)
+    with pytest.raises(DeadlineExceeded, match=r"about 500\.0 ms are needed, with the requests ahead, and 100\.0 ms"):
+        batcher.submit(make_job(deadline=100.1))
+    clock.now = 102.0
+    (tried,) = submit(batcher, make_job(arrived=102.0, deadline=102.1))
+    assert batcher.dispatch(math.inf).jobs == [tried]
+    with pytest.raises(DeadlineExceeded):
+        batcher.submit(make_job(arrived=102.0, deadline=102.1))
 
 
-def test_a_busy_model_refuses_what_could_not_be_done_in_time(clock, make_job):
+def test_a_busy_model_refuses_what_cannot_be_done_after_those_ahead(clock, make_job):
     batcher = new_batcher(clock, max_rows=2)
-    batcher.finished(Batch([], 0, Slot()), 1.0)
-    submit(batcher, make_job(2, deadline=101.0))
+    for _ in range(2):
+        ran(batcher, 2, 1.0)
+    submit(batcher, make_job(2, deadline=101.0), make_job(2, deadline=103.0))
     with pytest.raises(DeadlineExceeded) as refusal:
-        batcher.submit(make_job(deadline=101.9))
-    assert refusal.value.metadata["needed_us"] == "2000000"
-    submit(batcher, make_job(deadline=102.0))
+        batcher.submit(make_job(deadline=103.4))
+    assert refusal.value.metadata["needed_us"] == "3500000"  # two runs, a quarter more for the wait, and its own
+    submit(batcher, make_job(deadline=103.5))
 
 
-def test_the_fastest_of_the_last_runs_is_what_counts(clock, make_job):
+def test_a_model_that_is_not_batched_counts_one_run_a_request(clock, make_job):
+    batcher = new_batcher(clock, enabled=False)
+    ran(batcher, 1, 1.0)
+    submit(batcher, *(make_job() for _ in range(4)))
+    with pytest.raises(DeadlineExceeded):
+        batcher.submit(make_job(deadline=105.9))
+    submit(batcher, make_job(deadline=106.0))
+
+
+def test_two_slow_runs_of_many_do_not_count(clock, make_job):
     batcher = new_batcher(clock)
-    for seconds in (1.0, 0.25, 4.0, None):
-        batcher.finished(Batch([], 0, Slot()), seconds)
+    for seconds in (*[0.25] * 20, 4.0, None, 4.0, *[0.25] * 10):
+        ran(batcher, 1, seconds)
     submit(batcher, make_job(deadline=100.25))
+
+
+def test_a_run_that_was_stopped_counts_for_as_long_as_it_went_on(clock, make_job):
+    batcher = new_batcher(clock)
+    ran(batcher, 1, 0.1)
+    batcher.stopped(Batch([], 1, Slot()), 2.0)
+    batcher.stopped(Batch([], 1, Slot()), 2.0)
+    batcher.stopped(Batch([], 1, Slot()), 0.01)
+    with pytest.raises(DeadlineExceeded):
+        batcher.submit(make_job(deadline=101.9))
+
+
+def test_jobs_of_lower_priority_are_not_ahead(clock, make_job):
+    batcher = new_batcher(clock, enabled=False)
+    ran(batcher, 1, 1.0)
+    submit(batcher, *(make_job() for _ in range(4)))
+    submit(batcher, make_job(deadline=101.0, priority=1))
+    with pytest.raises(DeadlineExceeded):
+        batcher.submit(make_job(deadline=101.0, priority=1))
+
+
+def test_the_rest_of_the_run_in_progress_is_waited_for(clock, make_job):
+    batcher = new_batcher(clock, enabled=False)
+    ran(batcher, 1, 1.0)
+    submit(batcher, make_job())
+    batcher.take(Slot())
+    with pytest.raises(DeadlineExceeded):
+        batcher.submit(make_job(arrived=100.4, deadline=102.0))
+    submit(batcher, make_job(arrived=100.4, deadline=102.2))
+
+
+def test_who_cannot_finish_any_more_is_ended_before_the_run(clock, make_job):
+    batcher = new_batcher(clock, enabled=False)
+    ran(batcher, 1, 1.0)
+    late, next_one = submit(batcher, make_job(deadline=101.5), make_job(deadline=109.0))
+    clock.now = 100.6
+    assert batcher.take(Slot()).jobs == [next_one]
+    batcher.expire(clock.now)
+    assert "cannot be met any more" in late.outcome.message
 
 
 def test_expire_ends_what_is_due_waiting_or_running_and_tells_the_next_deadline(clock, make_job):

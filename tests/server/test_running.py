@@ -3,8 +3,11 @@
 import gc
 import weakref
 
+import numpy as np
+
 from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed
 from onnxserve_server.scheduling.batch import Slot
+from onnxserve_server.spec import Rows, RowVerdict
 from support.batching import (
     ANSWER,
     Hooked,
@@ -155,18 +158,66 @@ def test_a_defect_ends_every_member_and_the_next_batch_succeeds(clock, make_job)
     assert answer(healthy) == [6]
 
 
-def test_an_output_without_a_row_for_each_row_fails_instead_of_being_misdealt(clock, make_job):
-    class Shrinking:
-        def run(self, feeds, outputs, handle=None):
-            return [feeds["x"][:1]]
+class Shrinking(Hooked):
+    """A session whose output has the first row alone."""
 
+    def run(self, feeds, outputs, handle=None):
+        return [array[:1] for array in super().run(feeds, outputs, handle)]
+
+
+def test_the_jobs_of_a_batch_whose_output_has_not_a_row_for_each_run_one_by_one(clock, make_job):
+    batcher, session = new_batcher(clock), Shrinking()
+    runner = runner_of(session, batcher, clock)
+    jobs = submit(batcher, *values(make_job, 1, 2, 3, 4))
+    assert runner.run(batcher.take(Slot())) is None
+    assert [answer(job) for job in jobs] == [[2], [4], [6], [8]]
+    assert session.runs == [[1, 2, 3, 4], [1], [2], [3], [4]]
+    assert not runner.spec.batching.enabled
+    assert runner.spec.batching.rows == RowVerdict(Rows.DEPENDENT, "its output y had the shape [1, 1] for 4 rows")
+    submit(batcher, *values(make_job, 5, 6))
+    assert batcher.take(Slot()).rows == 1
+
+
+def test_a_lone_job_whose_output_has_not_a_row_for_each_gets_all_of_it(clock, make_job):
+    batcher, session = new_batcher(clock), Shrinking()
+    runner = runner_of(session, batcher, clock)
+    (pair,) = submit(batcher, make_job(2, value=1, outputs=ANSWER))
+    runner.run(batcher.take(Slot())).scatter()
+    assert answer(pair) == [2]
+    assert session.runs == [[1, 1]]
+    assert not runner.spec.batching.enabled
+
+
+def test_jobs_without_rows_whose_output_has_one_are_run_with_none(clock, make_job):
+    class Growing(Hooked):
+        def run(self, feeds, outputs, handle=None):
+            return [np.concatenate([array, array[:1] + 7]) for array in super().run(feeds, outputs, handle)]
+
+    batcher, session = new_batcher(clock), Growing()
+    runner = runner_of(session, batcher, clock)
+    (empty,) = submit(batcher, make_job(0, outputs=ANSWER))
+    assert runner.run(batcher.take(Slot())) is None
+    assert answer(empty) == []
+    assert session.runs == [[0], []]
+
+
+def test_a_batch_that_ran_while_batching_stopped_runs_again_one_by_one(clock, make_job):
     batcher = new_batcher(clock)
-    alone, *_ = jobs = submit(batcher, *values(make_job, 1, 2))
-    runner_of(Shrinking(), batcher, clock).run(batcher.take(Slot()))
-    assert (answer(alone), answer(jobs[1])) == ([1], [2])
-    (pair,) = submit(batcher, make_job(2, outputs=ANSWER))
-    runner_of(Shrinking(), batcher, clock).run(batcher.take(Slot()))
-    assert isinstance(pair.outcome, ModelRunFailed)
+    jobs = submit(batcher, *values(make_job, 1, 2))
+    session = Hooked(before=lambda rows: runner.stop_batching("another run said so"))
+    runner = runner_of(session, batcher, clock)
+    assert runner.run(batcher.take(Slot())) is None
+    assert [answer(job) for job in jobs] == [[2], [4]]
+    assert session.runs == [[1, 2], [1], [2]]
+
+
+def test_batching_stops_once_and_whoever_asks_is_called_with_the_new_spec(clock):
+    seen = []
+    runner = runner_of(Hooked(), new_batcher(clock), clock)
+    runner.on_stop = seen.append
+    assert [runner.stop_batching("a"), runner.stop_batching("b")] == [True, False]
+    assert seen == [runner.spec]
+    assert runner.spec.batching.reason == "a"
 
 
 def test_the_inputs_of_a_job_are_freed_with_its_answer(clock, make_job):

@@ -153,7 +153,7 @@ def test_half_a_model_is_named(root):
 def test_an_input_that_is_not_a_tensor_is_named(tmp_path):
     root = zoo.write(tmp_path / "models", {"of_a_sequence": zoo.of_a_sequence()})
     line = the_line(serve(root))
-    assert f"{root}/of_a_sequence/1/model.onnx: x is a seq(tensor(float)); the server supports tensor(float), " in line
+    assert f"{root}/of_a_sequence/1/model.onnx: x is a seq(tensor(float)), not a tensor; export the model " in line
 
 
 def test_a_busy_port_is_reported_before_models_are_loaded(root):
@@ -313,3 +313,38 @@ def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting(monkeypatch
         monkeypatch.setenv(f"ONNXSERVE_{name}", value)
     assert load_settings().port == 8500
     assert load_settings(port=1).port == 1
+
+
+def test_what_kubernetes_says_of_other_services_is_no_setting(monkeypatch):
+    for service, port in (("PROD", "8500"), ("HTTP", "80"), ("PROD_2_MAX_MESSAGE", "1")):
+        links = {
+            "PORT": f"tcp://10.0.0.1:{port}",
+            "SERVICE_HOST": "10.0.0.1",
+            "SERVICE_PORT": port,
+            "SERVICE_PORT_GRPC": port,
+            f"PORT_{port}_TCP": f"tcp://10.0.0.1:{port}",
+            f"PORT_{port}_TCP_PROTO": "tcp",
+            f"PORT_{port}_TCP_PORT": port,
+            f"PORT_{port}_TCP_ADDR": "10.0.0.1",
+            f"PORT_{port}_UDP": f"udp://10.0.0.1:{port}",
+        }
+        for name, value in links.items():
+            monkeypatch.setenv(f"ONNXSERVE_{service}_{name}", value)
+    assert (load_settings().port, load_settings().http_port) == (8500, 8501)
+    assert load_settings(http_port=0).http_port == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MAX_MESAGE_BYTES", "unknown setting; did you mean ONNXSERVE_MAX_MESSAGE_BYTES?"),
+        ("GRPC_PORT", "unknown setting"),
+        ("PORT_8500", "unknown setting"),
+        ("SERVICE", "unknown setting"),
+    ],
+)
+def test_a_mistyped_setting_is_named_beside_the_services(monkeypatch, name, meant):
+    monkeypatch.setenv("ONNXSERVE_PROD_PORT", "tcp://10.0.0.1:8500")
+    monkeypatch.setenv(f"ONNXSERVE_{name}", "8500")
+    with pytest.raises(ConfigurationError, match=f"environment variable ONNXSERVE_{name}: {meant}".replace("?", r"\?")):
+        load_settings()

@@ -1,6 +1,8 @@
 """What the server does to its process's signals, and that it undoes it."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -33,3 +35,22 @@ def test_a_signal_stops_what_serves():
     with set_on_signal(stop, lambda: True):
         signal.raise_signal(signal.SIGTERM)
         assert stop.wait(10)
+
+
+STUCK = """
+import logging, signal, sys, threading
+from onnxserve_server.signals import set_on_signal
+logging.basicConfig()
+stop = threading.Event()
+with set_on_signal(stop, lambda: True, 0.2):
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.wait(10)
+    print("stopping", flush=True)
+    threading.Event().wait()
+"""
+
+
+def test_a_stop_that_does_not_end_is_ended():
+    done = subprocess.run([sys.executable, "-c", STUCK], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "stopping\n")
+    assert "something is left behind" in done.stderr

@@ -20,8 +20,19 @@ COLUMN = (TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch
 ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
 
 
-def split_of(whole, max_rows):
-    return Split(whole, max_rows, COLUMN)
+class Whole:
+    """A model that keeps which jobs it is to run whole, and why."""
+
+    def __init__(self, joins=True):
+        self.joins = joins
+        self.ran = []
+
+    def run_whole(self, job, fault):
+        self.ran.append((job, fault))
+
+
+def split_of(whole, max_rows, model=None):
+    return Split(whole, max_rows, COLUMN, model or Whole())
 
 
 def counted(make_job, rows, **fields):
@@ -46,7 +57,7 @@ def test_rows_along_another_axis_are_cut_and_joined_along_it_and_what_is_shared_
     inputs = (replace(COLUMN[0], batch_axis=1), replace(COLUMN[0], name="s", shape=("k",), batch_axis=None))
     x, s = np.arange(14, dtype=np.float32).reshape(2, 7), np.arange(3, dtype=np.float32)
     whole = make_job(7, inputs=(x, s), outputs=(replace(ANSWER[0], batch_axis=1),))
-    parts = Split(whole, 3, inputs).parts
+    parts = Split(whole, 3, inputs, Whole()).parts
     assert [part.inputs[0].tolist() for part in parts] == [x[:, :3].tolist(), x[:, 3:6].tolist(), x[:, 6:].tolist()]
     assert all(part.inputs[1] is s for part in parts)
     for part in reversed(parts):
@@ -81,6 +92,25 @@ def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):
     assert all(part.has_ended for part in split.parts)
     split.parts[3].end(result(split.parts[3]))
     assert isinstance(whole.outcome, ModelRunFailed)
+
+
+def test_answers_that_cannot_be_joined_have_the_whole_run_in_one_run(make_job):
+    whole, model = counted(make_job, 4), Whole()
+    for i, part in enumerate(split_of(whole, 2, model).parts):
+        wide = np.zeros((part.rows, 1 + i), np.float32)
+        part.end(Result("m", "1", [(ANSWER[0], wide)], Receipt(0, 0, 0, 1, 1, "cpu")))
+    assert not whole.has_ended
+    ((job, fault),) = model.ran
+    assert job is whole
+    assert "dimension" in fault
+
+
+def test_answers_of_rows_that_turned_out_to_depend_on_each_other_are_not_joined(make_job):
+    whole, model = counted(make_job, 4), Whole(joins=False)
+    for part in split_of(whole, 2, model).parts:
+        part.end(result(part))
+    assert not whole.has_ended
+    assert model.ran == [(whole, "")]
 
 
 def test_cancelling_the_whole_takes_every_part_out_of_queue_and_batch(make_job, clock):
@@ -175,7 +205,7 @@ def test_a_part_that_could_not_be_done_in_time_refuses_the_whole(waiting):
         server.submit(4, deadline=103.0)
     assert server.model.load().queued_jobs == 0
     assert server.outcomes == []
-    server.submit(4, deadline=104.0)
+    server.submit(4, deadline=104.75)  # the wait of three seconds counts a quarter more
     assert server.model.load().queued_jobs == 4
 
 

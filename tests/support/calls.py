@@ -135,6 +135,9 @@ class Watching:
     def on_run(self, run):
         pass
 
+    def on_spot_check(self, check):
+        pass
+
     def on_call_end(self, method, code, seconds):
         self.calls.append((method, code, seconds))
 

@@ -62,7 +62,7 @@ class Generator:
 
     async def _measure(self, load: Load, on_progress: OnProgress) -> Sample:
         options = channel_options(
-            max_message_bytes=_MAX_MESSAGE_BYTES, keepalive=60.0, retries=0, load_balancing="round_robin", options=()
+            max_message_bytes=_MAX_MESSAGE_BYTES, keepalive=60.0, load_balancing="round_robin", options=()
         )
         async with _channel(target_uri(self.target), self.credentials, options) as channel:
             methods = Methods(channel)

@@ -1,6 +1,7 @@
 """`onnxserve models`: the models of a server."""
 
 import json as jsonlib
+from collections.abc import Iterator
 
 import typer
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.text import Text
 
 from onnxserve import Batching, ModelInfo, TensorSpec
 from onnxserve._cli.connection import DEFAULT_TARGET, Ca, Json, Target, Tls, connect
+
+_ROWS = {"INDEPENDENT": "independent (proved)"}
 
 
 def models(*, target: Target = DEFAULT_TARGET, tls: Tls = False, ca: Ca = None, json: Json = False) -> None:
@@ -33,17 +36,28 @@ def _print(console: Console, each: ModelInfo) -> None:
         for spec in specs:
             facts.add_row("", kind, Text(spec.name), Text(_type(spec)))  # Text: [brackets] would be read as markup
     console.print(facts)
-    console.print(Text(f"  {_batching(each.batching)}"))
+    if each.left_out:
+        console.print(Text(f"  not served, because they cannot be sent: {', '.join(each.left_out)}"))
+    for line in _batching(each.batching):
+        console.print(Text(f"  {line}"))
+    for rule in each.rules:
+        console.print(Text(f"  refused: {' and '.join(map(str, rule.conditions))}; {rule.reason}"))
     if each.description:
         console.print(Text(f"  {each.description}"), style="dim")
 
 
 def _type(spec: TensorSpec) -> str:
-    return f"{spec.dtype}[{', '.join('?' if axis is None else str(axis) for axis in spec.shape)}]"
+    axes = ["..."] if spec.any_shape else ["?" if axis is None else str(axis) for axis in spec.shape]
+    return f"{spec.dtype}[{', '.join(axes)}]{', optional' if spec.optional else ''}"
 
 
-def _batching(batching: Batching) -> str:
-    if not batching.enabled:
-        return f"one request at a time: {batching.reason}"
+def _batching(batching: Batching) -> Iterator[str]:
     waits = f", waiting up to {batching.max_delay_us} µs for more" if batching.max_delay_us else ""
-    return f"batches of up to {batching.max_rows} rows{waits}"
+    if batching.enabled:
+        yield f"batches of up to {batching.max_rows} rows{waits}"
+    else:
+        yield f"one request at a time: {batching.reason}"
+    rows = batching.rows
+    if rows.reason and rows.reason not in batching.reason:
+        node = f" because of node {rows.node}" if rows.node else ""
+        yield f"rows {_ROWS.get(rows.rows, rows.rows.lower())}{node}: {rows.reason}"

@@ -4,7 +4,7 @@ from onnxserve.v1 import model_service_pb2 as model_service
 from onnxserve.v1 import tensor_pb2
 from onnxserve_server.edge.public import Methods
 from onnxserve_server.engine.table import Table
-from onnxserve_server.spec import ModelSpec, TensorSpec
+from onnxserve_server.spec import InputRule, ModelSpec, TensorSpec
 
 
 class ModelService:
@@ -74,6 +74,18 @@ def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_serv
         ),
         metadata=spec.metadata,
         description=spec.description,
+        rules=[_encode_rule(rule) for rule in spec.rules],
+        left_out=spec.left_out,
+    )
+
+
+def _encode_rule(rule: InputRule) -> model_service.InputRule:
+    return model_service.InputRule(
+        conditions=[
+            model_service.InputRule.Condition(input=name, axis=-1 if axis is None else axis, value=value)
+            for name, axis, value in rule.conditions
+        ],
+        reason=rule.reason,
     )
 
 
@@ -87,4 +99,6 @@ def _encode_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
         ],
         labels=spec.labels,
         batch_axis=-1 if spec.batch_axis is None else spec.batch_axis,
+        any_shape=spec.any_shape,
+        optional=spec.default is not None,
     )

@@ -14,10 +14,9 @@ from onnxserve_server.edge.messages import parse
 from onnxserve_server.edge.status import google_status
 from onnxserve_server.engine.seam import Handoff
 from onnxserve_server.errors import InvalidRequest, ServeError, Violation
-from onnxserve_server.spec import TensorSpec
+from onnxserve_server.spec import MAX_TENSORS, TensorSpec
 
 _MAX_REQUEST_ID = 128  # characters
-_MAX_TENSORS = 4096
 
 
 def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
@@ -99,8 +98,8 @@ def _read_request(wire: inference.PredictRequest, deadline: float, clock: Clock)
     if len(wire.request_id) > _MAX_REQUEST_ID:
         raise _invalid("request_id", f"it is longer than {_MAX_REQUEST_ID} characters")
     for field, count in (("inputs", len(wire.inputs)), ("outputs", len(wire.outputs))):
-        if count > _MAX_TENSORS:  # before a million objects are made of a message of two megabytes
-            raise _invalid(field, f"{count} are more than any model has; at most {_MAX_TENSORS}")
+        if count > MAX_TENSORS:  # before a million objects are made of a message of two megabytes
+            raise _invalid(field, f"{count} are more than any model has; at most {MAX_TENSORS}")
     if deadline != math.inf:
         deadline = clock() + deadline - time()
     if wire.HasField("timeout"):

@@ -1,5 +1,7 @@
 """The engine: requests go in, each calls back once. It knows no transport."""
 
+import math
+
 from onnxserve_server.core import Done, Job, Request
 from onnxserve_server.engine.stream_sequences import StreamSequences
 from onnxserve_server.engine.table import Table
@@ -16,6 +18,7 @@ class Engine:
         services: what they share.
         clock: tells the time in seconds.
         flush: see Flusher.flush; after the last of a burst of requests has been submitted.
+        default_timeout: seconds that a request has whose caller names no deadline; inf: as long as it takes.
         draining: whether new requests are refused.
         refused: requests that were refused since drain().
     """
@@ -25,6 +28,7 @@ class Engine:
         self.services = services
         self.clock = services.clock
         self.flush = services.flusher.flush
+        self.default_timeout = services.default_timeout
         self.draining = False
         self.refused = 0
 
@@ -48,6 +52,8 @@ class Engine:
         if self.draining:
             self.refused += 1
             raise Draining("the server is about to stop")
+        if request.deadline == math.inf != self.default_timeout:
+            request = request._replace(deadline=arrived + self.default_timeout)
         model = self.table.resolve(request.model, request.version)
         try:
             return model.submit(request, arrived, done)

@@ -30,7 +30,6 @@ class ServedModel:
     """
 
     def __init__(self, spec: ModelSpec, session: Model, services: Services, max_inline: float = 0.0) -> None:
-        self.spec = spec
         self.states = States(spec)
         self.sequences = LiveSequences(spec.sequences, services.clock, services.deadlines)
         self._services = services
@@ -41,8 +40,14 @@ class ServedModel:
         self._runner = BatchRunner(spec, session, self._batcher, services.clock, services.observer)
         label = f"{spec.name}/{spec.version}"
         run_then_flush = services.flusher.run_then_flush
+        self._runner.on_stop = self._admit_by
         self._executors = [Executor(self._runner, self._batcher, run_then_flush, label) for _ in range(spec.instances)]
         self._is_unflushed = False
+
+    @property
+    def spec(self) -> ModelSpec:
+        """See Servable; another one once batching has stopped."""
+        return self._runner.spec
 
     def start(self) -> None:
         """Start the executors."""
@@ -66,10 +71,11 @@ class ServedModel:
         job = self._admission.admit(request, arrived, done, server_inputs)
         if request.trace is not None and server_inputs is None:  # not at each of ten thousand steps
             request.trace.mark("queue")
-        if job.rows <= self.spec.batching.max_rows:
+        policy = self.spec.batching
+        if job.rows <= policy.max_rows or not policy.enabled:
             self.queue(job)
         else:
-            self._queue_parts(job)
+            self._queue_parts(job, policy.max_rows)
         return job
 
     def queue(self, job: Job) -> None:
@@ -93,9 +99,27 @@ class ServedModel:
         """Return what waits and runs now."""
         return self._batcher.load()
 
-    def _queue_parts(self, job: Job) -> None:
+    @property
+    def joins(self) -> bool:
+        """See splitting.Runs: whether a large job may still run in parts."""
+        return self.spec.batching.enabled
+
+    def run_whole(self, job: Job, fault: str) -> None:
+        """See splitting.Runs: run a job in one run, of however many rows, whose parts' answers would be wrong."""
+        if fault:
+            self._runner.stop_batching(f"the outputs of the runs of one request cannot be joined: {fault}")
+        try:
+            self.queue(job)
+        except ServeError as error:
+            job.end(error)
+
+    def _admit_by(self, spec: ModelSpec) -> None:
+        """Admit requests by a new spec."""
+        self._admission = Admission(spec)
+
+    def _queue_parts(self, job: Job, max_rows: int) -> None:
         """Queue the parts of a large job, all or none."""
-        split = Split(job, self.spec.batching.max_rows, self.spec.inputs)
+        split = Split(job, max_rows, self.spec.inputs, self)
         try:
             for part in split.parts:
                 self.queue(part)

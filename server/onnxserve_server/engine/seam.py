@@ -60,10 +60,12 @@ class Inference(Protocol):
     Attributes:
         clock: tells the time in seconds; deadlines of requests are times of it.
         flush: starts what was submitted; to be called after the last request of a burst.
+        default_timeout: seconds that a request has whose caller names no deadline; inf: as long as it takes.
     """
 
     clock: Clock
     flush: Callable[[], None]
+    default_timeout: float
 
     def submit(self, request: Request, done: Done) -> Job:
         """Admit and queue a request; `done` is called once, from any thread. Raises ServeError."""

@@ -2,23 +2,39 @@
 
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from onnxserve_server.core import Done, Job, Receipt, Result
-from onnxserve_server.errors import ModelRunFailed, ServeError
+from onnxserve_server.errors import ServeError
 from onnxserve_server.spec import TensorSpec
+
+
+class Runs(Protocol):
+    """A model, as far as a split job needs it."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether the rows of the model are still taken to be independent, so that a job may run in parts."""
+        ...
+
+    def run_whole(self, job: Job, fault: str) -> None:
+        """Run a job that has run in parts once more, in one run. `fault`: why its parts cannot be joined, if so."""
+        ...
 
 
 class Split:
     """Cuts a job into parts of at most `max_rows` rows and joins their results in order.
 
-    The first part that fails ends the whole, and the other parts with it. `inputs` are the model's.
+    The first part that fails ends the whole, and the other parts with it. If rows turn out to depend on each other
+    meanwhile, or the results cannot be joined, the whole is run in one run. `inputs` are those of the model.
     """
 
-    def __init__(self, whole: Job, max_rows: int, inputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, whole: Job, max_rows: int, inputs: Sequence[TensorSpec], model: Runs) -> None:
         self._whole = whole
         self._inputs = inputs
+        self._model = model
         self._lock = threading.Lock()
         starts = range(0, whole.rows, max_rows)
         self._missing = len(starts)
@@ -59,15 +75,20 @@ class Split:
                 self._missing -= 1
                 complete = self._missing == 0
             if complete:
-                self._whole.end(self._outcome())
+                self._finish()
 
         return collect
 
-    def _outcome(self) -> Result | ServeError:
-        try:
-            return self._joined()
-        except ValueError as error:  # rows of different shapes
-            return ModelRunFailed(f"the outputs of its runs cannot be joined: {error}")
+    def _finish(self) -> None:
+        fault = ""
+        if self._model.joins:
+            try:
+                self._whole.end(self._joined())
+                return
+            except ValueError as error:  # rows of different shapes
+                fault = str(error)
+        self._results.clear()
+        self._model.run_whole(self._whole, fault)
 
     def _joined(self) -> Result:
         results = [result for result in self._results if result is not None]

@@ -4,6 +4,7 @@ A layer above the batcher, which knows nothing of it. A sequence has at most one
 different sequences share runs like any other jobs.
 """
 
+import math
 import threading
 from typing import Protocol
 
@@ -60,6 +61,9 @@ class StreamSequences:
         """
         if step.max_steps is not None and not 0 < step.max_steps <= _MAX_STEPS:
             raise InvalidRequest([Violation("steps.max", f"must be between 1 and {_MAX_STEPS}, not {step.max_steps}")])
+        services = self._engine.services
+        if request.deadline == math.inf != services.default_timeout:
+            request = request._replace(deadline=services.clock() + services.default_timeout)
         sequence = self._find(request, step) if step.sequence else self._nameless(request)
         if step.end:
             self._forget(step.sequence)

@@ -1,16 +1,21 @@
 """model.yaml: how an operator configures one model. Every key is optional; defaults come from the graph itself."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.yaml_file import read_mapping
 from onnxserve_server.runtime.providers import parse_providers
 
 FILE_NAME = "model.yaml"
+
+MAX_ROWS = 2**31 - 1  # what GetModel can say of any count of rows
+MAX_BYTES = 2**63 - 1
+MAX_THREADS = 1024
+_MAX_MS = 31 * 86_400_000
 
 
 class BatchingConfig(BaseModel):
@@ -18,24 +23,46 @@ class BatchingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool | None = Field(
+    enabled: bool | Literal["proved"] | None = Field(
         None,
-        description="true: batch in spite of the probe; false: one request at a time; default: as the probe finds",
+        description="true: batch although rows may change each other; proved: batch only if the graph shows that they "
+        "cannot; false: one request at a time; default: batch unless rows meet in the graph or were seen to change",
     )
-    max_rows: int = Field(64, ge=1, description="maximum rows of one run")
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="how far a row may change with the other rows of its batch, as a share of its largest value; "
+        "default: as far as its type rounds",
+    )
+    max_rows: int = Field(64, ge=1, le=MAX_ROWS, description="maximum rows of one run")
     max_delay_us: int = Field(
         0,
         ge=0,
         le=10_000_000,
         description="how long the oldest request may wait for others while an executor is free, in µs",
     )
-    max_queue_rows: int = Field(4096, ge=1, description="maximum rows that may wait")
-    max_queue_bytes: int = Field(256 << 20, ge=1, description="maximum bytes of input that may wait")
-    ageing_ms: int = Field(1000, ge=1, description="waiting time that is worth one step of priority, in ms")
+    max_queue_rows: int = Field(4096, ge=1, le=MAX_ROWS, description="maximum rows that may wait")
+    max_queue_bytes: int = Field(256 << 20, ge=1, le=MAX_BYTES, description="maximum bytes of input that may wait")
+    ageing_ms: int = Field(1000, ge=1, le=_MAX_MS, description="waiting time that is worth one step of priority, in ms")
     oversize: Literal["split", "refuse"] = Field(
         "split",
         description="a request of more than max_rows: split it into several runs and join the answers, or refuse it",
     )
+    spot_checks: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of the model's run time that spot checks may take, which run rows of batches again alone; "
+        "0: none",
+    )
+
+    @field_validator("enabled", mode="before")
+    @classmethod
+    def _take_proved(cls, value: object) -> object:
+        if not isinstance(value, bool) and value not in (None, "proved"):
+            raise ValueError("must be true, false or proved")
+        return value
 
 
 class StateConfig(BaseModel):
@@ -57,13 +84,24 @@ class StateConfig(BaseModel):
         return value
 
 
+class CustomOperatorsConfig(BaseModel):
+    """A library of custom operators."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="the library, within the repository; relative to the model's directory")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the library, in hexadecimal digits")
+
+
 class SequencesConfig(BaseModel):
     """How much state of a stateful model is kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max: int = Field(4096, ge=1, description="maximum sequences whose state is kept at the same time")
-    idle_ms: int = Field(300_000, ge=1, description="how long the state is kept after a sequence's last step, in ms")
+    max: int = Field(4096, ge=1, le=MAX_ROWS, description="maximum sequences whose state is kept at the same time")
+    idle_ms: int = Field(
+        300_000, ge=1, le=_MAX_MS, description="how long the state is kept after a sequence's last step, in ms"
+    )
 
 
 class ModelConfig(BaseModel):
@@ -73,7 +111,7 @@ class ModelConfig(BaseModel):
 
     batching: BatchingConfig = BatchingConfig()
     instances: int = Field(1, ge=1, le=64, description="runs at the same time")
-    threads: int | None = Field(None, ge=1, le=1024, description="threads that one run may use")
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads that one run may use")
     providers: Annotated[
         dict[str, dict[str, str]] | None,
         Field(description="execution providers by preference: a name, a list, or a mapping of names to their options"),
@@ -86,6 +124,9 @@ class ModelConfig(BaseModel):
     )
     session_config: dict[str, str] = Field(
         default_factory=dict, description="ONNX Runtime session configuration entries"
+    )
+    custom_operators: tuple[CustomOperatorsConfig, ...] = Field(
+        (), description="libraries of custom operators: `[{path: ../ops.so, sha256: 9f86...}]`"
     )
     batch_axis: Annotated[
         dict[str, int] | None,
@@ -112,6 +153,15 @@ class ModelConfig(BaseModel):
     versions: Literal["latest", "all"] | Annotated[list[str], Field(min_length=1)] = Field(
         "latest", description='which versions are served: latest, all, or a list such as `["3", "7"]`'
     )
+
+    @model_validator(mode="after")
+    def _bound_threads(self) -> Self:
+        if (self.threads or 1) * self.instances > MAX_THREADS:
+            raise ValueError(
+                f"instances: {self.instances} and threads: {self.threads} are {self.instances * (self.threads or 1)} "
+                f"threads at the same time; at most {MAX_THREADS} are allowed, and more than the CPUs gain nothing"
+            )
+        return self
 
     @field_validator("providers", mode="before")
     @classmethod
@@ -174,7 +224,7 @@ def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig
     Raises:
         ConfigurationError: not a YAML mapping, or an unknown key or a bad value; the message names the key.
     """
-    config = read_mapping(path) if path.exists() else {}
+    config = read_mapping(path) if path.exists() or path.is_symlink() else {}
     batching = config.get("batching", {})
     if isinstance(batching, dict):
         config = {**config, "batching": {**batching_defaults, **batching}}
@@ -182,25 +232,6 @@ def read_config(path: Path, batching_defaults: dict[str, object]) -> ModelConfig
         return ModelConfig.model_validate(config)
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {explain(error)}") from error
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings; an empty one has none.
-
-    Raises:
-        ConfigurationError: it cannot be read, or is not a mapping.
-    """
-    try:
-        mapping = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {_explain_yaml(error)}") from error
-    if mapping is None:
-        return {}
-    if not isinstance(mapping, dict):
-        raise ConfigurationError(f"{path}: must be a mapping of settings, such as `threads: 2`")
-    return mapping
 
 
 def explain(error: ValidationError) -> str:
@@ -223,13 +254,6 @@ def _key(place: tuple[int | str, ...]) -> str:
 def _is_kind(part: int | str) -> bool:
     """Whether a part of a place is pydantic's name of a member of a union, such as list[StateConfig]."""
     return isinstance(part, str) and part.startswith(("literal[", "list["))
-
-
-def _explain_yaml(error: UnicodeDecodeError | yaml.YAMLError) -> str:
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
-    mark, what = error.problem_mark, " ".join(part for part in (error.problem, error.context) if part)
-    return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
 
 
 def _explain_one(kind: str, message: str) -> str:

@@ -1,24 +1,28 @@
 """Make a model on disk serve: probe it in a child process, load it, warm it, describe it."""
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxserve_server.engine.model import ServedModel
+from onnxserve_server.engine.rules import explain
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import BatchingConfig
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.repository.files import check_within, sha256_of
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
-from onnxserve_server.runtime.probe import Verdict, check_batch_axes
+from onnxserve_server.runtime.metadata import json_in
+from onnxserve_server.runtime.probe import Findings
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.samples import warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.scheduling.services import Services
-from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
+from onnxserve_server.spec import BatchPolicy, InputRule, ModelSpec, Rows, TensorSpec
 
 logger = logging.getLogger(__name__)
+
+_SHARE_IF_PROVED = 0.1  # of batching.spot_checks: all that is left to find is a fault of the analysis or of a kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +42,22 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
         ConfigurationError: it cannot be loaded as configured.
     """
     options = _session_options(found, defaults)
-    verdict = prober.probe(found.path, options)
+    batching = found.config.batching
+    findings = prober.probe(found.path, options, max_rows=batching.max_rows, batched=batching.enabled is True)
+    verdict = findings.verdict
     session = Session(found.path, options)
-    if found.config.batching.enabled and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
+    if batching.enabled is True and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    spec = _spec(found, session, options, _policy(found.config.batching, verdict))
+    spec = _spec(found, session, options, _policy(found, verdict, is_random=session.is_random), findings.rules)
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
-    if found.config.batching.enabled and not verdict.batchable:
+    if batching.enabled is True and not verdict.batchable:
         logger.warning(
             "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
         )
+    _report_contradiction(spec, verdict)
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
         logger.warning(
@@ -60,9 +67,37 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
             spec.providers[0],
             ", ".join(missing),
         )
-    if failure := warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1):
+    for rule in spec.rules:
+        logger.info("model %s/%s refuses what it would not survive: %s", spec.name, spec.version, explain(rule))
+    if findings.untried:
+        logger.warning("model %s/%s was not tried in full: %s", spec.name, spec.version, findings.untried)
+    if failure := _warm_up(session, spec, findings):
         logger.warning("model %s/%s could not be warmed up: %s", spec.name, spec.version, failure)
     return ServedModel(spec, session, services, defaults.max_inline)
+
+
+def _warm_up(session: Session, spec: ModelSpec, findings: Findings) -> str:
+    """Do again what the child process has survived; return why that is nothing, "" for success."""
+    if not findings.warm_up_rows:
+        return findings.warm_up_failure
+    return warm_up(session, min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1))
+
+
+def _libraries(found: Found) -> tuple[str, ...]:
+    """Return the paths of the model's libraries of custom operators, each of which is the one that is listed."""
+    directory = found.config_file.parent
+    for i, library in enumerate(found.config.custom_operators):
+        place, path = f"{found.config_file}: custom_operators[{i}]", directory / library.path
+        try:
+            check_within(path, directory.parent)
+            digest = sha256_of(path)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from error
+        if digest != library.sha256:
+            raise ConfigurationError(
+                f"{place}: {path} has the SHA-256 {digest} and not the one that is listed; if it is meant to, list that"
+            )
+    return tuple(str(directory / library.path) for library in found.config.custom_operators)
 
 
 def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
@@ -76,14 +111,45 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
+        custom_operators=_libraries(found),
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
+        tolerance=config.batching.tolerance,
     )
 
 
-def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
+def _report_contradiction(spec: ModelSpec, verdict: Verdict) -> None:
+    """Log that the analysis of the graph was wrong, if trying has shown that."""
+    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
+        logger.error(
+            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
+            "bug of onnxserve, with the model",
+            spec.name,
+            spec.version,
+            verdict.reason,
+        )
+
+
+def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
+    """Return how a model is batched. `is_random`: it draws random numbers, so that no row can be compared.
+
+    Raises:
+        ConfigurationError: model.yaml says that it is, but its rows change each other.
+    """
+    config = found.config.batching
     enabled, reason = verdict.batchable, verdict.reason
-    if config.enabled is not None:
-        enabled, reason = config.enabled, "" if config.enabled else "model.yaml says so"
+    match config.enabled:
+        case True if verdict.rows.rows is Rows.DEPENDENT:
+            raise ConfigurationError(
+                f"{found.config_file}: batching.enabled: the model cannot be batched: {verdict.reason}; remove the "
+                "line, or set batching.tolerance if so large a difference does not matter"
+            )
+        case True:
+            enabled, reason = True, ""
+        case False:
+            enabled, reason = False, "model.yaml says so"
+        case "proved" if enabled and verdict.rows.rows is not Rows.INDEPENDENT:
+            enabled, reason = False, f"batching.enabled is proved, and this is not: {verdict.rows.reason}"
+    is_proved = verdict.rows.rows is Rows.INDEPENDENT
     return BatchPolicy(
         enabled=enabled,
         reason=reason,
@@ -93,15 +159,20 @@ def _policy(config: BatchingConfig, verdict: Verdict) -> BatchPolicy:
         max_queue_bytes=config.max_queue_bytes,
         ageing=config.ageing_ms / 1e3,
         split=config.oversize == "split",
+        rows=verdict.rows,
+        tolerance=config.tolerance or 0.0,
+        spot_checks=0.0 if is_random else config.spot_checks * (_SHARE_IF_PROVED if is_proved else 1.0),
     )
 
 
-def _spec(found: Found, session: Session, options: SessionOptions, policy: BatchPolicy) -> ModelSpec:
+def _spec(
+    found: Found, session: Session, options: SessionOptions, policy: BatchPolicy, rules: tuple[InputRule, ...]
+) -> ModelSpec:
     metadata = dict(session.metadata)
     return ModelSpec(
         name=found.name,
         version=found.version,
-        inputs=session.inputs,
+        inputs=session.inputs + session.optional,
         outputs=_labelled(found, session.outputs, metadata),
         batching=policy,
         requested_providers=tuple(options.providers),
@@ -113,9 +184,17 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
         state=state_of(found, session),
         sequences=policy_of(found.config.sequences),
         feedback=feedback_of(found, session),
+        rules=tuple(rule for rule in rules if not (policy.enabled and _is_about_rows(rule, session.inputs))),
+        left_out=session.left_out,
         metadata=metadata,
         description=session.description,
     )
+
+
+def _is_about_rows(rule: InputRule, inputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether it asks for no rows at all: a batched model then runs on one row of zeros."""
+    batch_axes = {spec.name: spec.batch_axis for spec in inputs}
+    return any(axis is not None and axis == batch_axes[name] for name, axis, _ in rule.conditions)
 
 
 def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str, str]) -> tuple[TensorSpec, ...]:
@@ -127,7 +206,7 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
         raise ConfigurationError(
             f"{found.config_file}: labels.{min(unknown)}: unknown output; the model's outputs are {expected}"
         )
-    if not labels and (labels := _labels_in(metadata)):
+    if not labels and (labels := _labels_in(metadata, {output.name for output in outputs})):
         del metadata["labels"]
     for output in outputs:
         names, classes = labels.get(output.name, ()), output.shape[-1] if output.shape else None
@@ -137,12 +216,9 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
     return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
 
 
-def _labels_in(metadata: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return "labels" of the metadata if it is a JSON object of lists by output; other tools may mean other things."""
-    try:
-        labels = json.loads(metadata.get("labels", "{}"))
-    except ValueError:
-        return {}
-    if isinstance(labels, dict) and all(isinstance(names, list) for names in labels.values()):
+def _labels_in(metadata: Mapping[str, str], known: Container[str]) -> dict[str, list[str]]:
+    """Return "labels" of the metadata if it is a JSON object of lists by output."""
+    labels = json_in(metadata, "labels")
+    if isinstance(labels, dict) and all(isinstance(names, list) and name in known for name, names in labels.items()):
         return {output: [str(name) for name in names] for output, names in labels.items()}
     return {}

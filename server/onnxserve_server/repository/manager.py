@@ -4,20 +4,23 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxserve_server.engine.servable import Servable
 from onnxserve_server.engine.table import Table
 from onnxserve_server.errors import ConfigurationError, ModelNotFound
 from onnxserve_server.repository.discovery import Found, discover
+from onnxserve_server.repository.files import contained
 from onnxserve_server.repository.load_status import LoadStatus, LoadStatuses
 from onnxserve_server.repository.loader import Defaults, load
-from onnxserve_server.runtime.prober import Prober
+from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.resources import resident_bytes
 from onnxserve_server.scheduling.services import Services
 
 logger = logging.getLogger(__name__)
+
+_EVERY_ONE = {"suppressed": 0}  # of these lines is logged: a start has as many as models, whatever callers do
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +32,14 @@ class Repository:
         batching_defaults: the server's settings for batching, by the keys of model.yaml.
         defaults: its other settings for models whose model.yaml says nothing.
         skip_broken: whether load_all() goes on without a model that cannot be loaded.
+        probe_limits: what it may take to try a model.
     """
 
     root: Path
     batching_defaults: dict[str, object]
     defaults: Defaults
     skip_broken: bool = False
+    probe_limits: ProbeLimits = field(default_factory=ProbeLimits)
 
 
 class ModelManager:
@@ -74,16 +79,16 @@ class ModelManager:
             ConfigurationError: a model cannot be loaded; with skip_broken, none can.
         """
         repository = self._repository
-        with Prober() as prober:
-            for found in discover(repository.root, repository.batching_defaults):
+        with Prober(repository.probe_limits, stop) as prober:
+            for found in discover(repository.root, repository.batching_defaults, self._note_broken):
                 if stop is not None and stop.is_set():
                     return
                 try:
                     self.load(found, prober)
                 except ConfigurationError as error:
-                    if not repository.skip_broken:
-                        raise
-                    logger.error("model %s/%s is skipped: %s", found.name, found.version, error)
+                    if stop is not None and stop.is_set():
+                        return
+                    self._skip(found.name, found.version, error)
         if not self._table.models():
             raise ConfigurationError(
                 f"{repository.root}: none of its models can be loaded; see the log for the reasons"
@@ -96,7 +101,7 @@ class ModelManager:
             ConfigurationError: it cannot be loaded; the version that served before goes on serving.
         """
         with self._lock, contextlib.ExitStack() as stack:
-            self._load(found, prober or stack.enter_context(Prober()))
+            self._load(found, prober or stack.enter_context(Prober(self._repository.probe_limits)))
 
     def stop(self, name: str, version: str) -> None:
         """Refuse new requests for a version with MODEL_STOPPED, finish those that wait, and give back its memory.
@@ -120,6 +125,18 @@ class ModelManager:
         for model in self._table.models():
             model.stop()
 
+    def _note_broken(self, name: str, version: str, error: ConfigurationError) -> None:
+        """Note a model, or a version of one, that is not even tried."""
+        self._on_change(self.statuses.fail(self.statuses.begin(name, version), str(error)))
+        self._skip(name, version, error)
+
+    def _skip(self, name: str, version: str, error: ConfigurationError) -> None:
+        """Go on without a model; raises the error if the server must not."""
+        if not self._repository.skip_broken:
+            raise error
+        label = f"{name}/{version}" if version else name
+        logger.error("model %s is skipped: %s", label, error, extra=_EVERY_ONE)
+
     def _load(self, found: Found, prober: Prober) -> None:
         logger.info("loading model %s/%s", found.name, found.version)
         loading = self.statuses.begin(found.name, found.version)
@@ -139,16 +156,9 @@ class ModelManager:
 
     def _started(self, found: Found, prober: Prober) -> Servable:
         """Return a version that takes requests, once it is in the table."""
-        try:
+        with contained(found.path):
             model = load(found, self._repository.defaults, prober, self._services)
             model.start()
-        except ConfigurationError:
-            raise
-        except Exception as error:  # a defect, or no descriptors or threads left: one version's, not the server's
-            logger.exception("loading model %s/%s failed unexpectedly", found.name, found.version)
-            raise ConfigurationError(
-                f"{found.path}: loading it failed unexpectedly ({type(error).__name__}: {error}); see the log"
-            ) from error
         return model
 
     def _put(self, model: Servable, old: Servable | None) -> None:

@@ -1,16 +1,18 @@
 """Which inputs of a model are outputs of its previous step: from model.yaml or the file's metadata, and checked."""
 
-import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from onnxserve.tensor import NAMES, STORAGE, STRING, Array
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.repository.config import ModelConfig, SequencesConfig, explain
+from onnxserve_server.repository.config import ModelConfig, SequencesConfig, StateConfig
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.repository.files import check_regular, check_within
+from onnxserve_server.runtime.metadata import json_in
 from onnxserve_server.runtime.session import Session
 from onnxserve_server.spec import Feedback, SequencePolicy, StatePair, TensorSpec
 
@@ -36,9 +38,8 @@ def state_of(found: Found, session: Session) -> tuple[StatePair, ...]:
         ConfigurationError: a name is unknown, or an output does not fit its input.
     """
     config, place = found.config.state, f"{found.config_file}: state"
-    if config is None and "state" in session.metadata:
-        place = f"{found.path}: metadata state"
-        config = _read(session.metadata["state"], place, "state").state
+    if config is None:
+        config, place = _state_in(session), f"{found.path}: metadata state"
     if config is None:
         return ()
     if config == "auto":
@@ -65,9 +66,8 @@ def feedback_of(found: Found, session: Session) -> tuple[Feedback, ...]:
         ConfigurationError: a name is unknown, or an output does not fit its input.
     """
     config, place = found.config.feedback, f"{found.config_file}: feedback"
-    if config is None and "feedback" in session.metadata:
-        place = f"{found.path}: metadata feedback"
-        config = _read(session.metadata["feedback"], place, "feedback").feedback
+    if config is None:
+        config, place = _feedback_in(session), f"{found.path}: metadata feedback"
     pairs = []
     for output_name, input_name in (config or {}).items():
         output = _named(output_name, session.outputs, f"{place}.{output_name}", "output")
@@ -83,14 +83,34 @@ def policy_of(config: SequencesConfig) -> SequencePolicy:
     return SequencePolicy(max_live=config.max, idle=config.idle_ms / 1e3)
 
 
-def _read(text: str, place: str, key: str) -> ModelConfig:
-    """Return a configuration of one key, whose value is JSON from the file's metadata."""
+def _state_in(session: Session) -> Literal["auto"] | list[StateConfig] | None:
+    """Return "state" of the metadata, if it is as in model.yaml and names inputs and outputs of the model."""
+    config = _config_in(session, "state")
+    if config is None or config.state is None or config.state == "auto":
+        return None if config is None else config.state
+    known = all(_knows(session, input_=pair.input, output=pair.output) for pair in config.state)
+    return config.state if known else None
+
+
+def _feedback_in(session: Session) -> dict[str, str] | None:
+    """Return "feedback" of the metadata, if it is as in model.yaml and names inputs and outputs of the model."""
+    config = _config_in(session, "feedback")
+    if config is None or config.feedback is None:
+        return None
+    known = all(_knows(session, input_=input_, output=output) for output, input_ in config.feedback.items())
+    return config.feedback if known else None
+
+
+def _config_in(session: Session, key: str) -> ModelConfig | None:
+    """Return a configuration of one key, whose value is in the file's metadata; None if it is another tool's."""
     try:
-        return ModelConfig.model_validate({key: json.loads(text)})
-    except ValidationError as error:
-        raise ConfigurationError(f"{place}: {explain(error)}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{place}: not valid JSON: {error}") from error
+        return ModelConfig.model_validate({key: json_in(session.metadata, key)})
+    except ValidationError:
+        return None
+
+
+def _knows(session: Session, *, input_: str, output: str) -> bool:
+    return any(spec.name == input_ for spec in session.inputs) and any(spec.name == output for spec in session.outputs)
 
 
 def _recognise(session: Session, place: str) -> tuple[StatePair, ...]:
@@ -124,6 +144,9 @@ def _mismatch(input_: TensorSpec, output: TensorSpec) -> str:
     if input_.data_type == STRING or input_.data_type != output.data_type:
         types = f"{NAMES[output.data_type]} and {NAMES[input_.data_type]}"
         return f"output {output.name} and input {input_.name} are {types}; both must have one type, other than string"
+    for spec in (input_, output):
+        if spec.any_shape:
+            return f"the model declares no shape for {spec.name}; export it with one"
     fits = len(input_.shape) == len(output.shape) and all(
         isinstance(size, str) or isinstance(other, str) or size == other
         for size, other in zip(input_.shape, output.shape, strict=True)
@@ -136,11 +159,15 @@ def _mismatch(input_: TensorSpec, output: TensorSpec) -> str:
 def _initial(value: float | str, spec: TensorSpec, directory: Path, place: str) -> float | Array:
     if not isinstance(value, str):
         return value
+    path = directory / value
     try:
-        with (directory / value).open("rb") as file:  # not by np.load(), which takes other files, too
-            array: Array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigurationError(f"{place}: {directory / value}: {error}") from error
+        check_within(path, directory)
+        check_regular(path)
+        array: Array = np.lib.format.open_memmap(path, mode="r")  # takes no memory, whatever size the file claims
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{place}: {error}") from error
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigurationError(f"{place}: {path}: {error}") from error
     row = spec.row_of(spec.shape)
     fits = array.ndim == len(row) and all(
         isinstance(size, str) or size == other for size, other in zip(row, array.shape, strict=True)
@@ -150,4 +177,4 @@ def _initial(value: float | str, spec: TensorSpec, directory: Path, place: str) 
             f"{place}: {value} is {array.dtype}{list(array.shape)}, but a row of {spec.name} is "
             f"{NAMES[spec.data_type]}{list(row)}"
         )
-    return array
+    return np.array(array)

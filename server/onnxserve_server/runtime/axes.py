@@ -4,12 +4,12 @@ The default is the first axis. The configuration says otherwise, or else the met
 keys "batch_axis" and "shared".
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.runtime.metadata import json_in
 from onnxserve_server.spec import TensorSpec
 
 
@@ -46,12 +46,13 @@ def assign_axes(
     Raises:
         ConfigurationError: a tensor or an axis does not exist, an axis has a fixed size, or no input has rows.
     """
-    in_file = BatchAxes(file=str(path), batch_axis=_axes_in(metadata), shared=_shared_in(metadata))
+    known = {spec.name for spec in inputs + outputs}
+    in_file = BatchAxes(file=str(path), batch_axis=_axes_in(metadata, known), shared=_shared_in(metadata, known))
     by_axis = in_file if configured.batch_axis is None else configured
     by_shared = in_file if configured.shared is None else configured
     axes, shared = by_axis.batch_axis or {}, by_shared.shared or ()
     for name, axis in axes.items():
-        if fault := _fault_of_axis(name, axis, inputs + outputs):
+        if fault := _fault_of_axis(name, axis, inputs, outputs):
             raise ConfigurationError(f"{by_axis.file}: batch_axis.{name}: {fault}")
     for name in shared:
         if fault := _fault_of_shared(name, inputs, outputs, axes):
@@ -60,7 +61,8 @@ def assign_axes(
         raise ConfigurationError(f"{by_shared.file}: shared: at least one input must have rows, and so not be shared")
 
     def assign(spec: TensorSpec) -> TensorSpec:
-        return replace(spec, batch_axis=None if spec.name in shared else axes.get(spec.name, 0))
+        default = None if spec.any_shape and spec in outputs else 0
+        return replace(spec, batch_axis=None if spec.name in shared else axes.get(spec.name, default))
 
     used = {
         *(["batch_axis"] if by_axis is in_file and in_file.batch_axis is not None else []),
@@ -70,10 +72,12 @@ def assign_axes(
     return tuple(map(assign, inputs)), tuple(map(assign, outputs)), unused
 
 
-def _fault_of_axis(name: str, axis: int, specs: Specs) -> str:
-    spec = next((spec for spec in specs if spec.name == name), None)
+def _fault_of_axis(name: str, axis: int, inputs: Specs, outputs: Specs) -> str:
+    spec = next((spec for spec in inputs + outputs if spec.name == name), None)
     if spec is None:
-        return f"unknown input or output; the model's are {_names(specs)}"
+        return f"unknown input or output; the model's are {_names(inputs + outputs)}"
+    if spec.any_shape and axis >= 0:  # whether the runs of an output have it is seen when the model is tried
+        return "the model declares no shape for it; export it with one" if spec in inputs else ""
     if not 0 <= axis < len(spec.shape):
         shape = ", ".join(str(size or "?") if isinstance(size, str) else str(size) for size in spec.shape)
         return f"its shape [{shape}] has no axis {axis}; axes are counted from 0"
@@ -94,20 +98,17 @@ def _names(specs: Iterable[TensorSpec]) -> str:
     return ", ".join(spec.name for spec in specs)
 
 
-def _axes_in(metadata: Mapping[str, str]) -> dict[str, int] | None:
-    """Return "batch_axis" of the metadata if it is a JSON object of integers; other tools may mean other things."""
-    axes = _json(metadata, "batch_axis")
-    return axes if isinstance(axes, dict) and all(type(axis) is int for axis in axes.values()) else None
+def _axes_in(metadata: Mapping[str, str], known: Container[str]) -> dict[str, int] | None:
+    """Return "batch_axis" of the metadata if it is a JSON object of integers by known names."""
+    axes = json_in(metadata, "batch_axis")
+    if isinstance(axes, dict) and all(type(axis) is int and name in known for name, axis in axes.items()):
+        return axes
+    return None
 
 
-def _shared_in(metadata: Mapping[str, str]) -> list[str] | None:
-    """Return "shared" of the metadata if it is a JSON list of names."""
-    names = _json(metadata, "shared")
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-
-
-def _json(metadata: Mapping[str, str], key: str) -> object:
-    try:
-        return json.loads(metadata.get(key, "null"))
-    except ValueError:
-        return None
+def _shared_in(metadata: Mapping[str, str], known: Container[str]) -> list[str] | None:
+    """Return "shared" of the metadata if it is a JSON list of known names."""
+    names = json_in(metadata, "shared")
+    if isinstance(names, list) and all(isinstance(name, str) and name in known for name in names):
+        return names
+    return None

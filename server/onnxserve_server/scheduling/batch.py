@@ -33,12 +33,18 @@ class Batch:
     """Jobs that share one run, in the order of their rows, and the slot that they run in.
 
     When the last member leaves, the run is stopped.
+
+    Attributes:
+        key: what its jobs have in common; None where nothing but the model.
+        formed: when it was put together.
     """
 
-    __slots__ = ("_stop", "abandoned", "free_since", "jobs", "live", "rows", "slot")
+    __slots__ = ("_stop", "abandoned", "formed", "free_since", "jobs", "key", "live", "rows", "slot")
 
-    def __init__(self, jobs: list[Job], rows: int, slot: Slot) -> None:
+    def __init__(self, jobs: list[Job], rows: int, slot: Slot, formed: float = 0.0) -> None:
         self.jobs = jobs
+        self.key = jobs[0].key if jobs else None
+        self.formed = formed
         self.rows = rows
         self.live = len(jobs)
         self.slot = slot

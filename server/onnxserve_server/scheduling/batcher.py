@@ -20,8 +20,12 @@ from onnxserve_server.errors import DeadlineExceeded, ModelStopped, QueueFull
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.bucket import Bucket
 from onnxserve_server.scheduling.estimate import RunTimes
+from onnxserve_server.scheduling.planning import Draft, Planner
 from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy
+
+_PASSED = "the deadline passed before the model had run"
+_TOO_LATE = "the deadline cannot be met any more: the requests ahead took longer than expected"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +56,9 @@ class Batcher:
     """
 
     def __init__(self, policy: BatchPolicy, services: Services, instances: int = 1) -> None:
-        self.policy = policy
         self._backlog = services.backlog
         self._clock = services.clock
         self._watch_deadline = services.deadlines.watch
-        self._instances = instances
         self._lock = threading.Lock()
         self._buckets: dict[object, Bucket] = {}
         self._running: set[Batch] = set()
@@ -67,14 +69,24 @@ class Batcher:
         self._queued_bytes = 0
         self._closed = False
         self._times = RunTimes()
+        self._planner = Planner(policy, instances)
         self.run_seconds = 0.0
+
+    @property
+    def policy(self) -> BatchPolicy:
+        """Limits and the order of the queue; it may be replaced by a policy that batches no longer."""
+        return self._planner.policy
+
+    @policy.setter
+    def policy(self, policy: BatchPolicy) -> None:
+        self._planner.policy = policy
 
     def submit(self, job: Job) -> None:
         """Queue a job. It may lie there until dispatch() is called.
 
         Raises:
             QueueFull: as many rows or bytes wait as may, for this model or for all.
-            DeadlineExceeded: the job could not be done in time even if it ran as fast as the fastest of the last runs.
+            DeadlineExceeded: the job cannot be done in time, going by the last runs and the jobs ahead of it.
             ModelStopped: the batcher has been closed.
         """
         policy = self.policy
@@ -128,7 +140,7 @@ class Batcher:
             elif job.deadline < next_deadline:
                 next_deadline = job.deadline
         for job in expired:
-            job.withdraw(DeadlineExceeded("the deadline passed before the model had run"))
+            job.withdraw(DeadlineExceeded(_PASSED if job.deadline <= now else _TOO_LATE))
         return next_deadline
 
     def dispatch(self, max_inline: float = 0.0) -> Batch | None:
@@ -204,27 +216,46 @@ class Batcher:
     def finished(self, batch: Batch, seconds: float | None) -> None:
         """Note that a batch is no longer running. `seconds` is the time of its run, None when it did not succeed."""
         with self._lock:
-            self._running.discard(batch)
-            for job in batch.jobs:
-                job.place = None  # else job and batch would hold each other, and their arrays, until a collection
+            self._forget(batch)
             if seconds is not None:
                 self.run_seconds += seconds
                 self._times.note(max(batch.rows, 1), seconds)  # without rows it is run with one of zeros
+                self._planner.forecast.note(batch.key, batch.rows, seconds, self._clock())
 
-    def halve(self, batch: Batch) -> list[Batch]:
-        """Put two batches in the place of one that failed, each of half the members that have not left."""
+    def stopped(self, batch: Batch, seconds: float) -> None:
+        """Note that a batch is no longer running: its run was stopped after so long because everybody had left."""
+        with self._lock:
+            self._forget(batch)
+            self._planner.forecast.note_stopped(batch.key, batch.rows, seconds, self._clock())
+
+    def divide(self, batch: Batch) -> list[Batch]:
+        """Put several batches in the place of one that failed: two, each of half the members that have not left.
+
+        Once batching has stopped, each member gets one.
+        """
         parts = []
         with self._lock:  # all at once: expire() must see those, too, whose half runs second
             self._running.discard(batch)
             members = [job for job in batch.jobs if job.place is batch]
-            middle = len(members) // 2
-            for half in filter(None, (members[:middle], members[middle:])):
-                part = Batch(half, sum(job.rows for job in half), batch.slot)
-                for job in half:
+            size = (len(members) + 1) // 2 if self.policy.enabled else 1
+            for start in range(0, len(members), size or 1):
+                some = members[start : start + size]
+                part = Batch(some, sum(job.rows for job in some), batch.slot, batch.formed)
+                for job in some:
                     job.place = part
                 self._running.add(part)
                 parts.append(part)
         return parts
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether jobs wait."""
+        return bool(self._buckets)
+
+    @property
+    def closed(self) -> bool:
+        """Whether new jobs are refused."""
+        return self._closed
 
     def load(self) -> Load:
         """Return what waits and runs now."""
@@ -271,29 +302,30 @@ class Batcher:
         return self._idle.pop()
 
     def _form(self, bucket: Bucket, slot: Slot, now: float) -> Batch:
-        """Take jobs from the head of the bucket while their rows fit; there may be none that is still to be run."""
-        most_jobs = None if self.policy.enabled else 1
-        jobs: list[Job] = []
-        rows = 0
+        """Take jobs from the head of the bucket that can finish in time together; there may be none."""
+        draft = Draft(self._planner, bucket, now)
         while bucket:
             job = bucket.head()
-            if jobs and (rows + job.rows > self.policy.max_rows or len(jobs) == most_jobs):
-                break
-            self._unqueue(job, bucket)
             if job.has_ended:  # it is just leaving, in another thread
+                self._unqueue(job, bucket)
                 job.place = None
-                continue
-            if job.deadline <= now:
+            elif draft.is_late(job):
+                self._unqueue(job, bucket)
                 job.place = None
                 self._late.append(job)
-                continue
-            jobs.append(job)
-            rows += job.rows
-        batch = Batch(jobs, rows, slot)
-        for job in jobs:
+            elif draft.has_room(job):
+                self._unqueue(job, bucket)
+                draft.add(job)
+            else:
+                break
+        batch = Batch(draft.jobs, draft.rows, slot, now)
+        for job in batch.jobs:
             job.place = batch
-        if jobs:
+        if batch.jobs:
             self._running.add(batch)
+            self._planner.forecast.begin(batch.key, batch.rows, now)
+        if self._late:
+            self._watch_deadline(now)  # so that expire() ends them, on a thread of its own
         return batch
 
     def _form_or_rest(self, bucket: Bucket, slot: Slot, now: float) -> Batch | None:
@@ -306,6 +338,11 @@ class Batcher:
         else:
             self._idle.append(slot)
         return None
+
+    def _forget(self, batch: Batch) -> None:
+        self._running.discard(batch)
+        for job in batch.jobs:
+            job.place = None  # else job and batch would hold each other, and their arrays, until a collection
 
     def _unqueue(self, job: Job, bucket: Bucket) -> None:
         bucket.remove(job)
@@ -337,19 +374,20 @@ class Batcher:
         )
 
     def _seconds_until_empty(self) -> float:
-        batches = 1 + self._queued_rows // self.policy.max_rows
-        return max(0.01, self._times.shortest * batches / self._instances)
+        return max(0.01, self._planner.seconds_until_empty(self._queued_rows))
 
     def _refuse_for_time(self, job: Job) -> None:
-        batches_ahead = self._queued_rows / self.policy.max_rows / self._instances
-        needed = 0.0 if self._idle else self._times.shortest * (1 + batches_ahead)
-        if job.arrived + needed > job.deadline:
-            raise DeadlineExceeded(
-                f"the deadline cannot be met: about {needed * 1e3:.1f} ms are needed"
-                if needed
-                else "the deadline has passed",
-                needed_us=str(int(needed * 1e6)),
-            )
+        needed = self._planner.refusal(job, self._buckets, self._running)
+        if needed is None:
+            return
+        if job.deadline <= job.arrived:
+            raise DeadlineExceeded("the deadline has passed")
+        raise DeadlineExceeded(
+            f"the deadline cannot be met: about {needed * 1e3:.1f} ms are needed, with the requests ahead, and "
+            f"{(job.deadline - job.arrived) * 1e3:.1f} ms are left; "
+            f"set a longer timeout, send fewer requests at a time, or add servers",
+            needed_us=str(int(needed * 1e6)),
+        )
 
     def _overslept(self, slot: Slot) -> None:
         """Take the slot of an executor that woke by itself off the idle list, or wait until it is given back."""

@@ -13,10 +13,11 @@ class Bucket:
     nothing older. Within one priority the rank follows arrival, so each level is a plain queue and only heads compare.
     """
 
-    __slots__ = ("_levels", "rows")
+    __slots__ = ("_levels", "_rows", "rows")
 
     def __init__(self) -> None:
         self._levels: dict[int, OrderedDict[Job, None]] = {}
+        self._rows: dict[int, int] = {}  # by priority
         self.rows = 0
 
     def push(self, job: Job) -> None:
@@ -24,7 +25,9 @@ class Bucket:
         level = self._levels.get(job.priority)
         if level is None:
             level = self._levels[job.priority] = OrderedDict()
+            self._rows[job.priority] = 0
         level[job] = None
+        self._rows[job.priority] += job.rows
         self.rows += job.rows
 
     def head(self) -> Job:
@@ -39,8 +42,14 @@ class Bucket:
         level = self._levels[job.priority]
         del level[job]
         if not level:
-            del self._levels[job.priority]
+            del self._levels[job.priority], self._rows[job.priority]
+        else:
+            self._rows[job.priority] -= job.rows
         self.rows -= job.rows
+
+    def rows_ahead(self, priority: int) -> int:
+        """Return the rows of the jobs of that priority or a higher one."""
+        return sum([rows for level, rows in self._rows.items() if level >= priority])
 
     def oldest_arrival(self) -> float:
         """Return when the job that waits longest arrived; the bucket must not be empty."""

@@ -11,13 +11,10 @@ class RunTimes:
 
     def __init__(self) -> None:
         self._runs: deque[tuple[int, float]] = deque(maxlen=_RECENT)
-        self.shortest = 0.0
-        """Seconds of the fastest of the last runs; 0 while there is none."""
 
     def note(self, rows: int, seconds: float) -> None:
         """Take in a run."""
         self._runs.append((rows, seconds))
-        self.shortest = min(seconds for _, seconds in self._runs)
 
     def at_most(self, rows: int) -> float:
         """Return how long a run of so many rows should take at most, in seconds; inf while nothing is known.

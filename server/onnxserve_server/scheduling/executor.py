@@ -59,6 +59,7 @@ class Executor:
                 self._finished.put(run)
             else:
                 self._run_then_flush(run.scatter)
+            self._runner.spot_check(run)
 
     def _scatter(self) -> None:
         while (run := self._finished.get()) is not None:
@@ -73,5 +74,6 @@ def run_waiting(runner: BatchRunner, batcher: Batcher, max_inline: float) -> Non
         run = runner.run(batch)
         if run is not None:
             run.scatter()
+            runner.spot_check(run)
         done += 1
         batch = batcher.next(batch, max_inline if done < _MAX_INLINE else 0.0)

@@ -1,19 +1,22 @@
 """Hops 5 and 6: run a batch on a session, give every job its own rows."""
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from onnxserve.tensor import Array
 from onnxserve_server.core import Clock, Job, Receipt, Result
-from onnxserve_server.errors import ModelRunFailed
-from onnxserve_server.observing import Observer, Run
-from onnxserve_server.runtime.session import RunFailed, RunHandle
+from onnxserve_server.errors import InvalidValues, ModelRunFailed, OutOfMemory, ServeError, Violation
+from onnxserve_server.observing import Observer, Run, SpotCheck
+from onnxserve_server.runtime.failures import MemoryRefused, RunFailed, ValuesRefused
+from onnxserve_server.runtime.session import RunHandle
 from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.batcher import Batcher
-from onnxserve_server.spec import ModelSpec, TensorSpec
+from onnxserve_server.scheduling.spot_checks import SpotChecks
+from onnxserve_server.spec import ModelSpec, TensorSpec, without_batching
 
 logger = logging.getLogger(__name__)
 
@@ -28,37 +31,58 @@ class Model(Protocol):
         ...
 
 
+class BatchingStopped(RunFailed):
+    """The model runs one request at a time from now on, and this run was not one request's own."""
+
+
 class BatchRunner:
-    """Runs batches of one model. It holds no state: several threads may run batches at a time."""
+    """Runs batches of one model. Several threads may run batches at a time.
+
+    Attributes:
+        spec: the model's; another one once batching has stopped.
+        on_stop: called with that one.
+    """
 
     def __init__(
         self, spec: ModelSpec, session: Model, batcher: Batcher, clock: Clock, observer: Observer | None = None
     ) -> None:
-        self._spec = spec
+        self.spec = spec
+        self.on_stop: Callable[[ModelSpec], None] = _nothing
+        self._stopping = threading.Lock()
         self._session = session
         self._batcher = batcher
         self._clock = clock
         self._observer = observer
         self._rows_first = spec.rows_first
+        self._checks: SpotChecks | None = None
+        if spec.batching.enabled and spec.batching.spot_checks:
+            self._checks = SpotChecks(spec, session.run, clock, self._note_check, self.stop_batching)
 
     def run(self, batch: Batch) -> "FinishedRun | None":
-        """Run a batch. When it fails, halve it until the jobs at fault are alone: the others get their answer."""
-        wanted = wanted_outputs(batch.jobs, self._spec)
+        """Run a batch. When it fails, halve it until the jobs at fault are alone: the others get their answer.
+
+        When its outputs have not a row for each of its rows, nobody knows whose they are: its jobs run one by one.
+        """
+        spec = self.spec
+        wanted = wanted_outputs(batch.jobs, spec)
         handle = RunHandle()
         batch.arm(handle.stop)
         started = self._clock()
         try:
             if batch.abandoned:
                 raise RunFailed("every caller left before it began")
-            arrays = self._session.run(gather(batch, self._spec), [output.name for output in wanted], handle)
+            arrays = self._session.run(gather(batch, spec), [output.name for output in wanted], handle)
             seconds = self._clock() - started
-            columns = check_rows(wanted, arrays, batch, self._spec.batching.enabled)
+            if spec.batching.enabled:
+                self._check_rows(wanted, arrays, batch)
         except RunFailed as error:
-            is_over = len(batch.jobs) == 1 or batch.abandoned
+            is_over = batch.abandoned or (len(batch.jobs) == 1 and not isinstance(error, BatchingStopped))
+            seconds = self._clock() - started
             if self._observer is not None:
-                seconds = self._clock() - started
-                self._observer.on_run(run_of(self._spec, batch, batch.rows, started, seconds, is_over=is_over))
-            if is_over:
+                self._observer.on_run(run_of(spec, batch, batch.rows, started, seconds, is_over=is_over))
+            if batch.abandoned:
+                self._batcher.stopped(batch, seconds)
+            elif is_over:
                 self._fail(batch, error)
             else:
                 self._run_apart(batch)
@@ -68,33 +92,84 @@ class BatchRunner:
             self._fail(batch, RunFailed(str(error)))
             return None
         self._batcher.finished(batch, seconds)
-        return FinishedRun(
-            batch, columns, started, seconds, self._spec, observer=self._observer, rows_first=self._rows_first
+        columns = {output.name: array for output, array in zip(wanted, arrays, strict=True)}
+        return FinishedRun(batch, columns, started, seconds, spec, observer=self._observer, rows_first=self._rows_first)
+
+    def spot_check(self, run: "FinishedRun") -> None:
+        """Spot-check a batch that was answered, if it is its turn. Call it in the batch's slot, at the end of it."""
+        checks, batcher = self._checks, self._batcher
+        if checks is not None and not batcher.closed:
+            checks.after(run.batch, run.columns, batcher.run_seconds, waiting=batcher.has_waiting)
+
+    def stop_batching(self, reason: str) -> bool:
+        """Run one request at a time from now on, for `reason`, a sentence; return whether batching went on until now.
+
+        Batches that are running are run again, one request at a time.
+        """
+        with self._stopping:
+            if not self.spec.batching.enabled:
+                return False
+            spec = without_batching(self.spec, reason)
+            self._batcher.policy = spec.batching
+            self.spec = spec
+            self._checks = None
+            self.on_stop(spec)
+        logger.error(
+            "the model runs one request at a time from now on, because %s; export it so that its rows do not "
+            "depend on each other, or set `batching.enabled: false` in its model.yaml",
+            reason,
+            extra=self._named(),
         )
+        return True
+
+    def _note_check(self, check: SpotCheck) -> None:
+        if self._observer is not None:
+            self._observer.on_spot_check(check)
+
+    def _check_rows(self, wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch) -> None:
+        """Stop batching if the outputs have not one row for each row of the batch.
+
+        Raises:
+            BatchingStopped: this batch must run again, one request at a time.
+        """
+        if fault := _fault_of_rows(wanted, arrays, max(batch.rows, 1)):
+            self.stop_batching(fault)
+        is_own = len(batch.jobs) == 1 and batch.rows > 0  # without rows it was run with one of zeros
+        if not is_own and not self.spec.batching.enabled:
+            raise BatchingStopped("its requests run one at a time")
 
     def _run_apart(self, batch: Batch) -> None:
-        for part in self._batcher.halve(batch):
+        for part in self._batcher.divide(batch):
             if (run := self.run(part)) is not None:
                 run.scatter()
 
     def _fail(self, batch: Batch, error: RunFailed) -> None:
         self._batcher.finished(batch, None)
-        if batch.abandoned:
-            return
-        # Without what ONNX Runtime quotes of a tensor, which belongs to the callers; they get the whole message.
-        message = str(error).partition(_QUOTES)[0].strip()
-        logger.warning("the model failed in its run: %s", message, extra=self._named())
+        if not isinstance(error, ValuesRefused):
+            # Without what ONNX Runtime quotes of a tensor, which belongs to the callers; they get the whole message.
+            message = str(error).partition(_QUOTES)[0].strip()
+            logger.warning("the model failed in its run: %s", message, extra=self._named())
         for job in batch.jobs:
-            job.end(ModelRunFailed(f"the model failed in its run: {error}", **self._named()))
+            job.end(self._error_of(error))
+
+    def _error_of(self, error: RunFailed) -> ServeError:
+        if isinstance(error, ValuesRefused):
+            fault = Violation("inputs", f"the model cannot compute with these values or sizes: {error}")
+            return InvalidValues([fault], **self._named())
+        if isinstance(error, MemoryRefused):
+            return OutOfMemory(
+                f"the run needs more memory than there is; send less at a time: {error}", **self._named()
+            )
+        return ModelRunFailed(f"the model failed in its run: {error}", **self._named())
 
     def _named(self) -> dict[str, str]:
-        return {"model": self._spec.name, "version": self._spec.version}
+        return {"model": self.spec.name, "version": self.spec.version}
 
 
 class FinishedRun:
-    """A batch whose run is over. `rows_first` is the spec's, worked out once."""
+    """A batch whose run is over. `columns` are its outputs by name, `rows_first` is the spec's, worked out once."""
 
-    __slots__ = ("_batch", "_columns", "_observer", "_rows_first", "_spec", "_started", "seconds")
+    __slots__ = ("_observer", "_rows_first", "_spec", "_started", "batch", "columns", "seconds")
 
     def __init__(
         self,
@@ -107,8 +182,8 @@ class FinishedRun:
         observer: Observer | None,
         rows_first: bool,
     ) -> None:
-        self._batch = batch
-        self._columns = columns
+        self.batch = batch
+        self.columns = columns
         self._started = started
         self.seconds = seconds
         self._spec = spec
@@ -117,12 +192,13 @@ class FinishedRun:
 
     def scatter(self) -> None:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
-        batch, columns, rows_first = self._batch, self._columns, self._rows_first
+        batch, columns, rows_first = self.batch, self.columns, self._rows_first
         alone = len(batch.jobs) == 1
+        batched = self._spec.batching.enabled
         first = wasted = 0
         for job in batch.jobs:
             last = first + job.rows
-            if alone and job.rows == batch.rows > 0:
+            if alone and (job.rows > 0 or not batched):
                 outputs = [(output, columns[output.name]) for output in job.outputs]
             elif rows_first:
                 outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
@@ -135,7 +211,7 @@ class FinishedRun:
             self._observer.on_run(run_of(self._spec, batch, wasted, self._started, self.seconds))
 
     def _receipt(self, job: Job) -> Receipt:
-        batch = self._batch
+        batch = self.batch
         free = max(job.arrived, batch.free_since)
         return Receipt(  # by position: this is made for every request
             int((free - job.arrived) * 1e6),
@@ -172,7 +248,7 @@ def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
     cannot run on none, and the shape of the answer is needed.
     """
     jobs = batch.jobs
-    if not batch.rows:
+    if not batch.rows and spec.batching.enabled:
         return {tensor.name: _one_row(tensor, array) for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
     if len(jobs) == 1:
         return {tensor.name: array for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
@@ -193,17 +269,15 @@ def _one_row(tensor: TensorSpec, empty: Array) -> Array:
     return np.full(shape, "", object) if empty.dtype == object else np.zeros(shape, empty.dtype)
 
 
-def check_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch, batched: bool) -> dict[str, Array]:
-    """Return the outputs by name.
-
-    Raises:
-        RunFailed: an output of a batched model has not one row for each row of the batch.
-    """
-    rows = max(batch.rows, 1)
-    columns = {}
+def _fault_of_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], rows: int) -> str:
+    """Return which output has not one row for each of `rows` rows that were run, as a sentence; "" for none."""
     for output, array in zip(wanted, arrays, strict=True):
-        axis, shape = output.batch_axis or 0, array.shape
-        if batched and (len(shape) <= axis or shape[axis] != rows):
-            raise RunFailed(f"output {output.name} has the shape {list(array.shape)} for a batch of {rows} rows")
-        columns[output.name] = array
-    return columns
+        axis = output.batch_axis or 0
+        if array.shape[axis : axis + 1] != (rows,):
+            count = "1 row" if rows == 1 else f"{rows} rows"
+            return f"its output {output.name} had the shape {list(array.shape)} for {count}"
+    return ""
+
+
+def _nothing(_: ModelSpec) -> None:
+    """Stand for the call of nobody."""

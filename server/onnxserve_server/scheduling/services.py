@@ -1,5 +1,6 @@
 """The server around a model, as far as every model needs it."""
 
+import math
 from dataclasses import dataclass, field
 
 from onnxserve_server.core import Clock
@@ -19,6 +20,7 @@ class Services:
         backlog: bounds what waits for all models together.
         flusher: dispatches what was submitted.
         observer: is told of each run; None: nobody is.
+        default_timeout: seconds that a request has whose caller names no deadline; inf: as long as it takes.
     """
 
     clock: Clock
@@ -26,3 +28,4 @@ class Services:
     backlog: Backlog = field(default_factory=Backlog)
     flusher: Flusher = field(default_factory=Flusher)
     observer: Observer | None = None
+    default_timeout: float = math.inf

@@ -95,6 +95,16 @@ WASTED = _counter(
     MODEL,
     VERSION,
 )
+SPOT_CHECKS = _counter(
+    "onnxserve.spot_checks",
+    "{check}",
+    "rows of batches that were run again without their neighbours, by `result`: same, rounding, random, failed or "
+    "dependent, after which batching stops",
+    MODEL,
+    VERSION,
+    "result",
+)
+SPOT_CHECK_TIME = _counter("onnxserve.spot_checks.time", "s", "time that these checks took", MODEL, VERSION)
 QUEUE_ROWS = _gauge("onnxserve.queue.rows", "{row}", "rows that wait", MODEL, VERSION)
 QUEUE_SIZE = _gauge("onnxserve.queue.size", "By", "bytes of input that wait", MODEL, VERSION)
 QUEUE_LIMIT = _gauge("onnxserve.queue.limit", "{row}", "maximum rows that may wait", MODEL, VERSION)

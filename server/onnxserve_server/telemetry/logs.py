@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import re
+import sys
 import threading
 import time
 import traceback
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from onnxserve_server.telemetry.log_writer import LogWriter
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "suppressed"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # else a caller's request_id could forge a line
@@ -29,7 +32,7 @@ START_FAILED = {"start": "failed"}
 
 def configure(level: str, style: Literal["console", "json"]) -> None:
     """Send the log of the whole process to stderr."""
-    handler = logging.StreamHandler()
+    handler = LogWriter(sys.stderr)
     handler.setFormatter(Json() if style == "json" else Console())
     handler.addFilter(RateLimit(handler.handle))
     if style == "console":  # the command itself prints it, on a line without time and level
@@ -37,12 +40,14 @@ def configure(level: str, style: Literal["console", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def flush_withheld() -> None:
-    """Log now a line for the records that the log withholds because there were too many."""
+def flush() -> None:
+    """Log now a line for the records that the log withholds because there were too many, and write what waits."""
     for handler in logging.getLogger().handlers:
         for limit in handler.filters:
             if isinstance(limit, RateLimit):
                 limit.flush()
+        if isinstance(handler, LogWriter):
+            handler.flush()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

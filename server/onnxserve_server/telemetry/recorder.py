@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxserve_server.core import Clock, Receipt, RequestInfo, Result, Trace
 from onnxserve_server.errors import ServeError
-from onnxserve_server.observing import PAGE_METHOD, Run
+from onnxserve_server.observing import PAGE_METHOD, Run, SpotCheck
 from onnxserve_server.spec import ModelSpec
 from onnxserve_server.telemetry import catalogue
 from onnxserve_server.telemetry.catalogue import Instrument
@@ -133,6 +133,13 @@ class Recorder:
             self._tracing.batch(run)
         if len(self._runs) >= _MAX_UNFOLDED:  # with many models, or many steps, few requests may have ended
             self._fold()
+
+    @_harmless
+    def on_spot_check(self, check: SpotCheck) -> None:
+        """See Observer."""
+        labels = check.spec.name, check.spec.version
+        self.count(catalogue.SPOT_CHECKS, *labels, check.result)
+        self.count(catalogue.SPOT_CHECK_TIME, *labels, by=check.seconds)
 
     def on_call_end(self, method: str, code: str, seconds: float) -> None:
         """See Observer."""

@@ -93,7 +93,7 @@ class Predictions:
             version=call.version,
             inputs=_read_inputs(fields["inputs"], spec),
             request_id=call.request_id,
-            deadline=call.arrived + uploads.TIMEOUT,
+            deadline=call.arrived + min(uploads.TIMEOUT, self._engine.default_timeout),
             trace=call.trace,
         )
         try:

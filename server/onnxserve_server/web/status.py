@@ -1,8 +1,10 @@
 """The server's status, as /api/status gives it to the page: one JSON object of models, loads, and all metrics."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from onnxserve import __version__
@@ -55,6 +57,7 @@ class ServerStatus:
             "version": __version__,
             "ready": self.ready(),
             "draining": self.engine.draining,
+            "default_timeout": None if math.isinf(self.engine.default_timeout) else self.engine.default_timeout,
             "models": [_model(model.spec) for model in self.engine.table.models()],
             "loads": [
                 {
@@ -117,6 +120,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "description": spec.description,
         "inputs": [_tensor(tensor) for tensor in spec.inputs],
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
+        "left_out": spec.left_out,
         "providers": spec.providers,
         "requested_providers": spec.requested_providers,
         "instances": spec.instances,
@@ -125,9 +129,11 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "batching": {
             "enabled": policy.enabled,
             "reason": policy.reason,
+            "stopped": policy.stopped,
             "max_rows": policy.max_rows,
             "max_delay_us": round(policy.max_delay * 1e6),
             "max_queue_rows": policy.max_queue_rows,
+            "rows": asdict(policy.rows),
         },
     }
 
@@ -138,6 +144,8 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
         "data_type": NAMES[spec.data_type],
         "shape": spec.shape,
         "batch_axis": spec.batch_axis,
+        "any_shape": spec.any_shape,
+        "optional": spec.default is not None,
     }
 
 

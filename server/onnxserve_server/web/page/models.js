@@ -1,10 +1,11 @@
-// The section Models: a row each, which opens to details of the model; and the loads that failed.
+// The section Models: a row each, which opens to details of the model; the loads that failed; what batches no more.
 
 import { fillFacts } from "./charts.js";
 import { byId, el, format, NONE, setAttribute, setText } from "./dom.js";
 import { keyOf } from "./samples.js";
 
 const MINUTE = 60;
+const NO_BATCHES = "one request at a time";
 const BY_NAME = new Intl.Collator("en", { numeric: true });
 
 // Name, whether narrow windows leave it out, its text, and its key for sorting.
@@ -45,7 +46,10 @@ export class Models {
       if (!this.rows.has(key)) this.rows.set(key, new Row(key));
       this.rows.get(key).draw(specs.get(key), loads.get(key), span, figures.get(key));
     }
-    drawFailed(status.loads.filter(({ state }) => state === "failed"));
+    const failed = status.loads.filter(({ state }) => state === "failed");
+    drawFaults("failed", failed, ({ model, version, at, error }) => [keyOf(model, version), format.time(at), error]);
+    const stopped = status.models.filter(({ batching }) => batching.stopped);
+    drawFaults("stopped", stopped, ({ name, version, batching }) => [keyOf(name, version), NO_BATCHES, batching.reason]);
     this.#show();
   }
 
@@ -160,8 +164,13 @@ function factsOf(spec) {
         ? `up to ${batching.max_rows} rows${batching.max_delay_us ? `, waiting up to ${batching.max_delay_us} µs for others` : ""}; ${format.whole(batching.max_queue_rows)} rows may wait`
         : `off, one request at a time: ${batching.reason}`,
     ],
+    ...(batching.rows.reason && !batching.reason.includes(batching.rows.reason) ? [["rows", rowsText(batching.rows)]] : []),
     ["instances, threads", `${spec.instances}, of ${spec.threads} each`],
   ];
+}
+
+function rowsText({ rows, reason, node }) {
+  return `${rows === "independent" ? "independent (proved)" : rows}${node ? ` because of node ${node}` : ""}: ${reason}`;
 }
 
 function loadFacts(load) {
@@ -171,16 +180,16 @@ function loadFacts(load) {
   return [["load", load.state === "ready" ? `${took}, took ${format.seconds(load.seconds)}${memory}` : took], ...(load.error ? [["error", load.error]] : [])];
 }
 
-function drawFailed(loads) {
-  byId("failed").hidden = loads.length === 0;
-  const shown = JSON.stringify(loads);
-  const list = byId("failed-list");
+// Lists what is at fault in a section that is hidden without any; `textsOf` returns its name, a remark and the reason.
+function drawFaults(id, faults, textsOf) {
+  byId(id).hidden = faults.length === 0;
+  const texts = faults.map(textsOf);
+  const shown = JSON.stringify(texts);
+  const list = byId(`${id}-list`);
   if (list.dataset.shown === shown) return;
   list.dataset.shown = shown;
   list.replaceChildren(
-    ...loads.map(({ model, version, at, error }) =>
-      el("li", {}, el("strong", {}, keyOf(model, version)), el("span", { class: "muted" }, format.time(at)), el("p", {}, error)),
-    ),
+    ...texts.map(([name, remark, reason]) => el("li", {}, el("strong", {}, name), el("span", { class: "muted" }, remark), el("p", {}, reason))),
   );
 }
 

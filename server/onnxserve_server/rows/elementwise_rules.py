@@ -1,0 +1,146 @@
+"""Operators that work element by element, with broadcasting; and arithmetic on the place of rows."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from onnx import TensorProto
+
+from onnxserve_server.rows.contents import cast, compute
+from onnxserve_server.rows.node import Node, is_real
+from onnxserve_server.rows.registry import rule
+from onnxserve_server.rows.sizes import Number, compare, is_at_least
+from onnxserve_server.rows.values import Axes, Axis, Known, Position, Unclear, Value, check_axes, merge
+
+_LOGICAL = {
+    *("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Not", "And", "Or", "Xor"),
+    *("IsNaN", "IsInf", "RegexFullMatch"),
+}
+
+
+def tensors(inputs: Sequence[Known | None]) -> list[Value]:
+    """Return the inputs that are given.
+
+    Raises:
+        Unclear: one is a sequence.
+    """
+    given = [each for each in inputs if each is not None]
+    if not all(isinstance(each, Value) for each in given):
+        raise Unclear("an input is a sequence")
+    return given  # type: ignore[return-value]
+
+
+def broadcast(shapes: Sequence[Axes]) -> Axes:
+    """Return the axes of shapes that are broadcast as numpy does.
+
+    Raises:
+        Meet: rows lie along something else, or along two axes.
+    """
+    rank = max(map(len, shapes))
+    made = [Axis(1)] * rank
+    for axes in shapes:
+        for k, axis in enumerate(axes, start=rank - len(axes)):
+            made[k] = merge(made[k], axis)
+    check_axes(made)
+    return tuple(made)
+
+
+def elementwise(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
+    """Each element depends on the elements at its own place."""
+    values = tensors(inputs)
+    axes = broadcast([value.known for value in values])
+    typed = values[1] if node.op == "Where" else values[0]
+    dtype = TensorProto.BOOL if node.op in _LOGICAL else typed.dtype
+    computed = compute(node.op, values, dtype)
+    if computed is not None:
+        return [computed]
+    made = Value(axes=axes, dtype=dtype, by_count=any(value.by_count for value in values))
+    return [replace(made, **_indices(node, values))] * node.outputs
+
+
+def _indices(node: Node, values: Sequence[Value]) -> dict[str, Any]:
+    """Return what is known of the result as an index."""
+    if len(values) != 2 or is_real(values[0].dtype):
+        return {}
+    one, other = values
+    if node.op == "Add":
+        return {"place": _moved(one, other) or _moved(other, one)}
+    if node.op == "Mul":
+        return {"place": _scaled(one, other) or _scaled(other, one)}
+    if node.op == "Mod" and not node.number("fmod", 0):
+        return {"below": _single(other)}
+    return {}
+
+
+def _moved(index: Value, by: Value) -> Position | None:
+    """Return the place of index + by, where `by` is a small offset."""
+    below = by.below if by.below is not None else _below_of_contents(by)
+    if index.place is None or by.place is not None or below is None:
+        return None
+    return Position(index.place.stride, index.place.below + below - 1)
+
+
+def _scaled(index: Value, by: Value) -> Position | None:
+    factor = _single(by)
+    if index.place is None or factor is None or index.place.below != 1:
+        return None
+    return Position(index.place.stride * factor, 1)
+
+
+def _single(value: Value) -> Number | None:
+    """Return the one element of a value that is positive; None if it has others or is not followed."""
+    if value.contents is None or len(value.contents) != 1 or value.by_count:
+        return None
+    element = value.ints()[0]
+    return None if isinstance(element, int) and element <= 0 else element
+
+
+def _below_of_contents(value: Value) -> Number | None:
+    element = value.contents[0] if value.contents is not None and len(value.contents) == 1 else None
+    return 1 if element == 0 and not isinstance(element, float) else None
+
+
+@rule("Cast", "CastLike", "BitCast")
+def cast_rule(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
+    """As elementwise; whole numbers stay what they are."""
+    value, *like = tensors(inputs)
+    if node.op == "BitCast":
+        return [value.bare(dtype=node.number("to", 0))]
+    dtype = like[0].dtype if node.op == "CastLike" else node.number("to", 0)
+    return [cast(value, dtype) or replace(value, dtype=dtype, contents=None, **_kept(value, dtype))]
+
+
+def _kept(value: Value, dtype: int) -> dict[str, Any]:
+    """Return what stays known of indices; nothing if they become numbers of less precision, or come from such."""
+    whole = {TensorProto.INT64, TensorProto.INT32}
+    return {} if {value.dtype, dtype} <= whole else {"place": None, "below": None, "leads": False}
+
+
+@rule("Clip")
+def clip(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
+    """Element by element; its bounds are scalars."""
+    value, *_ = tensors(inputs)
+    limits = [each for each in inputs[1:] if isinstance(each, Value)]
+    axes = broadcast([value.known, *(limit.known for limit in limits)])
+    made = value.bare(axes=axes, by_count=any(each.by_count for each in (value, *limits)))
+    low = inputs[1] if len(inputs) > 1 else None
+    high = inputs[2] if len(inputs) > 2 else None
+    if isinstance(low, Value) and isinstance(high, Value) and not is_real(value.dtype):
+        return [replace(made, below=_within(low, high))]
+    return [made]
+
+
+def _within(low: Value, high: Value) -> Number | None:
+    """Return the first number above the bounds of a Clip from 0; None if they are not known."""
+    lower, upper = (each.contents[0] if each.contents and len(each.contents) == 1 else None for each in (low, high))
+    if lower is None or upper is None or isinstance(lower, (float, str)) or isinstance(upper, (float, str)):
+        return None
+    return upper + 1 if compare(lower, 0) in (0, 1) else None
+
+
+def resolve(index: Value, axis: Axis) -> bool:
+    """Whether indices along an axis that counts rows always select the row that they belong to."""
+    place = index.place
+    if place is None or not axis.rows or axis.outer != 1:
+        return False
+    return place.stride == axis.inner and (place.below == 1 or is_at_least(axis.inner, place.below))

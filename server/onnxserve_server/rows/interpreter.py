@@ -1,0 +1,207 @@
+"""Walks a graph, its inner graphs and its functions, and applies the rule of each node."""
+
+import time
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+
+from onnxserve_server.rows import registry
+from onnxserve_server.rows.node import Node, from_tensor
+from onnxserve_server.rows.sizes import by_count
+from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, Poison, Unclear, Value
+from onnxserve_server.spec import Rows
+
+_MAX_NODES = 100_000
+_MAX_DEPTH = 24
+_DETERMINISTIC = ("", registry.ML, registry.MICROSOFT)
+_SHAPE_ALONE = {"Shape", "Size"}
+
+Scope = MutableMapping[str, Abstract]
+
+
+class OverBudget(Exception):
+    """The analysis would take longer than it may."""
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What surrounds the nodes of a graph: versions by domain, attributes of the function's call, keys, depth."""
+
+    versions: Mapping[str, int]
+    call: Mapping[str, AttributeProto]
+    key: str = ""
+    depth: int = 0
+
+    def inside(self, key: str) -> "_Context":
+        if self.depth >= _MAX_DEPTH:
+            raise OverBudget(f"graphs and functions are nested deeper than {_MAX_DEPTH}")
+        return replace(self, key=f"{self.key}{key}/", depth=self.depth + 1)
+
+
+class Interpreter:
+    """Interprets one model."""
+
+    def __init__(self, model: ModelProto, deadline: float) -> None:
+        """Take a model, and the time.monotonic() at which OverBudget is raised."""
+        self._model, self._deadline, self._nodes = model, deadline, 0
+        self._functions = {(_standard(each.domain), each.name, each.overload): each for each in model.functions}
+
+    def run(self, inputs: Mapping[str, Abstract]) -> dict[str, Abstract]:
+        """Return what is known of each output of the model's graph, by name.
+
+        Raises:
+            OverBudget: it would take too long.
+        """
+        graph = self._model.graph
+        scope = dict(inputs)
+        context = _Context(_versions(self._model.opset_import), {})
+        values = self._graph(graph, scope, context)
+        return {output.name: value for output, value in zip(graph.output, values, strict=True)}
+
+    def _graph(self, graph: GraphProto, scope: Scope, context: _Context) -> list[Abstract]:
+        for tensor in graph.initializer:
+            scope.setdefault(tensor.name, from_tensor(tensor))
+        for sparse in graph.sparse_initializer:
+            scope.setdefault(sparse.values.name, Value(axes=tuple(map(Axis, sparse.dims))))
+        self._walk(graph.node, scope, context)
+        return [_lookup(scope, output.name) for output in graph.output]
+
+    def _walk(self, nodes: Iterable[NodeProto], scope: Scope, context: _Context) -> None:
+        for node in nodes:
+            self._nodes += 1
+            if self._nodes > _MAX_NODES:
+                raise OverBudget(f"it has more than {_MAX_NODES} nodes, those of functions and loops counted each time")
+            if time.monotonic() > self._deadline:
+                raise OverBudget("the analysis reached its time limit")
+            inputs = [_lookup(scope, name) if name else None for name in node.input]
+            values = self._apply(node, inputs, scope, context)
+            scope.update((name, value) for name, value in zip(node.output, values, strict=False) if name)
+
+    def _apply(
+        self, proto: NodeProto, inputs: Sequence[Abstract | None], scope: Scope, context: _Context
+    ) -> Sequence[Abstract]:
+        domain, name = _standard(proto.domain), _name(proto)
+        attributes = _attributes(proto, context.call)
+        function = self._functions.get((domain, proto.op_type, proto.overload))
+        if function is not None:
+            return self._call(function, inputs, attributes, context.inside(_key(proto)))
+        poison = worst(inputs)
+        if poison is not None and proto.op_type in _SHAPE_ALONE and poison.axes is not None:
+            inputs, poison = [Value(axes=poison.axes)], None
+        if poison is not None:
+            return [replace(poison, axes=None)] * len(proto.output)
+        known = [each for each in inputs if not isinstance(each, Poison)]
+
+        def run(graph: GraphProto, given: Sequence[Abstract], label: str) -> list[Abstract]:
+            inner: Scope = ChainMap({}, scope)
+            inner.update((value.name, each) for value, each in zip(graph.input, given, strict=True))
+            return self._graph(graph, inner, context.inside(f"{_key(proto)}:{label}"))
+
+        node = Node(
+            op=proto.op_type,
+            domain=domain,
+            name=name,
+            version=context.versions.get(domain, 1),
+            key=context.key + _key(proto),
+            attributes=attributes,
+            outputs=len(proto.output),
+            given=[bool(output) for output in proto.output],
+            run=run,
+        )
+        return _judged(node, known)
+
+    def _call(
+        self,
+        function: FunctionProto,
+        inputs: Sequence[Abstract | None],
+        attributes: Mapping[str, AttributeProto],
+        context: _Context,
+    ) -> list[Abstract]:
+        defaults = {attribute.name: attribute for attribute in function.attribute_proto}
+        scope: Scope = {name: each for name, each in zip(function.input, inputs, strict=False) if each is not None}
+        inner = replace(context, versions=_versions(function.opset_import), call={**defaults, **attributes})
+        self._walk(function.node, scope, inner)
+        return [_lookup(scope, name) for name in function.output]
+
+
+def worst(values: Iterable[Abstract | None]) -> Poison | None:
+    """Return the poison among values; one of rows that meet before one of which nothing is known."""
+    poisons = [each for each in values if isinstance(each, Poison)]
+    return next((each for each in poisons if each.rows is Rows.MEET), poisons[0] if poisons else None)
+
+
+def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
+    """Return what the node's rule says, or what holds without one."""
+    try:
+        rule = registry.find(node.domain, node.op)
+        if rule is None:
+            raise Unclear(f"the analysis does not know operator {_operator(node)}")
+        return [_checked(each, node) for each in rule(node, inputs)]
+    except Meet as meet:
+        finding = Poison(Rows.MEET, f"{_operator(node)}: {meet}", node.name)
+    except Unclear as unclear:
+        finding = Poison(Rows.UNKNOWN, f"{_operator(node)}: {unclear}", node.name)
+    except OverBudget:
+        raise
+    except Exception as error:  # a graph that violates the standard, in whatever way
+        finding = Poison(Rows.UNKNOWN, f"{_operator(node)}: the analysis failed: {error!r}"[:300], node.name)
+    without_rows = [each for each in inputs if isinstance(each, Value) and each.row_axis is None]
+    if node.domain in _DETERMINISTIC and len(without_rows) == sum(each is not None for each in inputs) > 0:
+        return [Value(axes=None, by_count=any(each.by_count for each in without_rows))] * node.outputs
+    return [finding] * node.outputs
+
+
+def _checked(value: Abstract, node: Node) -> Abstract:
+    """Return a value; poison if its rows depend on their number, unless a rule could resolve it as an index."""
+    if isinstance(value, Value) and not _is_sound(value):
+        reason = f"{_operator(node)}: the size of an axis depends on the number of rows"
+        return Poison(Rows.MEET, reason, node.name)
+    if isinstance(value, Value) and value.row_axis is not None and value.by_count and not (value.place or value.leads):
+        reason = f"{_operator(node)}: its values depend on the number of rows, or on a row's place among them"
+        return Poison(Rows.MEET, reason, node.name, value.axes)
+    if isinstance(value, Poison) and not value.node:
+        return replace(value, node=node.name, reason=f"{_operator(node)}: {value.reason}")
+    return value
+
+
+def _is_sound(value: Value) -> bool:
+    """Whether at most one axis counts rows, and the size of no other depends on them."""
+    axes = value.axes or ()
+    return sum(axis.rows for axis in axes) <= 1 and not by_count(*(size for a in axes for size in (a.outer, a.inner)))
+
+
+def _attributes(node: NodeProto, call: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
+    """Return a node's attributes; those that refer to the function's call as given there."""
+    found = {}
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            found[attribute.name] = attribute
+        elif attribute.ref_attr_name in call:
+            found[attribute.name] = call[attribute.ref_attr_name]
+    return found
+
+
+def _lookup(scope: Mapping[str, Abstract], name: str) -> Abstract:
+    return scope.get(name) or Poison(Rows.UNKNOWN, f"value {name!r} is used but never computed", "")
+
+
+def _versions(imports: Iterable[object]) -> dict[str, int]:
+    return {_standard(each.domain): each.version for each in imports}  # type: ignore[attr-defined]
+
+
+def _standard(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _key(node: NodeProto) -> str:
+    return next((name for name in node.output if name), node.name)
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or _key(node)
+
+
+def _operator(node: Node) -> str:
+    return f"{node.domain}.{node.op}" if node.domain else node.op

@@ -1,0 +1,226 @@
+"""Rows made up from a model's specs, of one size of its free axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxserve.tensor import STORAGE, STRING, Array, DataType
+from onnxserve_server.spec import TensorSpec
+
+Feeds = dict[str, Array]
+
+MAX_ELEMENTS = 1 << 26
+"""Of all inputs of one feed together."""
+
+_TRIES = 8  # for rows that differ from each other
+_WORDS = ("", "a", "B", "7", "-1.5", "z", "some words", "Größe", "0123456789")
+
+
+class Values(StrEnum):
+    """The kind of values that rows are made of."""
+
+    SMALL = "small"  # normal floats, integers 0 and 1
+    WIDE = "wide"  # floats and integers of several magnitudes, each row of its own
+    ZERO = "zeros"
+    HIGH = "the highest values"
+    LOW = "the lowest values"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What is known of realistic values, by input.
+
+    Attributes:
+        ranges: the smallest and the largest value.
+        rows: arrays of realistic rows; empty, or one for each input that is not shared.
+    """
+
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rows: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Draws:
+    """Makes feeds for a model: all of them have the same row shapes.
+
+    Args:
+        inputs: the model's.
+        size: of the axes that are free and not the batch axis.
+        hints: realistic values. With `hints.rows` the free axes have the sizes of those.
+
+    Attributes:
+        rows: those of `hints`.
+        bounds: the smallest and the largest integer, by input; at first 0 and 1 where `hints` have no range.
+    """
+
+    def __init__(self, inputs: Sequence[TensorSpec], size: int, hints: Hints) -> None:
+        self.inputs = inputs
+        self._size = size
+        self.rows = hints.rows
+        self._ranges = hints.ranges
+        self._rng = np.random.default_rng(0)
+        self.bounds = {
+            spec.name: _whole(hints.ranges.get(spec.name, (0, 1)), STORAGE[spec.data_type])
+            for spec in inputs
+            if is_integer(spec)
+        }
+
+    def elements(self, rows: int) -> int:
+        """Return the number of elements of a feed of so many rows."""
+        return sum(math.prod(self._shape(spec, rows)) for spec in self.inputs)
+
+    def rows_of(self, feeds: Feeds) -> int:
+        """Return the number of rows of a feed."""
+        spec = next(spec for spec in self.inputs if spec.batch_axis is not None)
+        return int(feeds[spec.name].shape[spec.batch_axis or 0])
+
+    def feed(self, rows: int, values: Values) -> Feeds:
+        """Return a feed whose rows differ from each other, as far as their types allow."""
+        feeds = [self._feed(rows, values)]
+        while self._distinct(feeds[-1], rows) < rows and len(feeds) < _TRIES:
+            feeds.append(self._feed(rows, values))
+        return max(feeds, key=lambda each: self._distinct(each, rows))
+
+    def with_neighbours(self, feeds: Feeds, kept: Sequence[int], values: Values) -> Feeds:
+        """Return a feed with the `kept` rows of another and the rest replaced; shared inputs are the same."""
+        replaced = self._feed(self.rows_of(feeds), values)
+        for spec in self.inputs:
+            if spec.batch_axis is None:
+                replaced[spec.name] = feeds[spec.name]
+            else:
+                for row in kept:
+                    spec.cut(replaced[spec.name], row, row + 1)[...] = spec.cut(feeds[spec.name], row, row + 1)
+        return replaced
+
+    def take(self, feeds: Feeds, rows: Sequence[int]) -> Feeds:
+        """Return a feed of these rows of another, in this order."""
+        return {
+            spec.name: feeds[spec.name]
+            if spec.batch_axis is None
+            else np.ascontiguousarray(feeds[spec.name].take(list(rows), spec.batch_axis))
+            for spec in self.inputs
+        }
+
+    def constant(self, integers: Mapping[str, int]) -> Feeds:
+        """Return a feed of one row in which these integer inputs have one value everywhere."""
+        feeds = self._feed(1, Values.SMALL)
+        for name, value in integers.items():
+            feeds[name] = np.full_like(feeds[name], value)
+        return feeds
+
+    def _distinct(self, feeds: Feeds, rows: int) -> int:
+        keys = [
+            tuple(
+                repr(row.tolist()) if row.dtype.kind == "O" else row.tobytes()
+                for spec in self.inputs
+                if spec.batch_axis is not None
+                for row in [spec.cut(feeds[spec.name], i, i + 1)]
+            )
+            for i in range(rows)
+        ]
+        return len(set(keys))
+
+    def _feed(self, rows: int, values: Values) -> Feeds:
+        if self.rows and values in (Values.SMALL, Values.WIDE):
+            return self._sampled(rows)
+        return {spec.name: self._array(spec, rows, values) for spec in self.inputs}
+
+    def _sampled(self, rows: int) -> Feeds:
+        chosen: dict[int, npt.NDArray[np.intp]] = {}
+        feeds = {}
+        for spec in self.inputs:
+            array = self.rows.get(spec.name)
+            if array is None or spec.batch_axis is None:
+                feeds[spec.name] = self._array(spec, rows, Values.SMALL) if array is None else array
+                continue
+            count = array.shape[spec.batch_axis]
+            picks = chosen.setdefault(count, self._rng.choice(count, rows, replace=rows > count))
+            feeds[spec.name] = array.take(picks, spec.batch_axis)
+        return feeds
+
+    def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
+        sizes = self.rows[spec.name].shape if spec.name in self.rows else [self._size] * len(spec.shape)
+        return tuple(
+            rows if axis == spec.batch_axis else size if isinstance(size, int) else sizes[axis]
+            for axis, size in enumerate(spec.shape)
+        )
+
+    def _array(self, spec: TensorSpec, rows: int, values: Values) -> Array:
+        shape = self._shape(spec, rows)
+        if spec.data_type == STRING:
+            return self._texts(shape, values)
+        dtype = STORAGE[spec.data_type]
+        if dtype.kind == "b":
+            return self._booleans(shape, values)
+        if is_integer(spec):
+            return self._integers(spec, shape, values).astype(dtype)
+        if dtype.kind == "f":
+            return self._floats(spec, shape, values).astype(dtype)
+        return self._foreign(spec.data_type, shape, values)
+
+    def _texts(self, shape: tuple[int, ...], values: Values) -> Array:
+        choices = {Values.SMALL: ("a", "b", "c"), Values.WIDE: _WORDS, Values.ZERO: ("",)}
+        return self._rng.choice(np.array(choices.get(values, ("z" * 40,)), dtype=object), shape)
+
+    def _booleans(self, shape: tuple[int, ...], values: Values) -> Array:
+        if values in (Values.SMALL, Values.WIDE):
+            return self._rng.integers(0, 2, shape).astype(np.bool_)
+        return np.full(shape, values is Values.HIGH)
+
+    def _integers(self, spec: TensorSpec, shape: tuple[int, ...], values: Values) -> Array:
+        low, high = self.bounds[spec.name]
+        match values:
+            case Values.SMALL if spec.name not in self._ranges:
+                return self._rng.integers(0, 2, shape)
+            case Values.WIDE if spec.name not in self._ranges:
+                reach = np.exp(self._by_row(spec, shape, 0, math.log(high + 1)))  # the largest value of each row
+                sign = np.where(self._by_row(spec, shape, 0, 1) < (0.25 if low < 0 else 0), -1, 1)
+                return np.clip(self._rng.random(shape) * reach, 0, high).astype(np.int64) * sign
+            case Values.SMALL | Values.WIDE:
+                return self._rng.integers(low, high, shape, STORAGE[spec.data_type], endpoint=True)
+            case _:
+                return np.full(shape, {Values.ZERO: min(max(0, low), high), Values.HIGH: high}.get(values, low))
+
+    def _floats(self, spec: TensorSpec, shape: tuple[int, ...], values: Values) -> Array:
+        if (limits := self._ranges.get(spec.name)) is not None:
+            ends = {Values.ZERO: min(max(0.0, limits[0]), limits[1]), Values.HIGH: limits[1], Values.LOW: limits[0]}
+            return np.full(shape, ends[values]) if values in ends else self._rng.uniform(*limits, shape)
+        normal = self._rng.standard_normal(shape)
+        match values:
+            case Values.SMALL:
+                return normal
+            case Values.WIDE:
+                return np.asarray(normal * 10 ** self._by_row(spec, shape, -1, 2))
+            case Values.ZERO:
+                return np.zeros(shape)
+        return np.abs(normal) * (1e3 if values is Values.HIGH else -1e3)
+
+    def _by_row(self, spec: TensorSpec, shape: tuple[int, ...], low: float, high: float) -> npt.NDArray[np.float64]:
+        """Return a number for each row, in a shape that is broadcast to that of the input."""
+        sizes = [size if axis == spec.batch_axis else 1 for axis, size in enumerate(shape)]
+        return self._rng.uniform(low, high, sizes)
+
+    def _foreign(self, data_type: DataType, shape: tuple[int, ...], values: Values) -> Array:
+        """Return the bits of zeros and of positive numbers, for a type that numpy does not have."""
+        half, one, large = (0x3F00, 0x3F80, 0x447A) if data_type == DataType.DATA_TYPE_BFLOAT16 else (0x30, 0x38, 0x60)
+        bits = {Values.ZERO: [0], Values.HIGH: [large], Values.LOW: [0]}.get(values, [0, half, one])
+        return self._rng.choice(np.array(bits, STORAGE[data_type]), shape)
+
+
+def copied(feeds: Feeds) -> Feeds:
+    """Return a feed with the same values in memory of its own."""
+    return {name: array.copy() for name, array in feeds.items()}
+
+
+def is_integer(spec: TensorSpec) -> bool:
+    """Whether an input has integers, or their type: booleans do not count."""
+    return DataType.DATA_TYPE_BFLOAT16 > spec.data_type != STRING and STORAGE[spec.data_type].kind in "iu"
+
+
+def _whole(limits: tuple[float, float], dtype: np.dtype[np.generic]) -> tuple[int, int]:
+    """Return the smallest and the largest integer of a range that a type has."""
+    info = np.iinfo(dtype)  # type: ignore[type-var]
+    return max(math.ceil(limits[0]), info.min), min(math.floor(limits[1]), info.max)

@@ -1,0 +1,75 @@
+"""Runs of a check, within its limits: of all runs together in seconds, of one run in seconds and elements."""
+
+import threading
+import time
+
+from onnxserve_server.runtime.draws import Feeds
+from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.session import RunHandle, Session
+
+_MIN_LIMIT = 0.05  # seconds that any run may take
+_MEASURED = 2  # runs of one row
+_TIMES = 20.0  # so often the time of an ordinary run of one row
+
+
+class TookTooLong(RunFailed):
+    """A run was stopped because it took much longer than others of the model, or the check is out of time."""
+
+
+class LimitedRuns:
+    """Runs a model and counts the runs.
+
+    Args:
+        session: the model.
+        seconds: time for all runs.
+    """
+
+    def __init__(self, session: Session, seconds: float) -> None:
+        self._session = session
+        self._names = [spec.name for spec in session.outputs]
+        self._end = time.monotonic() + seconds
+        self.count = 0
+        self.row_seconds = 0.0
+        self.row_bytes = 0
+
+    @property
+    def in_time(self) -> bool:
+        """Whether there is time for more runs."""
+        return time.monotonic() < self._end
+
+    def run(self, feeds: Feeds) -> Feeds:
+        """Return all outputs of one run, however long it takes; raises RunFailed."""
+        return self._run(feeds, None)
+
+    def measure(self, feeds: Feeds) -> None:
+        """Run one row as run() does, and take its time and its bytes as those of any row."""
+        taken: list[float] = []
+        while not taken or (len(taken) < _MEASURED and taken[0] < _MIN_LIMIT):  # the first run may take longer
+            began = time.monotonic()
+            outputs = self._run(feeds, None)
+            taken.append(time.monotonic() - began)
+        self.row_seconds = min(taken)
+        self.row_bytes = sum(array.nbytes for array in (*feeds.values(), *outputs.values()))
+
+    def run_briefly(self, feeds: Feeds, rows: int) -> Feeds:
+        """Return all outputs of one run of so many rows; raises RunFailed, TookTooLong too."""
+        limit = max(_MIN_LIMIT, _TIMES * self.row_seconds * rows)
+        handle, stopped = RunHandle(), threading.Event()
+
+        def stop() -> None:
+            stopped.set()
+            handle.stop()
+
+        timer = threading.Timer(limit, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._run(feeds, handle)
+        except RunFailed as error:
+            raise (TookTooLong(f"it took more than {limit:.1f} s") if stopped.is_set() else error) from None
+        finally:
+            timer.cancel()
+
+    def _run(self, feeds: Feeds, handle: RunHandle | None) -> Feeds:
+        self.count += 1
+        return dict(zip(self._names, self._session.run(feeds, self._names, handle), strict=True))

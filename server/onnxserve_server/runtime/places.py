@@ -1,0 +1,107 @@
+"""Compare the rows of a batch with what each gives alone, and at another place of the batch."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from onnxserve.tensor import Array
+from onnxserve_server.runtime import witness
+from onnxserve_server.runtime.comparing import far, row_changes
+from onnxserve_server.runtime.draws import Draws, Feeds
+from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.limited import LimitedRuns
+from onnxserve_server.spec import TensorSpec
+
+_MAX_ALONE = 3  # rows of a batch that are run alone
+_SHARE = 0.45  # of the rows: so many are no accident of rounding, which is much enlarged for some values
+
+
+class _Group(NamedTuple):
+    """Differences that are judged together: of an output, at a batch size, of rows alone or of rows moved in it."""
+
+    spec: TensorSpec
+    rows: int
+    alone: bool
+
+
+class _Difference(NamedTuple):
+    """How far a row changed, and its outputs: in the batch, and elsewhere."""
+
+    change: float
+    here: Array
+    elsewhere: Array
+
+
+class Places:
+    """Collects the differences of rows between places. `tolerance` is as Neighbours has it."""
+
+    def __init__(self, draws: Draws, runs: LimitedRuns, tolerance: float) -> None:
+        self._draws = draws
+        self._runs = runs
+        self._tolerance = tolerance
+        self._found: dict[_Group, list[_Difference]] = defaultdict(list)
+
+    @property
+    def rounding(self) -> float:
+        """The largest difference of a row of floats, as row_changes() has it."""
+        return max(
+            (
+                each.change
+                for differences in self._found.values()
+                for each in differences
+                if each.here.dtype.kind == "f"
+            ),
+            default=0.0,
+        )
+
+    @property
+    def suspects(self) -> set[int]:
+        """The batch sizes at which many rows are far from what they are elsewhere."""
+        return {group.rows for group in self._found if self._is_far(group)}
+
+    def compare(self, specs: Sequence[TensorSpec], feeds: Feeds, outputs: Feeds, rows: int) -> None:
+        """Run some rows of a batch alone, and the batch in another order.
+
+        Args:
+            specs: the outputs to compare.
+            feeds: the batch.
+            outputs: its outputs.
+            rows: its number of rows, two or more.
+
+        Raises:
+            CannotShareRuns: a row has another shape there.
+        """
+        singles = [[row] for row in range(rows)][-_MAX_ALONE:]
+        for order in [*singles, [*range(1, rows), 0]]:
+            if not self._runs.in_time and order is not singles[0]:
+                return
+            try:
+                moved = self._runs.run_briefly(self._draws.take(feeds, order), len(order))
+            except RunFailed:
+                continue
+            for spec in specs:
+                here = outputs[spec.name].take(order, spec.batch_axis or 0)
+                self._compare_one(_Group(spec, rows, len(order) == 1), here, moved[spec.name])
+
+    def check(self) -> None:
+        """Judge all differences.
+
+        Raises:
+            CannotShareRuns: many rows of an output are far from what they are elsewhere.
+        """
+        for group in filter(self._is_far, self._found):
+            worst = max(self._found[group], key=lambda each: each.change)
+            raise witness.dependent(
+                group.spec, witness.by_place(group.rows, worst.change, worst.elsewhere, worst.here, group.alone)
+            )
+
+    def _compare_one(self, group: _Group, here: Array, elsewhere: Array) -> None:
+        if here.shape != elsewhere.shape:
+            raise witness.dependent(group.spec, witness.by_shape(here.shape, elsewhere.shape))
+        for row, change in enumerate(row_changes(group.spec, here, elsewhere)):
+            parts = [group.spec.cut(array, row, row + 1) for array in (here, elsewhere)]
+            self._found[group].append(_Difference(float(change), *parts))
+
+    def _is_far(self, group: _Group) -> bool:
+        limit, differences = max(far(group.spec), self._tolerance), self._found[group]
+        return sum(each.change > limit for each in differences) > _SHARE * len(differences)

@@ -1,0 +1,167 @@
+"""Try whether the rows of a run change each other's outputs.
+
+The runs of one batch size are compared with each other: a row that is kept while its neighbours are replaced must keep
+its outputs, to a few roundings, for a kernel does the same arithmetic for it at the same place. What differs beyond
+that is a *witness*: the rows depend on each other. Rows alone, and at other places of a batch, may be added up in
+another order: there the difference is reported, and counts only if many rows show it and it is far beyond rounding.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values
+from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.first_rows import first_that_runs
+from onnxserve_server.runtime.integer_limits import widen
+from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
+from onnxserve_server.runtime.neighbours import Neighbours
+from onnxserve_server.runtime.places import Places
+from onnxserve_server.runtime.row_hints import read_hints
+from onnxserve_server.runtime.session import Session
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
+from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
+from onnxserve_server.spec import Rows, RowVerdict
+
+_SECONDS = 8.0  # after which only the first batch is still checked
+_LONG = 1.0  # seconds of one row, from which the first batch has two rows
+_MAX_BYTES = 256 << 20  # of the inputs and outputs of one batch
+_ROUNDS = ((3, Values.SMALL), (2, Values.WIDE), (5, Values.WIDE), (8, Values.SMALL))
+_ROUNDS_IF_PROVED = _ROUNDS[:2]
+
+
+def examine(session: Session) -> Verdict:
+    """Judge whether requests may share the runs of a model: by its shapes, by its graph, and by trying."""
+    declared = check_batch_axes(session.inputs, session.outputs)
+    if not declared.batchable:
+        return declared
+    analysed = _analyse(session)
+    hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
+    runs = LimitedRuns(session, _SECONDS)
+    try:
+        draws, values = first_that_runs(
+            session.inputs, hints, lambda draws, values: runs.measure(draws.feed(1, values))
+        )
+    except RunFailed as error:
+        return Verdict(False, f"the probe found no input that it runs on: {error}", analysed, analysed)
+    check = _RowCheck(session, draws, values, runs, session.options.tolerance or 0.0)
+    try:
+        check.run(hints, _ROUNDS_IF_PROVED if analysed.rows is Rows.INDEPENDENT else _ROUNDS)
+    except CannotShareRuns as found:
+        return found.verdict.beside(analysed)
+    return check.verdict(analysed)
+
+
+def _analyse(session: Session) -> RowVerdict:
+    """Return what the graph shows of the rows of a model."""
+    try:  # here, for the server itself imports this module, and needs no onnx
+        from onnxserve_server.rows.analysis import analyse
+    except ImportError:
+        return RowVerdict(reason="the graph was not analysed, for the package onnx is not installed")
+    return analyse(session.path, session.inputs, session.outputs)
+
+
+class _RowCheck:
+    """The check of one model. `base` is the kind of values that it is known to run on."""
+
+    def __init__(self, session: Session, draws: Draws, base: Values, runs: LimitedRuns, tolerance: float) -> None:
+        self._draws = draws
+        self._base = base
+        self._runs = runs
+        self._outputs = session.outputs
+        self._neighbours = Neighbours(session.outputs, draws, runs, tolerance)
+        self._places = Places(draws, runs, tolerance)
+        self._tried: list[int] = []
+        self._left_out: list[int] = []
+        self._too_long: set[Values] = set()
+
+    def run(self, hints: Hints, rounds: tuple[tuple[int, Values], ...]) -> None:
+        """Make the runs.
+
+        Raises:
+            CannotShareRuns: they show that rows cannot share runs.
+        """
+        widen(self._draws, {*hints.ranges, *self._draws.rows}, self._accepts)
+        for rows, values in rounds:
+            if self._tried and not (self._runs.in_time and self._fits(rows)):
+                self._left_out.append(rows)
+            else:
+                self._round(2 if self._is_heavy(rows) else rows, values)
+        for rows in self._places.suspects:
+            for _ in range(2):  # values for which rounding is much enlarged are rare
+                self._round(rows, Values.WIDE)
+        self._places.check()
+
+    def verdict(self, analysed: RowVerdict) -> Verdict:
+        """Return the verdict of a check that found nothing against sharing runs."""
+        if not self._tried:
+            return Verdict(False, "no batch of made-up rows could be run in reasonable time", analysed, analysed)
+        reason = "; ".join(filter(None, (analysed.reason, *self._summary())))
+        if analysed.rows is Rows.MEET:
+            where = f"its rows meet at node {analysed.node}: {reason}"
+            return Verdict(False, where, replace(analysed, reason=reason), analysed)
+        return Verdict(True, "", replace(analysed, reason=reason), analysed)
+
+    def _summary(self) -> Iterator[str]:
+        yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"
+        if self._places.rounding:
+            yield f"rounding at other batch sizes differs by up to {self._places.rounding:.1g} of the largest value"
+        if random := sorted(self._neighbours.random):
+            yield f"not compared, for two runs of the same rows differ: {', '.join(random)}"
+        if self._left_out:
+            yield f"not tried for lack of time or memory: batches of {', '.join(map(str, self._left_out))} rows"
+
+    def _round(self, rows: int, values: Values) -> None:
+        for kind in dict.fromkeys((values, self._base)):
+            if kind in self._too_long:
+                continue
+            feeds = self._draws.feed(rows, kind)
+            try:
+                outputs = self._runs.run_briefly(feeds, rows)
+            except TookTooLong:
+                self._too_long.add(kind)
+                continue
+            except RunFailed as error:
+                self._check_each_runs(feeds, rows, str(error))
+                continue
+            try:
+                self._compare(feeds, outputs, rows, kind)
+            except RunFailed:  # it ran before: out of time
+                self._left_out.append(rows)
+            return
+
+    def _compare(self, feeds: Feeds, outputs: Feeds, rows: int, values: Values) -> None:
+        check_row_counts(self._outputs, outputs, rows)
+        if not self._tried:
+            self._neighbours.measure_noise(feeds, outputs)
+        self._tried.append(rows)
+        self._neighbours.compare(feeds, outputs, rows, values)
+        self._places.compare(self._neighbours.compared, feeds, outputs, rows)
+
+    def _check_each_runs(self, feeds: Feeds, rows: int, failure: str) -> None:
+        """Find out whose fault it is that a batch fails.
+
+        Raises:
+            CannotShareRuns: each of its rows runs alone.
+        """
+        try:
+            for row in range(rows):
+                self._runs.run_briefly(self._draws.take(feeds, [row]), 1)
+        except RunFailed:
+            return
+        raise CannotShareRuns(Verdict(False, f"it runs with 1 row but not with {rows}: {failure}"))
+
+    def _accepts(self, integers: Mapping[str, int]) -> bool:
+        if not self._runs.in_time:
+            return False
+        try:
+            self._runs.run_briefly(self._draws.constant(integers), 1)
+        except RunFailed:
+            return False
+        return True
+
+    def _is_heavy(self, rows: int) -> bool:
+        return self._runs.row_seconds > _LONG or not self._fits(rows)
+
+    def _fits(self, rows: int) -> bool:
+        return rows * self._runs.row_bytes <= _MAX_BYTES

@@ -1,0 +1,79 @@
+"""Realistic values of a model's inputs, as its conversion left them in report.json beside the model file.
+
+    {"check": {"ranges": {"ids": [0, 999]}, "rows": {"ids": [[5, 17, 3], [801, 2, 44]]}}}
+
+`ranges` are the smallest and the largest value of an input; `rows` a few rows of each. Both may be missing. Then the
+ranges are those that the conversion was asked to use: {"asked": {"ranges": ...}}.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxserve.tensor import STORAGE, STRING, Array, DataType
+from onnxserve_server.runtime.draws import Hints
+from onnxserve_server.spec import TensorSpec
+
+_MAX_BYTES = 8 << 20
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+def read_hints(report: Path, inputs: Sequence[TensorSpec]) -> Hints:
+    """Return what a conversion report says of a model's inputs; what does not fit them is left out."""
+    check, asked = (_object(_object(_read(report)).get(key)) for key in ("check", "asked"))
+    ranges, rows = _object(check.get("ranges") or asked.get("ranges")), _object(check.get("rows"))
+    arrays = {spec.name: array for spec in inputs if (array := _rows(spec, rows.get(spec.name))) is not None}
+    complete = all(spec.name in arrays for spec in inputs)
+    return Hints(
+        ranges={spec.name: limits for spec in inputs if (limits := _limits(spec, ranges.get(spec.name)))},
+        rows=arrays if complete else {},
+    )
+
+
+def _read(file: Path) -> object:
+    try:
+        if file.stat().st_size <= _MAX_BYTES:
+            return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):  # a report is not needed to serve a model
+        pass
+    return None
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _limits(spec: TensorSpec, value: object) -> tuple[float, float] | None:
+    """Return a range that is one of numbers of the input's type."""
+    if not isinstance(value, list) or len(value) != 2 or not all(type(end) in (int, float) for end in value):
+        return None
+    low, high = value
+    if not _is_array(spec, "fiu") or not -_LARGEST <= low <= high <= _LARGEST:
+        return None
+    return (low, high) if _is_array(spec, "f") or math.ceil(low) <= math.floor(high) else None
+
+
+def _rows(spec: TensorSpec, value: object) -> Array | None:
+    """Return rows as an array of the input's type, if they have its shape."""
+    if not isinstance(value, list) or not (spec.data_type == STRING or _is_array(spec, "fiub")):
+        return None
+    try:
+        array = np.array(value, object if spec.data_type == STRING else STORAGE[spec.data_type])
+    except (ValueError, TypeError, OverflowError):
+        return None
+    fits = (
+        array.ndim == len(spec.shape)
+        and array.size
+        and all(isinstance(size, str) or size == actual for size, actual in zip(spec.shape, array.shape, strict=False))
+    )
+    return array if fits else None
+
+
+def _is_array(spec: TensorSpec, kinds: str) -> bool:
+    """Whether numpy has an input's type, and it is one of these kinds."""
+    numpy_has = spec.data_type < DataType.DATA_TYPE_BFLOAT16 and spec.data_type != STRING
+    return numpy_has and STORAGE[spec.data_type].kind in kinds

@@ -1,0 +1,110 @@
+"""Whether requests may share the runs of a model, and what its declared shapes say of that."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
+
+_UNKNOWN = RowVerdict()
+_ONE_NAME = " (if the rows of all inputs belong together, export it with one name for these axes)"
+_MADE_UP = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")  # by tf2onnx and Paddle, one for each free axis
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether requests may share runs; if not, `reason` is a sentence that says why.
+
+    `rows`: what is known of the rows, from the graph and from trying; `analysed`: from the graph alone.
+    """
+
+    batchable: bool
+    reason: str = ""
+    rows: RowVerdict = _UNKNOWN
+    analysed: RowVerdict = _UNKNOWN
+
+    def beside(self, analysed: RowVerdict) -> "Verdict":
+        """Return what trying has shown, beside what the graph shows."""
+        if self.rows.rows is not Rows.DEPENDENT:
+            return replace(self, rows=analysed, analysed=analysed)
+        where = f" (they meet at node {analysed.node})" if analysed.rows is Rows.MEET else ""
+        reason = self.reason + where
+        return Verdict(False, reason, RowVerdict(Rows.DEPENDENT, reason, analysed.node), analysed)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Verdict":
+        """Return the verdict that dataclasses.asdict() made `fields` of, by way of JSON."""
+        rows, analysed = (
+            RowVerdict(Rows(fields[name]["rows"]), fields[name]["reason"], fields[name]["node"])
+            for name in ("rows", "analysed")
+        )
+        return cls(fields["batchable"], fields["reason"], rows, analysed)
+
+
+def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Verdict:
+    """Judge by the declared shapes alone: the batch axes of all outputs and of all inputs but shared ones must be free.
+
+    Those of the inputs must have one name, too.
+    """
+    if not inputs:
+        return Verdict(False, "it has no inputs")
+    with_rows = [spec for spec in inputs if spec.batch_axis is not None]
+    names = {_given(size) for spec in with_rows if not spec.any_shape and isinstance(size := _batch_size(spec), str)}
+    for kind, specs in (("input", with_rows), ("output", outputs)):
+        for spec in specs:
+            if reason := _fault_of(kind, spec):
+                return Verdict(False, reason + _cure(kind, spec, names))
+    if len(names) > 1:
+        different = ", ".join(sorted(map(repr, names)))
+        return Verdict(False, f"the batch axes of its inputs have different names: {different}{_ONE_NAME}")
+    return Verdict(True)
+
+
+def _fault_of(kind: str, spec: TensorSpec) -> str:
+    if spec.any_shape and kind == "input":
+        return f"the model declares no shape for input {spec.name}; export it with one"
+    size = _batch_size(spec)
+    if spec.any_shape and size is None:
+        return f"the model declares no shape for output {spec.name}{cure_by_axis(spec.name, 0)}"
+    if size is None:
+        return f"{kind} {spec.name} is a scalar: it has no batch axis"
+    return f"the first axis of {kind} {spec.name} has the fixed size {size}" if isinstance(size, int) else ""
+
+
+def _given(name: str) -> str:
+    """Return the name of an axis; "" for one that a converter has made up, which says nothing of other axes."""
+    return "" if _MADE_UP.fullmatch(name) else name
+
+
+def _batch_size(spec: TensorSpec) -> int | str | None:
+    """Return the size or name of the batch axis; None for a scalar."""
+    if spec.any_shape and spec.batch_axis is not None:  # as the configuration says
+        return ""
+    return spec.shape[spec.batch_axis or 0] if spec.shape else None
+
+
+def _cure(kind: str, spec: TensorSpec, names: set[str]) -> str:
+    """Return, in brackets, how a tensor without a free first axis could be configured; "" if there is no way.
+
+    `names` are those of the batch axes of the model's inputs; without any there would be nothing to batch.
+    """
+    settings = []
+    if (axis := next((axis for axis, size in enumerate(spec.shape) if size in names), None)) is not None:
+        settings.append(_along(spec.name, axis))
+    if kind == "input" and names:
+        settings.append(f"`shared: [{spec.name}]` if it is the same for all rows")
+    return _advice(settings) if settings else ""
+
+
+def cure_by_axis(name: str, axis: int) -> str:
+    """Return, in brackets, how a tensor is configured whose rows lie along `axis`."""
+    return _advice([_along(name, axis)])
+
+
+def _along(name: str, axis: int) -> str:
+    return f"`batch_axis: {{{name}: {axis}}}` if its rows lie along axis {axis}"
+
+
+def _advice(settings: list[str]) -> str:
+    return f" (in its configuration set {' or '.join(settings)})"
