@@ -108,6 +108,9 @@ class Settings(BaseSettings):
         ge=1,
         description="maximum gRPC connections; fewer where the process may not open so many files",
     )
+    max_peer_connections: int = Field(
+        0, ge=0, description="maximum gRPC connections of one address; 0: no limit, as behind a proxy"
+    )
     max_connection_calls: int = Field(
         256,
         ge=1,
