@@ -65,6 +65,13 @@ def identity(dtype):
     return model(nodes, [tensor("x", ["batch", 2], dtype)], [tensor("y", ["batch", 2], dtype)])
 
 
+def widening(width=250_000):
+    """y = x in each of `width` columns, float32 [batch, 1]: a small request whose answer has a megabyte."""
+    nodes = [helper.make_node("Mul", ["x", "ones"], ["y"])]
+    ones = constant("ones", np.ones((1, width)))
+    return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", width])], [ones])
+
+
 def two_by_two():
     """Inputs a float32 [batch, 2] and b int64 [batch, 3]; outputs p = 2 a and q = b + 1."""
     nodes = [helper.make_node("Mul", ["a", "two"], ["p"]), helper.make_node("Add", ["b", "one"], ["q"])]
