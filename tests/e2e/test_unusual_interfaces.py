@@ -219,7 +219,7 @@ def test_names_that_a_converter_made_up_do_not_keep_rows_apart(served):
 @pytest.mark.parametrize(
     ("dtype", "default"),
     [("int64", -3), ("float16", 0.5), ("double", 2.0), ("int32", -3)],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_a_default_is_read_in_whatever_way_the_file_has_it(served, dtype, default):
     x = X.astype(dtype)
