@@ -36,8 +36,13 @@ def examine(session: Session) -> Verdict:
     if not declared.batchable:
         return declared
     analysed = _analyse(session)
+    with LimitedRuns(session, _SECONDS) as runs:
+        return _try(session, runs, analysed)
+
+
+def _try(session: Session, runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
+    """Judge a model whose shapes allow that requests share runs, and of whose rows the graph shows `analysed`."""
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
-    runs = LimitedRuns(session, _SECONDS)
     try:
         draws, values = first_that_runs(
             session.inputs, hints, lambda draws, values: runs.measure(draws.feed(1, values))
