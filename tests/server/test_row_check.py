@@ -168,6 +168,10 @@ def test_the_check_is_bounded_in_time(examine, monkeypatch):
     assert "; not tried for lack of time or memory: batches of 2, 5, 8 rows" in verdict.rows.reason
 
 
+def test_runs_that_take_much_longer_than_others_are_stopped(examine):
+    assert examine(zoo.slow(factor=30)).batchable  # some of its rows would take a quarter of an hour
+
+
 def test_the_check_is_bounded_in_bytes(examine, monkeypatch):
     monkeypatch.setattr(row_check, "_MAX_BYTES", 100)  # a row of 2 x 3 floats has 24
     assert "; not tried for lack of time or memory: batches of 5, 8 rows" in examine(zoo.double()).rows.reason
