@@ -40,6 +40,7 @@ MEETING = {
     "mask, lengths first": zoo_rows.masks_beside_ids(lengths_first=True),
     "mask, ids first": zoo_rows.masks_beside_ids(lengths_first=False),
     "a neighbour above 7": zoo_rows.loud_neighbour(7),
+    "any above 1, as most rows are themselves": zoo_rows.loud_neighbour(1, columns=16),
     "a neighbour above 300": zoo_rows.loud_neighbour(300),
     "a high id of a table": zoo_rows.loud_id(threshold=9_990, size=10_000),
     "scale of 8 bits": zoo_rows.quantized(),
