@@ -7,7 +7,7 @@ import pytest
 
 from onnxserve.tensor import DataType
 from onnxserve_server.observing import CheckResult
-from onnxserve_server.runtime.session import RunFailed
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.running import BatchRunner
 from onnxserve_server.scheduling.spot_checks import Judge, Sample, take_sample

@@ -19,7 +19,7 @@ from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import read_hints
 from onnxserve_server.runtime.session import Session
-from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of_output_axes
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
 from onnxserve_server.spec import Rows, RowVerdict
 
@@ -74,6 +74,7 @@ class _RowCheck:
         self._draws = draws
         self._base = base
         self._runs = runs
+        self._inputs = session.inputs
         self._outputs = session.outputs
         self._neighbours = Neighbours(session.outputs, draws, runs, tolerance)
         self._places = Places(draws, runs, tolerance)
@@ -106,7 +107,8 @@ class _RowCheck:
         if analysed.rows is Rows.MEET:
             where = f"its rows meet at node {analysed.node}: {reason}"
             return Verdict(False, where, replace(analysed, reason=reason), analysed)
-        return Verdict(True, "", replace(analysed, reason=reason), analysed)
+        other_rows = "" if analysed.rows is Rows.INDEPENDENT else fault_of_output_axes(self._inputs, self._outputs)
+        return Verdict(not other_rows, other_rows, replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
         yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"

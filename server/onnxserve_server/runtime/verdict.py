@@ -9,7 +9,10 @@ from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 _UNKNOWN = RowVerdict()
 _ONE_NAME = " (if the rows of all inputs belong together, export it with one name for these axes)"
-_MADE_UP = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")  # by tf2onnx and Paddle, one for each free axis
+# Names that say nothing of other axes: tf2onnx and Paddle make up one for each free axis.
+_ONE_EACH = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")
+# Names that exporters make up, a new one for each axis that they cannot relate to another: tf2onnx, torch, Paddle.
+_MADE_UP = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|.*DynamicDimension.*|None|\?|")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,27 @@ def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, 
     return Verdict(True)
 
 
+def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> str:
+    """Return which output has another name for its batch axis than the inputs have, as a sentence; "" for none.
+
+    Whoever named them so says that the output may have another number of rows; names that exporters make up do not.
+    """
+    names = {_batch_size(spec) for spec in inputs if spec.batch_axis is not None}
+    for spec in outputs:
+        size = _batch_size(spec)
+        if isinstance(size, str) and size not in names and not any(_is_made_up(name) for name in {size, *names}):
+            expected = ", ".join(sorted(repr(name) for name in names))
+            return (
+                f"the batch axis of output {spec.name} is named {size!r}, that of the inputs {expected}: it may have "
+                "another number of rows; give both one name, or set `batching.enabled: true` if it never has"
+            )
+    return ""
+
+
+def _is_made_up(name: int | str | None) -> bool:
+    return isinstance(name, str) and _MADE_UP.fullmatch(name) is not None
+
+
 def _fault_of(kind: str, spec: TensorSpec) -> str:
     if spec.any_shape and kind == "input":
         return f"the model declares no shape for input {spec.name}; export it with one"
@@ -74,7 +98,7 @@ def _fault_of(kind: str, spec: TensorSpec) -> str:
 
 def _given(name: str) -> str:
     """Return the name of an axis; "" for one that a converter has made up, which says nothing of other axes."""
-    return "" if _MADE_UP.fullmatch(name) else name
+    return "" if _ONE_EACH.fullmatch(name) else name
 
 
 def _batch_size(spec: TensorSpec) -> int | str | None:
