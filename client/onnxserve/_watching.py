@@ -105,7 +105,6 @@ class AsyncWatched:
         self.call: Any = None
         self.deadline = inf
         self.expired = False
-        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = inf
 
@@ -121,7 +120,7 @@ class AsyncWatched:
             if self._timer is not None:
                 self._timer.cancel()
             self._fires_at = deadline
-            self._timer = self._loop.call_later(deadline - monotonic(), self._look)
+            self._timer = asyncio.get_running_loop().call_later(deadline - monotonic(), self._look)
 
     def disarm(self) -> None:
         """Wait for ever again."""

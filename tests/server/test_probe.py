@@ -14,6 +14,7 @@ from onnxserve_server.runtime import probe_process as module
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.session import SessionOptions
+from onnxserve_server.spec import Rows
 from support import zoo
 
 OPTIONS = SessionOptions()
@@ -46,7 +47,6 @@ def saved(tmp_path):
         zoo.mlp(),
         zoo.gather(),
         zoo.sequence(),
-        zoo.slow(),
         *map(zoo.identity, [1, 2, 6, 8, 9, 10, 11, 13]),
     ],
     ids=lambda model: model.graph.node[-1].op_type,
@@ -71,6 +71,12 @@ def test_others_are_not_and_the_reason_is_given(prober, saved, model, reason):
     verdict = verdict_of(prober, saved(model))
     assert not verdict.batchable
     assert verdict.reason.startswith(reason)
+
+
+def test_rows_that_meet_are_not_batched_though_none_was_seen_to_change(prober, saved):
+    verdict = prober.probe(saved(zoo.slow()), OPTIONS)
+    assert (verdict.batchable, verdict.rows.rows) == (False, Rows.MEET)
+    assert verdict.reason.startswith("its rows meet at node largest: ")
 
 
 def with_axes(**axes):
@@ -125,7 +131,8 @@ SHARED = "`shared: [{}]` if it is the same for all rows"
         (
             zoo.sequence(),
             with_axes(batch_axis={"x": 1}),
-            "the batch axes of its inputs have different names: 'batch', 'seq'",
+            "the batch axes of its inputs have different names: 'batch', 'seq' "
+            "(if the rows of all inputs belong together, export it with one name for these axes)",
         ),
         (
             zoo.opaque(),

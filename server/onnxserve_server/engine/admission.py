@@ -13,6 +13,7 @@ from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, DataType, stri
 from onnxserve_server.core import Done, Job, Request, WireTensor
 from onnxserve_server.engine.rules import Rules
 from onnxserve_server.errors import InvalidRequest, Violation
+from onnxserve_server.scheduling.response_size import ResponseSize
 from onnxserve_server.spec import ModelSpec, TensorSpec
 
 _MAX_NAMES = 10  # in one message
@@ -35,11 +36,18 @@ class ServerInputs(NamedTuple):
 
 
 class Admission:
-    """Admits requests for one model. Thread-safe: it only reads the model's spec."""
+    """Admits requests for one model. Thread-safe: it only reads the model's spec.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    Args:
+        spec: what the model is.
+        response_size: bounds the answers; None: they have no bound.
+    """
+
+    def __init__(self, spec: ModelSpec, response_size: ResponseSize | None = None) -> None:
         self._spec = spec
+        self._response_size = response_size or ResponseSize(spec, math.inf)
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
+        self._defaults = {i: tensor.default for i, tensor in enumerate(spec.inputs) if tensor.default is not None}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         self._rows_first = spec.rows_first
         self._batch_axes = _batch_axes(spec)
@@ -55,6 +63,7 @@ class Admission:
 
         Raises:
             InvalidRequest: it does not fit the model; all that is wrong with it is listed.
+            ResponseTooLarge: its answer would hold more than one may.
         """
         spec, faults = self._spec, list[Violation]()
         outputs = self._wanted(request.outputs, faults) if request.outputs else spec.outputs
@@ -62,8 +71,10 @@ class Admission:
             message = f"must be between {_PRIORITIES[0]} and {_PRIORITIES[-1]}, not {request.priority}"
             faults.append(Violation("priority", message))
         given: Mapping[int, Array] = {}
+        answered = len(outputs)
         if server_inputs is not None:
-            outputs = (*(outputs if request.outputs else server_inputs.answered), *server_inputs.outputs)
+            own = outputs if request.outputs else server_inputs.answered
+            outputs, answered = (*own, *server_inputs.outputs), len(own)
             given = server_inputs.inputs
         arrays = self._arrays(request.inputs, faults, given)
         if faults or arrays is None:
@@ -84,6 +95,7 @@ class Admission:
             ]
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
+        self._response_size.check_before(outputs[:answered], arrays, rows or 1)
         return Job(
             inputs=arrays,
             outputs=outputs,
@@ -96,6 +108,7 @@ class Admission:
             rank=arrived - request.priority * spec.batching.ageing,
             done=done,
             trace=request.trace,
+            answered=answered,
         )
 
     def _key(self, arrays: tuple[Array, ...]) -> object:
@@ -125,10 +138,14 @@ class Admission:
             else:
                 at_fault.append(known.index)
         if len(arrays) + len(at_fault) < len(inputs):
+            for index, default in self._defaults.items():
+                arrays.setdefault(index, default)
+        if len(arrays) + len(at_fault) < len(inputs):
             missing = [
                 known.spec for known in inputs.values() if known.index not in arrays and known.index not in at_fault
             ]
-            message = f"{_names(missing)} missing; the model needs {_names(self._spec.inputs)}"
+            needed = [tensor for tensor in self._spec.inputs if tensor.default is None]
+            message = f"{_names(missing)} missing; the model needs {_names(needed)}"
             faults.append(Violation("inputs", message))
         if faults:
             return None
@@ -177,8 +194,8 @@ class Admission:
             faults.append(Violation(self._path(self._batch_axes[0][0], tensors), message))
         if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
             message = (
-                f"{rows} rows ({nbytes} bytes) exceed what the model's queue can ever hold: "
-                f"max_queue_rows is {policy.max_queue_rows}, max_queue_bytes {policy.max_queue_bytes}"
+                f"{rows} rows ({nbytes} bytes) exceed what the model's queue can ever hold: max_queue_rows is "
+                f"{policy.max_queue_rows}, max_queue_bytes {policy.max_queue_bytes}; send less at a time, or raise them"
             )
             faults.append(Violation("inputs", message))
 
@@ -243,6 +260,8 @@ def _in_common(tensor: TensorSpec, array: Array) -> object:
     """Return what this input of two jobs must have in common: the shape of a row, or all of it where it is shared."""
     if tensor.batch_axis is not None:
         return tensor.row_of(array.shape)
+    if array is tensor.default:
+        return None
     return array.shape, tuple(array.flat) if array.dtype == object else array.tobytes()
 
 
@@ -252,7 +271,7 @@ def read_tensor(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Vi
     if tensor.data_type != spec.data_type:
         faults.append(Violation(f"{path}.data_type", _wrong_type(tensor.data_type, spec)))
         return None
-    if not _fits(shape, spec.shape):
+    if not (min(shape, default=0) >= 0 if spec.any_shape else _fits(shape, spec.shape)):
         faults.append(
             Violation(f"{path}.shape", f"input {spec.name!r} has the shape {_shape(spec.shape)}, not {list(shape)}")
         )

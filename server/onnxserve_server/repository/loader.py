@@ -8,6 +8,7 @@ from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.rules import explain
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.repository.files import check_within, sha256_of
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.metadata import json_in
@@ -56,14 +57,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
         logger.warning(
             "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
         )
-    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
-        logger.error(
-            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
-            "bug of onnxserve, with the model",
-            spec.name,
-            spec.version,
-            verdict.reason,
-        )
+    _report_contradiction(spec, verdict)
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
         logger.warning(
@@ -89,6 +83,23 @@ def _warm_up(session: Session, spec: ModelSpec, findings: Findings) -> str:
     return warm_up(session, min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1))
 
 
+def _libraries(found: Found) -> tuple[str, ...]:
+    """Return the paths of the model's libraries of custom operators, each of which is the one that is listed."""
+    directory = found.config_file.parent
+    for i, library in enumerate(found.config.custom_operators):
+        place, path = f"{found.config_file}: custom_operators[{i}]", directory / library.path
+        try:
+            check_within(path, directory.parent)
+            digest = sha256_of(path)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from error
+        if digest != library.sha256:
+            raise ConfigurationError(
+                f"{place}: {path} has the SHA-256 {digest} and not the one that is listed; if it is meant to, list that"
+            )
+    return tuple(str(directory / library.path) for library in found.config.custom_operators)
+
+
 def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
     """Return how a model is loaded: as its model.yaml says, else as the server's settings say."""
     config = found.config
@@ -100,9 +111,23 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
+        arena=config.arena,
+        custom_operators=_libraries(found),
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
         tolerance=config.batching.tolerance,
     )
+
+
+def _report_contradiction(spec: ModelSpec, verdict: Verdict) -> None:
+    """Log that the analysis of the graph was wrong, if trying has shown that."""
+    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
+        logger.error(
+            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
+            "bug of onnxserve, with the model",
+            spec.name,
+            spec.version,
+            verdict.reason,
+        )
 
 
 def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
@@ -148,7 +173,7 @@ def _spec(
     return ModelSpec(
         name=found.name,
         version=found.version,
-        inputs=session.inputs,
+        inputs=session.inputs + session.optional,
         outputs=_labelled(found, session.outputs, metadata),
         batching=policy,
         requested_providers=tuple(options.providers),
@@ -161,6 +186,7 @@ def _spec(
         sequences=policy_of(found.config.sequences),
         feedback=feedback_of(found, session),
         rules=tuple(rule for rule in rules if not (policy.enabled and _is_about_rows(rule, session.inputs))),
+        left_out=session.left_out,
         metadata=metadata,
         description=session.description,
     )

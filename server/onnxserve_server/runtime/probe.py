@@ -29,9 +29,10 @@ from onnxserve.tensor import Array
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.bases import bases
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.row_check import examine
 from onnxserve_server.runtime.samples import run_sample, warm_up
-from onnxserve_server.runtime.session import RunFailed, RunHandle, Session, SessionOptions
+from onnxserve_server.runtime.session import RunHandle, Session, SessionOptions
 from onnxserve_server.runtime.trials import changed, trials
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Condition, InputRule

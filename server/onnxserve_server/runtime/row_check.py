@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.first_rows import first_that_runs
 from onnxserve_server.runtime.integer_limits import widen
 from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
 from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import read_hints
-from onnxserve_server.runtime.session import RunFailed, Session
-from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
+from onnxserve_server.runtime.session import Session
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of_output_axes
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
 from onnxserve_server.spec import Rows, RowVerdict
 
@@ -34,7 +35,7 @@ def examine(session: Session) -> Verdict:
     declared = check_batch_axes(session.inputs, session.outputs)
     if not declared.batchable:
         return declared
-    analysed = analyse(session)
+    analysed = _analyse(session)
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
     runs = LimitedRuns(session, _SECONDS)
     try:
@@ -51,9 +52,13 @@ def examine(session: Session) -> Verdict:
     return check.verdict(analysed)
 
 
-def analyse(session: Session) -> RowVerdict:  # noqa: ARG001 - until there is an analysis
+def _analyse(session: Session) -> RowVerdict:
     """Return what the graph shows of the rows of a model."""
-    return RowVerdict(reason="the graph was not analysed")
+    try:  # here, for the server itself imports this module, and needs no onnx
+        from onnxserve_server.rows.analysis import analyse
+    except ImportError:
+        return RowVerdict(reason="the graph was not analysed, for the package onnx is not installed")
+    return analyse(session.path, session.inputs, session.outputs)
 
 
 class _RowCheck:
@@ -63,6 +68,7 @@ class _RowCheck:
         self._draws = draws
         self._base = base
         self._runs = runs
+        self._inputs = session.inputs
         self._outputs = session.outputs
         self._neighbours = Neighbours(session.outputs, draws, runs, tolerance)
         self._places = Places(draws, runs, tolerance)
@@ -93,11 +99,13 @@ class _RowCheck:
             return Verdict(False, "no batch of made-up rows could be run in reasonable time", analysed, analysed)
         reason = "; ".join(filter(None, (analysed.reason, *self._summary())))
         if analysed.rows is Rows.MEET:
-            return Verdict(False, analysed.reason, replace(analysed, reason=reason), analysed)
-        return Verdict(True, "", replace(analysed, reason=reason), analysed)
+            where = f"its rows meet at node {analysed.node}: {reason}"
+            return Verdict(False, where, replace(analysed, reason=reason), analysed)
+        other_rows = "" if analysed.rows is Rows.INDEPENDENT else fault_of_output_axes(self._inputs, self._outputs)
+        return Verdict(not other_rows, other_rows, replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
-        yield f"checked with {self._runs.count} runs of made-up rows"
+        yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"
         if self._places.rounding:
             yield f"rounding at other batch sizes differs by up to {self._places.rounding:.1g} of the largest value"
         if random := sorted(self._neighbours.random):

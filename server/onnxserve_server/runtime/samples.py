@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 
 from onnxserve.tensor import STORAGE, STRING, Array, DataType
-from onnxserve_server.runtime.session import RunFailed, Session
+from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.session import Session
 from onnxserve_server.spec import TensorSpec
 
 _WARM_UP_BYTES = 64 << 20
