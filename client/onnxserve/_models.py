@@ -25,6 +25,10 @@ class TensorSpec:
     batch_axis: int | None = 0
     """If batching is enabled: the axis along which rows of several requests are concatenated. None for an input without
     such an axis: requests share a run only if their values of it are equal."""
+    any_shape: bool = False
+    """Whether the model declares no shape for it: `shape` is (), and an input is taken in any shape."""
+    optional: bool = False
+    """For an input: whether predict() may leave it out, because the model has a default for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,7 @@ class ModelInfo:
     state: str
     """"LOADING", "READY" or "STOPPED"."""
     inputs: tuple[TensorSpec, ...]
-    """The inputs. A request must have all of them, but for those that hold the state of a sequence."""
+    """The inputs. A request must have all of them, but optional ones and those that hold the state of a sequence."""
     outputs: tuple[TensorSpec, ...]
     """The outputs."""
     batching: Batching
@@ -127,6 +131,9 @@ class ModelInfo:
     """The description in the model file. "" if it has none."""
     rules: tuple[InputRule, ...] = ()
     """What a request must not hold. () for most models."""
+    left_out: tuple[str, ...] = ()
+    """The outputs of the model file that are not served, because they are not tensors or of a type that cannot be sent:
+    each with its type."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, tuples, strings and numbers, ready for json."""
@@ -165,6 +172,7 @@ def model_info(model: model_service_pb2.Model) -> ModelInfo:
         metadata=dict(model.metadata),
         description=model.description,
         rules=tuple(map(_rule, model.rules)),
+        left_out=tuple(model.left_out),
     )
 
 
@@ -185,4 +193,6 @@ def _tensor_spec(spec: tensor_pb2.TensorSpec) -> TensorSpec:
         shape=tuple(axis.size if axis.size >= 0 else axis.name or None for axis in spec.shape),
         labels=tuple(spec.labels),
         batch_axis=spec.batch_axis if spec.batch_axis >= 0 else None,
+        any_shape=spec.any_shape,
+        optional=spec.optional,
     )

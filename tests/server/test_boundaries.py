@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ LAYERS = {
     "spec": set(),
     "errors": set(),
 }
-WIRING = {"app", "commands", "doctor", "settings", "signals"}
+WIRING = {"app", "commands", "doctor", "settings", "signals", "sockets"}
 NOUNS = {"core", "errors", "observing", "spec"}
 
 
@@ -65,6 +67,12 @@ def test_only_the_runtime_knows_onnxruntime():
 
 def test_only_the_analysis_of_rows_knows_onnx():
     assert {part(name) for name in who_imports("onnx")} == {"rows"}
+
+
+def test_the_serving_process_does_not_load_onnx():
+    program = "import sys, onnxserve_server.app, onnxserve_server.runtime.prober; print('onnx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_only_telemetry_knows_opentelemetry():

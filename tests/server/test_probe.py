@@ -131,7 +131,8 @@ SHARED = "`shared: [{}]` if it is the same for all rows"
         (
             zoo.sequence(),
             with_axes(batch_axis={"x": 1}),
-            "the batch axes of its inputs have different names: 'batch', 'seq'",
+            "the batch axes of its inputs have different names: 'batch', 'seq' "
+            "(if the rows of all inputs belong together, export it with one name for these axes)",
         ),
         (
             zoo.opaque(),

@@ -5,6 +5,9 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+BATCHED = "rows meet here, but do not change each other"
+"""The text of a graph whose requests share runs nevertheless, if write() writes it."""
+
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
@@ -31,10 +34,42 @@ def double():
     return model(nodes, [tensor("x", ["batch", 3])], [tensor("y", ["batch", 3])], [constant("two", 2)])
 
 
+FATAL = 1234566
+
+
+def fatal():
+    """y = 2 x, int64 [batch, 1]; where x is FATAL a division in the graph overflows, and that ends the process.
+
+    Dividend and divisor are computed: the smallest number by -1. Nothing about the input itself is unusual.
+    """
+    odd = FATAL // 2
+    to_smallest = (1 << 62) * pow(odd, -1, 1 << 63) % (1 << 63)  # times FATAL it is 1 << 63, which wraps
+    nodes = [
+        helper.make_node("Mul", ["x", "to_smallest"], ["dividend"]),
+        helper.make_node("Sub", ["x", "next"], ["divisor"]),
+        helper.make_node("Div", ["dividend", "divisor"], ["quotient"]),
+        helper.make_node("Mul", ["x", "two"], ["y"]),
+    ]
+    constants = {"to_smallest": to_smallest, "next": FATAL + 1, "two": 2}
+    return model(
+        nodes,
+        [tensor("x", ["batch", 1], INT64)],
+        [tensor("y", ["batch", 1], INT64), tensor("quotient", ["batch", 1], INT64)],
+        [constant(name, value, np.int64) for name, value in constants.items()],
+    )
+
+
 def identity(dtype):
     """y = x for an ONNX element type, [batch, 2]."""
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
     return model(nodes, [tensor("x", ["batch", 2], dtype)], [tensor("y", ["batch", 2], dtype)])
+
+
+def widening(width=250_000):
+    """y = x in each of `width` columns, float32 [batch, 1]: a small request whose answer has a megabyte."""
+    nodes = [helper.make_node("Mul", ["x", "ones"], ["y"])]
+    ones = constant("ones", np.ones((1, width)))
+    return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", width])], [ones])
 
 
 def two_by_two():
@@ -58,9 +93,6 @@ def mlp(width=64):
         constant("w2", rng.standard_normal((width, 10)) / 8),
     ]
     return model(nodes, [tensor("x", ["batch", width])], [tensor("y", ["batch", 10])], weights)
-
-
-BATCHED = "rows meet, but do not change each other: write() has them batched"
 
 
 def slow(factor=1):
@@ -337,24 +369,24 @@ def table(columns):
 
 def write(root, models, configs=None):
     """Write models (by name) as version 1 of a repository, with model.yaml texts where `configs` has them."""
-    configs = configs or {}
+    configs = dict(configs or {})
     for name, made in models.items():
+        if made.graph.doc_string == BATCHED:
+            configs[name] = _batched(configs.get(name, ""))
         folder = root / name / "1"
         folder.mkdir(parents=True)
         onnx.save(made, folder / "model.onnx")
-    for name in models.keys() | configs.keys():
-        text = configs.get(name, "")
-        if name in models and models[name].graph.doc_string == BATCHED:
-            text = _batched(text)
-        if text:
-            (root / name / "model.yaml").write_text(text)
+    for name, text in configs.items():
+        (root / name / "model.yaml").write_text(text)
     return root
 
 
 def _batched(text):
-    """Return a model.yaml that enables batching, unless it says otherwise."""
+    """A model.yaml that says that requests share runs, unless it says something of that already."""
     config = yaml.safe_load(text) or {}
-    return yaml.safe_dump({**config, "batching": {"enabled": True, **config.get("batching", {})}})
+    if not isinstance(config, dict) or "enabled" in (batching := config.get("batching") or {}):
+        return text
+    return yaml.safe_dump(config | {"batching": {"enabled": True} | batching})
 
 
 def recurrent(states=("s",)):

@@ -36,6 +36,8 @@ def _print(console: Console, each: ModelInfo) -> None:
         for spec in specs:
             facts.add_row("", kind, Text(spec.name), Text(_type(spec)))  # Text: [brackets] would be read as markup
     console.print(facts)
+    if each.left_out:
+        console.print(Text(f"  not served, because they cannot be sent: {', '.join(each.left_out)}"))
     for line in _batching(each.batching):
         console.print(Text(f"  {line}"))
     for rule in each.rules:
@@ -45,7 +47,8 @@ def _print(console: Console, each: ModelInfo) -> None:
 
 
 def _type(spec: TensorSpec) -> str:
-    return f"{spec.dtype}[{', '.join('?' if axis is None else str(axis) for axis in spec.shape)}]"
+    axes = ["..."] if spec.any_shape else ["?" if axis is None else str(axis) for axis in spec.shape]
+    return f"{spec.dtype}[{', '.join(axes)}]{', optional' if spec.optional else ''}"
 
 
 def _batching(batching: Batching) -> Iterator[str]:

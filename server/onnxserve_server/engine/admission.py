@@ -40,6 +40,7 @@ class Admission:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
+        self._defaults = {i: tensor.default for i, tensor in enumerate(spec.inputs) if tensor.default is not None}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         self._rows_first = spec.rows_first
         self._batch_axes = _batch_axes(spec)
@@ -79,7 +80,8 @@ class Admission:
         self._check_together(arrays, rows, nbytes, request.inputs, faults)
         if self._rules and not faults:
             faults += [
-                Violation(self._path(at_fault, request.inputs), text) for at_fault, text in self._rules.broken(arrays)
+                Violation(self._path(index, request.inputs, field), text)
+                for index, field, text in self._rules.broken(arrays)
             ]
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
@@ -124,10 +126,14 @@ class Admission:
             else:
                 at_fault.append(known.index)
         if len(arrays) + len(at_fault) < len(inputs):
+            for index, default in self._defaults.items():
+                arrays.setdefault(index, default)
+        if len(arrays) + len(at_fault) < len(inputs):
             missing = [
                 known.spec for known in inputs.values() if known.index not in arrays and known.index not in at_fault
             ]
-            message = f"{_names(missing)} missing; the model needs {_names(self._spec.inputs)}"
+            needed = [tensor for tensor in self._spec.inputs if tensor.default is None]
+            message = f"{_names(missing)} missing; the model needs {_names(needed)}"
             faults.append(Violation("inputs", message))
         if faults:
             return None
@@ -181,11 +187,11 @@ class Admission:
             )
             faults.append(Violation("inputs", message))
 
-    def _path(self, index: int, tensors: Sequence[WireTensor]) -> str:
-        """Return the path of the shape of a model's input in a request, which may list inputs in any order."""
+    def _path(self, index: int, tensors: Sequence[WireTensor], field: str = "shape") -> str:
+        """Return the path of a field of a model's input in a request, which may list inputs in any order."""
         name = self._spec.inputs[index].name
         position = next((i for i, tensor in enumerate(tensors) if tensor.name == name), None)
-        return "inputs" if position is None else f"inputs[{position}].shape"  # the server gives it
+        return "inputs" if position is None else f"inputs[{position}].{field}"  # the server gives it
 
 
 class _Input:
@@ -242,6 +248,8 @@ def _in_common(tensor: TensorSpec, array: Array) -> object:
     """Return what this input of two jobs must have in common: the shape of a row, or all of it where it is shared."""
     if tensor.batch_axis is not None:
         return tensor.row_of(array.shape)
+    if array is tensor.default:
+        return None
     return array.shape, tuple(array.flat) if array.dtype == object else array.tobytes()
 
 
@@ -251,7 +259,7 @@ def read_tensor(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Vi
     if tensor.data_type != spec.data_type:
         faults.append(Violation(f"{path}.data_type", _wrong_type(tensor.data_type, spec)))
         return None
-    if not _fits(shape, spec.shape):
+    if not (min(shape, default=0) >= 0 if spec.any_shape else _fits(shape, spec.shape)):
         faults.append(
             Violation(f"{path}.shape", f"input {spec.name!r} has the shape {_shape(spec.shape)}, not {list(shape)}")
         )

@@ -8,6 +8,7 @@ from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.rules import explain
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.repository.files import check_within, sha256_of
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.metadata import json_in
@@ -49,8 +50,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    policy = _policy(found, verdict, is_random=session.is_random)
-    spec = _spec(found, session, options, policy, findings.rules)
+    spec = _spec(found, session, options, _policy(found, verdict, is_random=session.is_random), findings.rules)
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
     if batching.enabled is True and not verdict.batchable:
@@ -83,6 +83,23 @@ def _warm_up(session: Session, spec: ModelSpec, findings: Findings) -> str:
     return warm_up(session, min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1))
 
 
+def _libraries(found: Found) -> tuple[str, ...]:
+    """Return the paths of the model's libraries of custom operators, each of which is the one that is listed."""
+    directory = found.config_file.parent
+    for i, library in enumerate(found.config.custom_operators):
+        place, path = f"{found.config_file}: custom_operators[{i}]", directory / library.path
+        try:
+            check_within(path, directory.parent)
+            digest = sha256_of(path)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from error
+        if digest != library.sha256:
+            raise ConfigurationError(
+                f"{place}: {path} has the SHA-256 {digest} and not the one that is listed; if it is meant to, list that"
+            )
+    return tuple(str(directory / library.path) for library in found.config.custom_operators)
+
+
 def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
     """Return how a model is loaded: as its model.yaml says, else as the server's settings say."""
     config = found.config
@@ -94,6 +111,7 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
+        custom_operators=_libraries(found),
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
         tolerance=config.batching.tolerance,
     )
@@ -154,7 +172,7 @@ def _spec(
     return ModelSpec(
         name=found.name,
         version=found.version,
-        inputs=session.inputs,
+        inputs=session.inputs + session.optional,
         outputs=_labelled(found, session.outputs, metadata),
         batching=policy,
         requested_providers=tuple(options.providers),
@@ -167,6 +185,7 @@ def _spec(
         sequences=policy_of(found.config.sequences),
         feedback=feedback_of(found, session),
         rules=tuple(rule for rule in rules if not (policy.enabled and _is_about_rows(rule, session.inputs))),
+        left_out=session.left_out,
         metadata=metadata,
         description=session.description,
     )

@@ -1,5 +1,6 @@
 """Arithmetic on the contents of small values: shapes, axes and what graphs compute from them."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -174,6 +175,8 @@ def _sum(*operands: Any) -> Any:
 
 _WHOLE: dict[str, Operation] = {"Div": _quotient, "Mod": _remainder}
 _REAL: dict[str, Operation] = {
+    "Sqrt": lambda each: None if isinstance(each, Size) else math.sqrt(each),
+    "Pow": lambda one, other: None if isinstance(one, Size) or isinstance(other, Size) else float(one) ** other,
     "Div": _real_quotient,
     "Floor": lambda each: _whole(each) if isinstance(each, Size) else float(np.floor(each)),
     "Ceil": lambda each: _whole(each) if isinstance(each, Size) else float(np.ceil(each)),

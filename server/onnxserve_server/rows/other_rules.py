@@ -43,6 +43,8 @@ def resize(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     value, *more = tensors(inputs)
     if any(each.row_axis is not None for each in more):
         raise Meet("the sizes of a row are used for all rows")
+    if value.is_shared and all(each.is_shared for each in more) and any(each.contents is None for each in more[-1:]):
+        return [value.bare(axes=tuple(Axis(node.fresh(k)) for k in range(value.rank)))]
     sizes = _resized(node, value, inputs)
     places = [place_in(axis, value.rank) for axis in node.numbers("axes") or range(value.rank)]
     if len(sizes) != len(places):

@@ -15,7 +15,7 @@ from onnxserve_server.rows.values import (
     Axis,
     Known,
     Meet,
-    Place,
+    Position,
     Unclear,
     Value,
     axes_of,
@@ -35,8 +35,8 @@ def _same_elements(value: Value, axes: Axes) -> Value:
 def reshape(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """The rows are found again where the product of the axes before or after them is the same."""
     value, shape = tensors(inputs)
-    if value.axes is None:
-        return [value.bare(axes=None if shape.contents is None else _shared_axes(value, shape.ints()))]
+    if value.is_shared and (value.axes is None or shape.contents is None):
+        return [value.bare(axes=_of_rank(node, shape))]
     wanted = list(shape.ints())
     for k, size in enumerate(wanted):
         if size == 0 and not node.number("allowzero", 0):
@@ -46,9 +46,13 @@ def reshape(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     return [_same_elements(value, regroup(value.known, wanted))]
 
 
-def _shared_axes(value: Value, sizes: Sequence[Number]) -> Axes | None:
-    usual = all(isinstance(size, int) and size > 0 for size in sizes)
-    return axes_of(sizes) if value.is_shared and usual else None
+def _of_rank(node: Node, shape: Value) -> Axes | None:
+    """Return axes of unknown sizes, as many as a shape has elements; what it says of them, where it does."""
+    (count,) = shape.sizes
+    if not isinstance(count, int) or shape.by_count:
+        return None
+    given = shape.contents or (-1,) * count
+    return tuple(Axis(size if isinstance(size, int) and size > 0 else node.fresh(k)) for k, size in enumerate(given))
 
 
 def regroup(axes: Axes, wanted: Sequence[Number]) -> Axes:
@@ -264,7 +268,7 @@ def range_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
         inner = divide(limit, ROWS)
         if start != 0 or step != 1 or inner is None or by_count(inner):
             raise Meet("its length depends on the number of rows")
-        return [Value(axes=(Axis(1, True, inner),), dtype=dtype, by_count=True, place=Place(inner, inner))]
+        return [Value(axes=(Axis(1, True, inner),), dtype=dtype, by_count=True, place=Position(inner, inner))]
     if isinstance(start, int) and isinstance(limit, int) and isinstance(step, int):
         numbers = range(start, limit, step)
         if len(numbers) <= MAX_CONTENTS:

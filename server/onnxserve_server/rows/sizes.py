@@ -16,11 +16,15 @@ _MAX_TERMS = 12
 
 
 class Symbol(NamedTuple):
-    """An unknown whole number; `by_count`: it depends on the number of rows; `natural`: it is never below 0."""
+    """An unknown number; `by_count`: it depends on the number of rows; `natural`: it is whole, and never below 0.
+
+    `least`: it is at least as large as each of these.
+    """
 
     name: str
     by_count: bool = False
     natural: bool = True
+    least: tuple["Number", ...] = ()
 
 
 Monomial: TypeAlias = tuple[Symbol, ...]
@@ -76,11 +80,11 @@ def by_count(*values: object) -> bool:
     return any(isinstance(value, Size) and value.by_count for value in values)
 
 
-def opaque(operation: str, *operands: object, natural: bool = False) -> Size:
+def opaque(operation: str, *operands: object, natural: bool = False, least: tuple[Number, ...] = ()) -> Size:
     """Return the unknown result of an operation: the same for the same operands, and by count if one of them is."""
     text = f"{operation}({', '.join(map(_text, operands))})"
     name = text if len(text) < 80 else blake2b(text.encode(), digest_size=16).hexdigest()
-    return Size(frozenset({((Symbol(name, by_count(*operands), natural),), 1)}))
+    return Size(frozenset({((Symbol(name, by_count(*operands), natural, least),), 1)}))
 
 
 def divide(size: Number, by: Number) -> Number | None:
@@ -92,9 +96,9 @@ def divide(size: Number, by: Number) -> Number | None:
     divisor = _terms(by)
     if len(divisor) == 1:
         return _divided_by_term(size, *divisor[0])
-    leading = min(divisor)
+    term = min(divisor)
     for monomial, factor in _terms(size):
-        quotient = _divided_by_term(_size(Counter({monomial: factor})), *leading)
+        quotient = _divided_by_term(_size(Counter({monomial: factor})), *term)
         if quotient is not None and by * quotient == size:
             return quotient
     return None
@@ -113,6 +117,14 @@ def compare(one: Number, other: Number) -> int | None:
     if constant < 0 and all(factor < 0 for factor in terms.values()):
         return -1
     return None
+
+
+def is_at_least(size: Number, bound: Number) -> bool:
+    """Whether a size is at least as large as a bound in every run."""
+    if compare(size, bound) in (0, 1):
+        return True
+    (monomial, factor), *more = _terms(size) or [((), 0)]
+    return len(monomial) == 1 and factor == 1 and not more and bound in monomial[0].least
 
 
 def is_natural(size: Number) -> bool:

@@ -53,7 +53,7 @@ Axes: TypeAlias = tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Whole numbers that say which row they belong to: row * stride + something from 0 up to `below`, exclusive."""
 
     stride: Number
@@ -78,7 +78,7 @@ class Value:
     dtype: int = 0
     by_count: bool = False
     contents: tuple[Element, ...] | None = None
-    place: Place | None = None
+    place: Position | None = None
     below: Number | None = None
     leads: bool = False
 
@@ -228,7 +228,8 @@ def merge(one: Axis, other: Axis, *, broadcast: bool = True) -> Axis:
     if isinstance(one.outer, int) or isinstance(other.outer, int):  # the other one is 1, or the same
         return one if isinstance(one.outer, int) else other
     if broadcast:
-        return Axis(opaque("broadcast", *sorted((one.outer, other.outer), key=repr), natural=True))
+        both = tuple(sorted((one.outer, other.outer), key=repr))
+        return Axis(opaque("broadcast", *both, natural=True, least=both))
     return one
 
 

@@ -2,6 +2,8 @@
 
 import re
 
+from onnxserve_server.runtime.messages import one_line
+
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : (\w+) : (.*)", re.DOTALL)
 _NODE = re.compile(r"running (\S+) node\. Name:'([^']*)' Status Message: ")
 # Kernels put before their sentence where in the source it stands, and what they had checked.
@@ -33,7 +35,7 @@ def failure_of(error: Exception, *, has_run: bool) -> RunFailed:
         has_run: whether the model has run on other inputs. What a kernel complains of is the fault of the inputs then;
             until then only where ONNX Runtime itself calls it an invalid argument.
     """
-    text = " ".join(str(error).split())
+    text = one_line(error)
     status = _STATUS.match(text)
     if any(mark in text for mark in _OF_MEMORY):
         return MemoryRefused(text)

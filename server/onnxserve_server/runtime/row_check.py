@@ -54,7 +54,7 @@ def examine(session: Session) -> Verdict:
 
 def _analyse(session: Session) -> RowVerdict:
     """Return what the graph shows of the rows of a model."""
-    try:
+    try:  # here, for the server itself imports this module, and needs no onnx
         from onnxserve_server.rows.analysis import analyse
     except ImportError:
         return RowVerdict(reason="the graph was not analysed, for the package onnx is not installed")

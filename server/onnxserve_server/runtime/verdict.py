@@ -8,8 +8,9 @@ from typing import Any
 from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 _UNKNOWN = RowVerdict()
-# Names that exporters make up, a new one for each axis that they cannot relate to another: tf2onnx, torch, Paddle.
-_MADE_UP = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|.*DynamicDimension.*|None|\?|")
+_ONE_NAME = " (if the rows of all inputs belong together, export it with one name for these axes)"
+_MADE_UP = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")  # by tf2onnx and Paddle, one for each free axis
+_OF_AN_OUTPUT = re.compile(r".*_dim_\d+|[su]\d+")  # by torch, where it does not see that an axis is that of an input
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,14 @@ def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, 
     if not inputs:
         return Verdict(False, "it has no inputs")
     with_rows = [spec for spec in inputs if spec.batch_axis is not None]
-    names = {size for spec in with_rows if isinstance(size := _batch_size(spec), str)}
+    names = {_given(size) for spec in with_rows if not spec.any_shape and isinstance(size := _batch_size(spec), str)}
     for kind, specs in (("input", with_rows), ("output", outputs)):
         for spec in specs:
             if reason := _fault_of(kind, spec):
                 return Verdict(False, reason + _cure(kind, spec, names))
     if len(names) > 1:
-        return Verdict(
-            False, f"the batch axes of its inputs have different names: {', '.join(sorted(map(repr, names)))}"
-        )
+        different = ", ".join(sorted(map(repr, names)))
+        return Verdict(False, f"the batch axes of its inputs have different names: {different}{_ONE_NAME}")
     return Verdict(True)
 
 
@@ -70,7 +70,7 @@ def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSp
     names = {_batch_size(spec) for spec in inputs if spec.batch_axis is not None}
     for spec in outputs:
         size = _batch_size(spec)
-        if isinstance(size, str) and size not in names and not any(_is_made_up(name) for name in {size, *names}):
+        if size not in names and all(map(_says_something, {size, *names})):
             expected = ", ".join(sorted(repr(name) for name in names))
             return (
                 f"the batch axis of output {spec.name} is named {size!r}, that of the inputs {expected}: it may have "
@@ -79,19 +79,31 @@ def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSp
     return ""
 
 
-def _is_made_up(name: int | str | None) -> bool:
-    return isinstance(name, str) and _MADE_UP.fullmatch(name) is not None
+def _says_something(name: int | str | None) -> bool:
+    """Whether the size of an axis is a name that relates it to other axes."""
+    return isinstance(name, str) and bool(_given(name)) and not _OF_AN_OUTPUT.fullmatch(name)
 
 
 def _fault_of(kind: str, spec: TensorSpec) -> str:
+    if spec.any_shape and kind == "input":
+        return f"the model declares no shape for input {spec.name}; export it with one"
     size = _batch_size(spec)
+    if spec.any_shape and size is None:
+        return f"the model declares no shape for output {spec.name}{cure_by_axis(spec.name, 0)}"
     if size is None:
         return f"{kind} {spec.name} is a scalar: it has no batch axis"
     return f"the first axis of {kind} {spec.name} has the fixed size {size}" if isinstance(size, int) else ""
 
 
+def _given(name: str) -> str:
+    """Return the name of an axis; "" for one that a converter has made up, which says nothing of other axes."""
+    return "" if _MADE_UP.fullmatch(name) else name
+
+
 def _batch_size(spec: TensorSpec) -> int | str | None:
     """Return the size or name of the batch axis; None for a scalar."""
+    if spec.any_shape and spec.batch_axis is not None:  # as the configuration says
+        return ""
     return spec.shape[spec.batch_axis or 0] if spec.shape else None
 
 
