@@ -16,7 +16,7 @@ SIZES = {"time": 6, "keys": 7}
 class Draw:
     """How an input is made: the limit of its integers (or a range), and what its free axes measure."""
 
-    limit: object = 5
+    limit: object = None
     scale: float = 1.0
 
 
@@ -40,11 +40,14 @@ def rows_of(value, spec, rows, *, draw, rng, sizes):
     shape = [_size(size, k, spec, rows, sizes) for k, size in enumerate(spec.shape)]
     elem = value.type.tensor_type.elem_type
     if elem == TensorProto.STRING:
-        return np.array([f"word{n}" for n in rng.integers(0, 9, int(np.prod(shape)))], object).reshape(shape)
+        words = [f"word{n}" if n < 5 else f"{n} words" for n in rng.integers(0, 9, int(np.prod(shape)))]
+        return np.array(words, object).reshape(shape)
     dtype = helper.tensor_dtype_to_np_dtype(elem)
     if dtype.kind in "iub":
-        low, high = draw.limit if isinstance(draw.limit, tuple) else (0, 2 if dtype.kind == "b" else draw.limit)
+        low, high = draw.limit if isinstance(draw.limit, tuple) else (0, 2 if dtype.kind == "b" else draw.limit or 5)
         return rng.integers(low, high, shape).astype(dtype)
+    if draw.limit:
+        return (rng.random(shape) * draw.limit).astype(dtype)
     return (rng.standard_normal(shape) * rng.choice([1.0, 3.0], shape) * draw.scale).astype(dtype)
 
 
