@@ -8,7 +8,6 @@ the rows lie: "x0 z0 >1" means along axis 0 of x and of z, and along axis 1 of t
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from support.brute_force import Draw
@@ -71,7 +70,7 @@ class Case:
 
 def _declared(name, given, axes):
     kind, _, shape = given.partition("<")[0].partition(" ")
-    sizes = [int(size) for size in shape.split()]
+    sizes: list[object] = [int(size) for size in shape.split()]
     if name in axes:
         sizes[axes[name]] = "batch"
     return helper.make_tensor_value_info(name, TYPES[kind], sizes)
