@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import figures, floor, load, models, ours, overload, report, sdk, sequences, stream, telemetry
+from bench import figures, floor, load, models, ours, overload, report, sdk, sequences, spot_checks, stream, telemetry
 from bench.cells import Contender, Plan, contender, measure
 from bench.soak import soak
 
@@ -30,6 +30,9 @@ _MEANINGS = {
     "overload.goodput_10x": "the lower of the two",
     "overload.single.refusal_p99_ms": "ms after which 99 % of the others had their error",
     "overload.batched.refusal_p99_ms": "the same with up to four requests a run",
+    "spot_check.cost": "time of spot checks over that of the runs, of the model for which it is larger",
+    "spot_check.tiny.cpu": "CPU time a request with spot checks over that without, 64 callers",
+    "spot_check.wide.cpu": "the same of the wide model",
     "soak.requests": "requests of the soak",
     "soak.rss_growth_mb": "MB of resident memory more after it",
     "soak.threads_growth": "threads more after it",
@@ -115,8 +118,9 @@ def main() -> None:
     streamed = _streamed(plan) if calls_tiny else {}
     watched = telemetry.measure(plan.runs, plan.seconds) if calls_tiny else {}
     overloaded = overload.measure(plan.runs, plan.seconds) if calls_tiny else {}
+    checked = spot_checks.measure(plan.runs, plan.seconds) if calls_tiny else {}
     of_cells = figures.bounds(results) | figures.raw(results) | figures.served(results, *_CONTENDERS)
-    keys = of_cells | called | streamed | watched | overloaded | soaked
+    keys = of_cells | called | streamed | watched | overloaded | checked | soaked
     grids = [
         report.cell_grid(plan, keys, _CONTENDERS),
         report.raw_grid([model.name for model in plan.models], keys),

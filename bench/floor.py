@@ -17,6 +17,7 @@ from onnxserve import tensor
 from onnxserve.v1 import inference_service_pb2 as pb
 from onnxserve_server.edge.calls import Call
 from onnxserve_server.edge.lane import Lane
+from onnxserve_server.edge.unsent import UnsentAnswers
 
 
 def serve() -> ServerProcess:
@@ -43,7 +44,7 @@ def _main() -> None:
 
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
-    lane = Lane(server, {PREDICT: predict}, {}, flush=lambda: None)
+    lane = Lane(server, {PREDICT: predict}, {}, flush=lambda: None, unsent=UnsentAnswers(1 << 30))
     server.start()
     lane.start()
     print(f"the floor is ready on 127.0.0.1:{port}", flush=True)

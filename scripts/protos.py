@@ -13,20 +13,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-import google.rpc.status_pb2
-
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 BASELINE = PROTOS / "baseline.binpb"
 STUBS = ROOT / "client"
-GOOGLE = Path(google.rpc.status_pb2.__file__).parent.parent.parent  # its package has the .proto files beside the stubs
 
 
 def protoc(*arguments: str) -> None:
-    """Run protoc on every .proto of our contract."""
-    places = (f"--proto_path={PROTOS}", f"--proto_path={GOOGLE}")
+    """Run protoc on every .proto of our contract, which has all that they import."""
     files = sorted(str(path) for path in PROTOS.glob("onnxserve/v1/*.proto"))
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *places, *arguments, *files], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}", *arguments, *files], check=True
+    )
 
 
 def generate(target: Path) -> None:

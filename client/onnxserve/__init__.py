@@ -17,7 +17,7 @@ from onnxserve._aio import AsyncClient
 from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._client import Client
-from onnxserve._models import Batching, ModelInfo, RowVerdict, Runtime, TensorSpec
+from onnxserve._models import Batching, Condition, InputRule, ModelInfo, RowVerdict, Runtime, TensorSpec
 from onnxserve._prediction import Prediction, Receipt
 from onnxserve._sequence import State, Stop
 from onnxserve.errors import (
@@ -48,9 +48,11 @@ __all__ = [
     "Batching",
     "Cancelled",
     "Client",
+    "Condition",
     "DeadlineExceeded",
     "FailedPrecondition",
     "FieldViolation",
+    "InputRule",
     "Internal",
     "InvalidAnswer",
     "InvalidArgument",

@@ -339,6 +339,7 @@ class AsyncClient(BaseClient):
             raise
 
     async def _why_unsent(self, request_id: str) -> Unavailable | None:
+        """Return the error of a call that was not sent, as there is no connection; None: there is one."""
         try:
             await self._check_health(None, PROBE_TIMEOUT)
         except grpc.RpcError as probe:

@@ -175,7 +175,7 @@ class BaseClient(abc.ABC):
         """Return the error of a call whose timeout has passed, as a health check found out; None: there is a server."""
         if probe.code() is not grpc.StatusCode.UNAVAILABLE:
             return None
-        message = f"no server was reached before the timeout: {probe.details()}"
+        message = f"no server was reached: {probe.details()}"
         return Unavailable(grpc.StatusCode.UNAVAILABLE, message, request_id=request_id)
 
     def _new_id(self) -> str:

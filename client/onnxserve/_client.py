@@ -367,9 +367,10 @@ class Client(BaseClient):
                 self._policy.note_answer()
                 return response
 
-    def _why_unsent(self, request_id: str) -> Unavailable | None:
+    def _why_unsent(self, request_id: str = "", timeout: float = PROBE_TIMEOUT) -> Unavailable | None:
+        """Return the error of a call that was not sent, as there is no connection; None: there is one."""
         try:
-            self._check_health(None, PROBE_TIMEOUT)
+            self._check_health(None, timeout)
         except grpc.RpcError as probe:
             return self._unsent(probe, request_id)
         return None

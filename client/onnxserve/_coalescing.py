@@ -53,8 +53,9 @@ _MAX_SPECS = 1000
 
 # Errors that do not depend on the request: each call would have got the same one alone.
 _COMMON = (NotFound, PermissionDenied, Unauthenticated, Unavailable, Unimplemented)
-# Errors after which joining goes on.
+# Errors after which joining goes on, and a reason: one of the requests has values that the model cannot compute with.
 _USUAL = (Cancelled, DeadlineExceeded, ModelRunFailed)
+_INVALID_VALUES = "INVALID_VALUES"
 
 
 class _Group:
@@ -195,7 +196,7 @@ class Coalescer:
             self._deliver(batch, [Verdict.ALONE] * len(batch.waiters))
         elif isinstance(failed.error, _COMMON):
             self._deliver(batch, [failed.error.with_traceback(None)] * len(batch.waiters))
-        elif isinstance(failed.error, _USUAL):
+        elif isinstance(failed.error, _USUAL) or failed.error.reason == _INVALID_VALUES:
             self._deliver(batch, [Verdict.ALONE] * len(batch.waiters))
         else:
             self.each_alone(batch)

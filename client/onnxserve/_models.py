@@ -25,6 +25,10 @@ class TensorSpec:
     batch_axis: int | None = 0
     """If batching is enabled: the axis along which rows of several requests are concatenated. None for an input without
     such an axis: requests share a run only if their values of it are equal."""
+    any_shape: bool = False
+    """Whether the model declares no shape for it: `shape` is (), and an input is taken in any shape."""
+    optional: bool = False
+    """For an input: whether predict() may leave it out, because the model has a default for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,32 @@ class RowVerdict:
     """A sentence that names the node or the row. "" if there is nothing to say."""
     node: str
     """The name of the node that decided. "" if none did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One thing about an input of a request."""
+
+    input: str
+    """The name of the input."""
+    axis: int | None
+    """The axis that it is about. None: it is about the elements."""
+    value: int
+    """It holds if the axis has this size, or if any element has this value."""
+
+    def __str__(self) -> str:
+        what = "an element" if self.axis is None else f"the size of axis {self.axis}"
+        return f"{what} of {self.input} is {self.value}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRule:
+    """Requests that the server refuses, because a kernel of the model would end its process on them."""
+
+    conditions: tuple[Condition, ...]
+    """A request is refused with InvalidArgument if all of these hold."""
+    reason: str
+    """What the server saw when it tried such a request, in a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +118,7 @@ class ModelInfo:
     state: str
     """"LOADING", "READY" or "STOPPED"."""
     inputs: tuple[TensorSpec, ...]
-    """The inputs. A request must have all of them, but for those that hold the state of a sequence."""
+    """The inputs. A request must have all of them, but optional ones and those that hold the state of a sequence."""
     outputs: tuple[TensorSpec, ...]
     """The outputs."""
     batching: Batching
@@ -99,6 +129,11 @@ class ModelInfo:
     """The metadata of the model file (ONNX metadata_props)."""
     description: str
     """The description in the model file. "" if it has none."""
+    rules: tuple[InputRule, ...] = ()
+    """What a request must not hold. () for most models."""
+    left_out: tuple[str, ...] = ()
+    """The outputs of the model file that are not served, because they are not tensors or of a type that cannot be sent:
+    each with its type."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, tuples, strings and numbers, ready for json."""
@@ -136,6 +171,18 @@ def model_info(model: model_service_pb2.Model) -> ModelInfo:
         ),
         metadata=dict(model.metadata),
         description=model.description,
+        rules=tuple(map(_rule, model.rules)),
+        left_out=tuple(model.left_out),
+    )
+
+
+def _rule(rule: model_service_pb2.InputRule) -> InputRule:
+    return InputRule(
+        conditions=tuple(
+            Condition(input=each.input, axis=each.axis if each.axis >= 0 else None, value=each.value)
+            for each in rule.conditions
+        ),
+        reason=rule.reason,
     )
 
 
@@ -146,4 +193,6 @@ def _tensor_spec(spec: tensor_pb2.TensorSpec) -> TensorSpec:
         shape=tuple(axis.size if axis.size >= 0 else axis.name or None for axis in spec.shape),
         labels=tuple(spec.labels),
         batch_axis=spec.batch_axis if spec.batch_axis >= 0 else None,
+        any_shape=spec.any_shape,
+        optional=spec.optional,
     )

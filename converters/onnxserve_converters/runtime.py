@@ -53,7 +53,7 @@ def _probe(path: Path) -> tuple[SessionOptions, Verdict]:
         for level in _LEVELS:
             options = SessionOptions(graph_optimization=level)
             try:
-                return options, prober.probe(path, options)
+                return options, prober.probe(path, options).verdict
             except ConfigurationError as error:
                 refused = error
     raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX file: {refused}") from refused

@@ -2,24 +2,33 @@
 
 import logging
 import math
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 
 from onnxserve import __version__
+from onnxserve_server import sockets
 from onnxserve_server.core import Clock
 from onnxserve_server.edge.health import NOT_SERVING, SERVING, Health
 from onnxserve_server.edge.inflight import StreamBudget, Window
 from onnxserve_server.edge.load_report import LoadReport
-from onnxserve_server.edge.server import INFERENCE, MODELS, GrpcServer, ServerOptions, bracketed, check_port
+from onnxserve_server.edge.messages import Gzip, parse
+from onnxserve_server.edge.server import INFERENCE, MODELS, GrpcServer, ServerOptions
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.engine.table import Table
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
-from onnxserve_server.runtime.resources import resident_bytes, resources
+from onnxserve_server.runtime.prober import ProbeLimits
+from onnxserve_server.runtime.resources import (
+    open_descriptors,
+    raise_descriptor_limit,
+    resident_bytes,
+    resources,
+)
 from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.services import Services
@@ -28,8 +37,9 @@ from onnxserve_server.telemetry import logs
 from onnxserve_server.telemetry.metrics import Sources
 from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from onnxserve_server.web.app import make_app
-from onnxserve_server.web.server import HttpServer
+from onnxserve_server.web.server import MAX_CONNECTIONS, HttpServer
 from onnxserve_server.web.status import ServerStatus
+from onnxserve_server.web.uploads import MAX_BODY
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +47,7 @@ logger = logging.getLogger(__name__)
 # longer than most runs. Between 0.2 and 2 ms single calls come out the same; below 0.5 ms sequences, whose three
 # threads all compute, pay for the switching: 15 % more CPU time a step.
 _SWITCH_INTERVAL = 0.001
+_SPARE_DESCRIPTORS = 64  # for files, pipes and sockets that come and go
 _WAITING_SHARE = 4  # of the memory that is left, this part may wait: messages on their way need more than they hold
 
 
@@ -56,7 +67,8 @@ class App:
 
     def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
         self.settings = settings
-        self.health = Health()
+        self._gzip = _gzip(settings, settings.max_message_bytes)
+        self.health = Health(parse if self._gzip is None else self._gzip.parse)
         self.budget = StreamBudget(_window(settings))
         table, backlog = Table(), Backlog()
         sources = Sources(table=table, backlog=backlog, streams=self.budget)
@@ -75,6 +87,8 @@ class App:
         self.grpc: GrpcServer | None = None
         self.port = 0
         self.http_port = -1
+        self._max_unsent = 0
+        self._paths: list[str] = []  # of the Unix sockets on which it listens
         self._http: HttpServer | None = None
 
     @property
@@ -89,7 +103,7 @@ class App:
             ConfigurationError: a model cannot be loaded, or the port cannot be had.
         """
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        check_port(self.settings.host, self.settings.port)  # before minutes of loading
+        self._check_address()  # before minutes of loading
         self._start_http()
         if self.telemetry is not None:
             self.telemetry.start()
@@ -97,9 +111,11 @@ class App:
         self.manager.load_all(stop)
         if stop is not None and stop.is_set():
             return
-        self._bound_backlog()
+        self._bound_memory()
         self.grpc = GrpcServer(self._server_options(), self.engine, self.health, self.budget)
         self.port = self.grpc.start()
+        if self.settings.address:
+            self._paths.append(self.settings.address)
         names = {f"model/{model.spec.name}" for model in self.engine.table.models()}
         self.health.set([*names, INFERENCE, MODELS, ""], SERVING)
 
@@ -141,21 +157,44 @@ class App:
         self._deadlines.stop()
         if self._http is not None:
             self._http.stop()
+        for address in self._paths:
+            sockets.remove(address)
         if self.telemetry is not None:
             self.telemetry.stop()
         logs.flush()
 
     def _start_http(self) -> None:
-        if self.settings.http_port < 0:
+        if self.settings.http_port < 0 and not self.settings.http_address:
             return
         status = ServerStatus(self.engine, self.manager.statuses, self.health.ready, self.telemetry)
-        self._http = HttpServer(lambda: make_app(status), self.settings.host, self.settings.http_port)
+        gzip = _gzip(self.settings, MAX_BODY)
+        ungzip = None if gzip is None else gzip.unpack
+        self._http = HttpServer(lambda: make_app(status, ungzip), self._listen_for_http())
         self.http_port = self._http.port
         self._http.start()
-        logger.info("status page on http://%s:%d", bracketed(self.settings.host), self.http_port)
+
+    def _address(self, port: int) -> str:
+        return self.settings.address or sockets.address_of(self.settings.host, port)
+
+    def _check_address(self) -> None:
+        if self.settings.address:
+            sockets.check_path(self.settings.address)
+        else:
+            sockets.check_port(self.settings.host, self.settings.port)
+
+    def _listen_for_http(self) -> socket.socket:
+        settings = self.settings
+        if settings.http_address:
+            listener = sockets.listen_at(settings.http_address)
+            self._paths.append(settings.http_address)
+            logger.info("status page on %s", settings.http_address)
+            return listener
+        listener = sockets.listen(settings.host, settings.http_port)
+        logger.info("status page on http://%s", sockets.address_of(settings.host, listener.getsockname()[1]))
+        return listener
 
     def _announce(self, ready: Callable[[str], None]) -> None:
-        address, models = f"{bracketed(self.settings.host)}:{self.port}", len(self.engine.table.models())
+        address, models = self._address(self.port), len(self.engine.table.models())
         fields = {"address": address, "version": __version__, "edge": self.edge_name, "models": models}
         logger.info("ready", extra=fields)
         ready(address)
@@ -170,12 +209,13 @@ class App:
         if self.telemetry is not None:
             self.telemetry.on_model_change(status)
 
-    def _bound_backlog(self) -> None:
-        """Set how much may wait, now that the models have taken their memory."""
+    def _bound_memory(self) -> None:
+        """Set how much may wait, of requests and of answers, now that the models have taken their memory."""
         settings, granted = self.settings, resources()
         left = max(0, granted.memory_bytes - resident_bytes())
         limit = settings.all_queue_bytes or max(left // _WAITING_SHARE, settings.max_message_bytes)
         self.engine.services.backlog.limit = limit
+        self._max_unsent = settings.all_unsent_bytes or left // _WAITING_SHARE
         text = f"queued requests are limited to {limit >> 20} MiB; {left >> 20} MiB of memory are left"
         if limit > left // 2:
             logger.warning(
@@ -186,16 +226,34 @@ class App:
         else:
             logger.info("%s (%s)", text, granted.memory_from)
 
+    def _max_connections(self) -> int:
+        """Return how many gRPC connections there may be, so that descriptors are left for probes and for files."""
+        wanted, limit = self.settings.max_connections, raise_descriptor_limit()
+        possible = max(1, limit - open_descriptors() - MAX_CONNECTIONS - _SPARE_DESCRIPTORS)
+        if possible < wanted:
+            logger.warning(
+                "gRPC connections are limited to %d, not %d: the process may open %d files; raise that (ulimit -n)",
+                possible,
+                wanted,
+                limit,
+            )
+        return min(possible, wanted)
+
     def _server_options(self) -> ServerOptions:
         settings = self.settings
         cpus = resources().cpus
         report = LoadReport(self.engine.clock, lambda: time.process_time() / cpus, self.engine.busy)
         return ServerOptions(
-            host=settings.host,
-            port=settings.port,
+            address=self._address(settings.port),
             edge=settings.edge,
             workers=settings.workers,
             max_message_bytes=settings.max_message_bytes,
+            gzip=self._gzip,
+            max_connections=self._max_connections(),
+            max_connection_calls=settings.max_connection_calls,
+            max_header_bytes=settings.max_header_bytes,
+            min_ping_interval=settings.min_ping_interval,
+            max_unsent_bytes=self._max_unsent,
             max_connection_age=settings.max_connection_age,
             max_connection_age_grace=settings.max_connection_age_grace,
             stream_lifetime=settings.stream_lifetime,
@@ -208,6 +266,10 @@ def _window(settings: Settings) -> Window:
     return Window(
         requests=settings.stream_requests, nbytes=settings.stream_bytes, all_requests=settings.all_stream_requests
     )
+
+
+def _gzip(settings: Settings, max_bytes: int) -> Gzip | None:
+    return None if settings.compression == "identity" else Gzip(max_bytes, settings.compression_ratio)
 
 
 def _telemetry_options(settings: Settings) -> Options:
@@ -225,4 +287,5 @@ def _repository(settings: Settings) -> Repository:
             max_inline=settings.inline_us / 1e6,
         ),
         skip_broken=settings.skip_broken_models,
+        probe_limits=ProbeLimits(tries=settings.probe_timeout, memory_bytes=settings.probe_memory_bytes),
     )

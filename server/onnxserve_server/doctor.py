@@ -10,7 +10,7 @@ from typing import Any
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import discover
 from onnxserve_server.repository.loader import Defaults, load
-from onnxserve_server.runtime.prober import Prober
+from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.resources import resources
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
@@ -94,7 +94,7 @@ def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
         threads=settings.threads, providers=settings.providers, allow_cpu_fallback=settings.allow_cpu_fallback
     )
     services = Services(clock=time.monotonic, deadlines=DeadlineWatch(time.monotonic))
-    with Prober() as prober:
+    with Prober(ProbeLimits(tries=settings.probe_timeout, memory_bytes=settings.probe_memory_bytes)) as prober:
         try:
             models = discover(
                 settings.models, settings.batching_defaults, lambda *broken: problems.append(str(broken[-1]))

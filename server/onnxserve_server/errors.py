@@ -66,6 +66,41 @@ class InvalidRequest(ServeError):
         self.violations = tuple(violations)
 
 
+class InvalidValues(InvalidRequest):
+    """The request fits the model, but the model cannot compute with its values or sizes."""
+
+    reason = "INVALID_VALUES"
+
+
+class OutOfMemory(ServeError):
+    """The request, or its answer, needs more memory than there is or may be used."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "OUT_OF_MEMORY"
+
+
+class EncodingNotSupported(ServeError):
+    """The message is compressed in a way that this server does not take."""
+
+    code = Code.UNIMPLEMENTED
+    reason = "ENCODING_NOT_SUPPORTED"
+
+
+class MessageTooLarge(ServeError):
+    """The message has, or becomes, more bytes than it may."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "TOO_LARGE"
+
+
+class NotReceived(ServeError):
+    """The call waited for so long, for its message or for its answer to be read, that others needed its memory."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "TOO_SLOW"
+    retry_after = 1.0
+
+
 class ModelNotFound(ServeError):
     """No model, or no version of it, has that name; `resource` is what was asked for."""
 

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         description="address to listen on; 0.0.0.0 for all of IPv4, :: for all of IPv4 and IPv6",
     )
     port: int = Field(8500, ge=0, le=65535, description="port for gRPC; 0 picks a free one")
+    address: str = Field(
+        "", description="socket to listen on for gRPC, in place of host and port: unix:/path, such as unix:/run/a.sock"
+    )
     edge: Literal["lane", "plain"] = Field(
         "lane", description="how calls are served: lane (fast) or plain (grpcio's own threads)"
     )
@@ -91,6 +94,37 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds that a request may take whose caller names no deadline; 0: as long as it takes",
     )
+    compression: Literal["identity", "gzip"] = Field(
+        "identity", description="how messages may be compressed: identity (not at all) or gzip; also bodies by HTTP"
+    )
+    compression_ratio: int = Field(
+        20, ge=1, le=1032, description="with --compression gzip, how many times as large a message may become"
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="maximum gRPC connections; fewer where the process may not open so many files",
+    )
+    max_connection_calls: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="maximum calls at a time on one connection; further ones wait at their client",
+    )
+    max_header_bytes: int = Field(16 << 10, ge=1024, le=1 << 20, description="largest metadata of a call, in bytes")
+    min_ping_interval: float = Field(
+        5.0,
+        ge=0,
+        le=7200,
+        description="seconds between pings of a client while nothing else is sent; one that pings more often loses its "
+        "connection",
+    )
+    all_unsent_bytes: int = Field(
+        0,
+        ge=0,
+        description="maximum bytes of answers that their callers have not read; 0: a quarter of the memory left after "
+        "loading",
+    )
     stream_requests: int = Field(
         128, ge=1, description="maximum requests of one stream in flight: read and not yet answered"
     )
@@ -127,6 +161,14 @@ class Settings(BaseSettings):
     max_connection_age_grace: float = Field(
         0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
     )
+    probe_timeout: float = Field(
+        30.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
+    )
+    probe_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="resident memory of the process that tries a model, in bytes; 0: three quarters of what is left",
+    )
     skip_broken_models: bool = Field(
         False, description="serve the other models when one cannot be loaded, instead of failing the start"
     )
@@ -135,6 +177,9 @@ class Settings(BaseSettings):
         ge=-1,
         le=65535,
         description="port of the status page, /metrics, /healthz and /readyz; 0 picks a free one, -1 closes it",
+    )
+    http_address: str = Field(
+        "", description="socket to listen on for HTTP, in place of host and http_port: unix:/path"
     )
     telemetry: bool = Field(True, description="collect metrics of requests and runs, and traces of some")
     otlp_endpoint: str = Field(
@@ -175,6 +220,21 @@ class Settings(BaseSettings):
                 f"{value!r} is not a valid endpoint; expected a URL such as http://localhost:4317, or https"
             )
         return value
+
+    @field_validator("address", "http_address")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        if value and not value.startswith("unix:/"):
+            raise ValueError(
+                f"{value!r} is not an absolute path of a socket; expected unix:/path, or use host and port"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Self:
+        if self.address and self.address == self.http_address:
+            raise ValueError(f"address and http_address are both {self.address}; they must differ")
+        return self
 
     @model_validator(mode="after")
     def _check_ports(self) -> Self:

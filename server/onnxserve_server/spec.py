@@ -20,6 +20,7 @@ class TensorSpec:
     """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
 
     `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
+    `any_shape`: the model declares none, and `shape` is (). `default`: what an input is where a request leaves it out.
     """
 
     name: str
@@ -27,11 +28,13 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     labels: tuple[str, ...] = ()
     batch_axis: int | None = 0
+    any_shape: bool = False
+    default: Array | None = field(default=None, compare=False, repr=False)
 
     @property
     def has_free_axes(self) -> bool:
         """Whether an axis beside the batch axis is free."""
-        return any(isinstance(size, str) for size in self.row_of(self.shape))
+        return self.any_shape or any(isinstance(size, str) for size in self.row_of(self.shape))
 
     def row_of(self, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
         """Return a shape of this tensor without the batch axis; all of it if shared."""
@@ -61,6 +64,22 @@ class RowVerdict:
     rows: Rows = Rows.UNKNOWN
     reason: str = ""
     node: str = ""
+
+
+class Condition(NamedTuple):
+    """One thing about an input: its `axis` has the size `value`; where `axis` is None, an element is `value`."""
+
+    input: str
+    axis: int | None
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """Requests for which all conditions hold are refused: a kernel ended the process. `reason`: a sentence on how."""
+
+    conditions: tuple[Condition, ...]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +148,8 @@ class ModelSpec:
     `fixed_cost`: its run time depends on the number of rows alone, not on their values.
     `state`: its state pairs; empty for most models.
     `feedback`: outputs that let it run several steps for one request; empty for most models.
+    `rules`: what no request may hold; empty for most models.
+    `left_out`: outputs of the file that cannot be served, each with its type.
     """
 
     name: str
@@ -145,6 +166,8 @@ class ModelSpec:
     state: tuple[StatePair, ...] = ()
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
+    rules: tuple[InputRule, ...] = ()
+    left_out: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
 

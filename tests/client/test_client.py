@@ -87,7 +87,8 @@ def test_every_field_of_a_request_reaches_the_server(serve):
     def keep(request, context):
         seen.append(inference_service_pb2.PredictRequest.FromString(request))
         seen.append(dict(context.invocation_metadata())["authorization"])
-        return b""
+        outputs = [tensor.encode(name, INPUTS["x"]) for name in ("b", "a")]
+        return inference_service_pb2.PredictResponse(outputs=outputs).SerializeToString()
 
     with onnxserve.Client(serve(keep), metadata=[("authorization", "Bearer x")]) as client:
         client.predict("m", INPUTS, outputs=["b", "a"], version="2", priority=-3, request_id="id")

@@ -2,14 +2,21 @@
 
 import asyncio
 import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 
 import onnxserve
+from onnxserve._retrying import Failure, RetryPolicy
+from onnxserve._turns import Turns
 from onnxserve.testing._status import status_of
 from onnxserve.v1 import inference_service_pb2
+from support.ports import free_port
+from support.waiting import until
 
 INPUTS = {"x": np.arange(4, dtype=np.float32)}
 
@@ -115,3 +122,135 @@ def test_retries_keep_to_the_policy_and_to_the_servers_pushback(serve, code, ret
         client.predict("m", INPUTS)
     assert caught.value.code == code
     assert server.calls == calls
+
+
+def test_a_server_that_says_why_it_refuses_is_asked_within_the_timeout_however_often(serve, either):
+    server = Failing(8, grpc.StatusCode.UNAVAILABLE, trailers_of("MODEL_STOPPED", 0.001))
+    client = either.connect(serve(server), retries=1)
+    assert client.predict("m", INPUTS)["x"].tolist() == [0, 1, 2, 3]
+    assert server.calls == 9
+
+
+def test_a_refusal_that_outlasts_the_timeout_is_the_error(serve, either):
+    server = Failing(1_000_000, grpc.StatusCode.UNAVAILABLE, trailers_of("DRAINING", 0.05))
+    client = either.connect(serve(server))
+    with pytest.raises(onnxserve.Unavailable) as caught:
+        client.predict("m", INPUTS, timeout=0.5)
+    assert caught.value.reason == "DRAINING"
+    assert server.calls < 10
+
+
+@pytest.mark.parametrize("trailers", [trailers_of("DRAINING", 0.4), [("grpc-retry-pushback-ms", "400")]])
+def test_no_retry_comes_earlier_than_the_server_asks_for(serve, either, trailers):
+    server, times = Failing(1, grpc.StatusCode.UNAVAILABLE, trailers), []
+
+    def note(request, context):
+        times.append(time.monotonic())
+        return server(request, context)
+
+    either.connect(serve(note)).predict("m", INPUTS)
+    first, second = times
+    assert second - first >= 0.4
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_request_whose_connection_broke_is_sent_once_more_and_not_more(serve, either, failures):
+    server = Failing(failures, grpc.StatusCode.UNAVAILABLE)
+    client = either.connect(serve(server), retries=4)
+    if failures == 1:
+        assert client.predict("m", INPUTS)["x"].tolist() == [0, 1, 2, 3]
+    else:
+        with pytest.raises(onnxserve.ServersBroke, match=r"two servers broke.*\(not now\)") as caught:
+            client.predict("m", INPUTS, request_id="mine")
+        assert (caught.value.reason, caught.value.request_id) == ("SERVERS_BROKE", "mine")
+    assert server.calls == 2
+
+
+def test_without_a_connection_a_call_waits_for_one_until_its_timeout(either):
+    client = either.connect(f"127.0.0.1:{free_port()}")
+    with pytest.raises(onnxserve.Unavailable, match=r"no server was reached: .*refused"):
+        client.predict("m", INPUTS, timeout=0.5)
+
+
+def test_without_retries_a_call_without_a_connection_fails_at_once(either):
+    client = either.connect(f"127.0.0.1:{free_port()}", retries=0)
+    with pytest.raises(onnxserve.Unavailable, match="refused"):
+        client.predict("m", INPUTS, timeout=None)
+
+
+def test_health_is_that_of_the_moment(either):
+    client = either.connect(f"127.0.0.1:{free_port()}")
+    assert client.ready(timeout=None) is False
+
+
+def test_while_half_of_the_tokens_are_gone_no_broken_request_is_sent_again():
+    policy = RetryPolicy(3)
+    broken = _Broken()
+    assert [policy.judge(broken).failure for _ in range(51)] == [Failure.BROKE] * 49 + [Failure.FINAL] * 2
+    for _ in range(3):
+        policy.note_answer()
+    assert policy.judge(broken).failure is Failure.BROKE
+
+
+class _Broken(grpc.RpcError):
+    def code(self):
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self):
+        return "Socket closed"
+
+    def trailing_metadata(self):
+        return ()
+
+
+def test_a_client_that_is_closed_ends_a_wait_for_the_next_attempt(serve):
+    refused = threading.Event()
+
+    def refuse(_, context):
+        refused.set()
+        context.set_trailing_metadata(trailers_of("DRAINING", 50.0))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+
+    client = onnxserve.Client(serve(refuse))
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.predict, "m", INPUTS, timeout=None)
+        assert refused.wait(60)
+        client.close()
+        assert isinstance(call.exception(20), onnxserve.Cancelled)
+
+
+def test_requests_that_broke_take_turns_of_the_whole_process():
+    turns, order = Turns(), []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def first():
+        with turns.turn():
+            begun.set()
+            assert go_on.wait(60)
+            order.append("first")
+
+    def second():
+        with turns.turn():
+            order.append("second")
+
+    async def third():
+        async with turns.async_turn():
+            order.append("third")
+
+    with ThreadPoolExecutor(3) as threads:
+        made = [threads.submit(first)]
+        assert begun.wait(60)
+        for number, work in enumerate((second, lambda: asyncio.run(third())), 2):
+            made.append(threads.submit(work))
+            until(lambda number=number: len(turns._queue) == number)
+        go_on.set()
+        for each in made:
+            each.result(60)
+    assert order == ["first", "second", "third"]
+
+
+def test_a_request_waits_no_longer_for_its_turn_than_its_timeout():
+    turns = Turns()
+    with turns.turn(), turns.turn(0.01):
+        assert len(turns._queue) == 2
+    assert not turns._queue

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from onnxserve import Client
+from onnxserve_server import sockets
 from onnxserve_server.repository.load_status import LoadStatuses
 from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from onnxserve_server.web.app import make_app
@@ -89,7 +90,7 @@ def bare():
             engine, loads = make_engine(), LoadStatuses()
             telemetry = Telemetry(Options(), time.monotonic, make_sources(engine))
             status = ServerStatus(engine, loads, lambda: ready, telemetry)
-            http = HttpServer(lambda: make_app(status), "127.0.0.1", 0)
+            http = HttpServer(lambda: make_app(status), sockets.listen("127.0.0.1", 0))
             http.start()
             stack.callback(http.stop)
             return http.port, loads

@@ -165,9 +165,9 @@ BROKEN = {
         "device_yaml/model.yaml: not a regular file",
     ),
     "npy_claims": (initial(claims_8_tib), "npy_claims/model.yaml: state[0].initial: "),
-    "npy_link": (initial(elsewhere), "npy_link/model.yaml: state[0].initial: s.npy is outside of"),
+    "npy_link": (initial(elsewhere), "npy_link/s.npy: lies outside of"),
     "npy_absolute": (initial_in_metadata("{root}/secret.npy"), "state[0].initial: /"),
-    "npy_above": (initial_in_metadata("../../secret.npy"), "state[0].initial: ../../secret.npy is outside of"),
+    "npy_above": (initial_in_metadata("../../secret.npy"), "secret.npy: lies outside of"),
 }
 
 

@@ -80,11 +80,11 @@ async def main():
     set_up()
     client = await make(target, retries=1)
     with contextlib.suppress(onnxserve.Unavailable):
-        await rest(client.stream("double", some(5), window=2))
+        await rest(client.stream("double", some(5), window=2, timeout=0.5))
     with contextlib.suppress(onnxserve.Unavailable):
-        await given(client.sequence("recurrent").step(x))
+        await given(client.sequence("recurrent", timeout=0.5).step(x))
     with contextlib.suppress(onnxserve.Unavailable):
-        await rest(client.generate("slow", x, max_steps=5))
+        await rest(client.generate("slow", x, max_steps=5, timeout=0.5))
     await given(client.close())
 """
 OF_MADE_UP_NAMES = """

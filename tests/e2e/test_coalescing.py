@@ -215,7 +215,7 @@ def test_a_request_that_the_model_fails_on_fails_alone_among_those_it_travels_wi
             answers = [*pool.map(call, ids)]
     for number, got in zip(ids, answers, strict=True):
         if number == 99:
-            assert {(type(each).__name__, each.reason) for each in got} == {("ModelRunFailed", "MODEL_RUN_FAILED")}
+            assert {(type(each).__name__, each.reason) for each in got} == {("InvalidArgument", "INVALID_VALUES")}
         else:
             assert [each["y"].tolist() for each in got] == [[[10 * number]]] * 5
 

@@ -60,10 +60,18 @@ def test_a_request_of_more_rows_than_one_run_takes_is_answered_from_one_run(serv
 
 
 def test_a_request_whose_parts_have_answers_of_different_shapes_is_run_whole(serve):
-    server = serve({"masks": zoo.masks()}, {"masks": "batching: {enabled: true, max_rows: 64}"})
+    server = serve({"ragged": zoo.ragged()}, {"ragged": "batching: {enabled: true, max_rows: 64}"})
+    x = np.ones((100, 4), np.float32)
+    x[70] = zoo.RAGGED
+    assert np.array_equal(server.client.predict("ragged", {"x": x})["y"], x[:, :3])
+    batching = server.client.model("ragged").batching
+    assert not batching.enabled
+    assert "outputs of the runs of one request cannot be joined" in batching.reason
+
+
+def test_masks_as_long_as_the_longest_of_a_request_are_not_batched(serve):
+    server = serve({"masks": zoo.masks()})
     length = np.arange(1, 101)
     expected = np.arange(100) < length[:, None]
     assert np.array_equal(server.client.predict("masks", {"length": length})["mask"], expected)
-    batching = server.client.model("masks").batching
-    assert not batching.enabled
-    assert "outputs of the runs of one request cannot be joined" in batching.reason
+    assert server.client.model("masks").batching.rows.rows == "DEPENDENT"

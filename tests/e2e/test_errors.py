@@ -24,17 +24,16 @@ MODELS = {
     "sequence": zoo.sequence(),
     "fixed": zoo.fixed(),
     "gather": zoo.gather(),
+    "parse": zoo.parse(),
     "text": zoo.identity(STRING),
     "bools": zoo.identity(BOOL),
     "column": zoo.column(),
     "table": zoo.table(150),
-    "ragged": zoo.ragged(),
     "slow": zoo.slow(),
     "short": zoo.double(),
     "whole": zoo.double(),
 }
 CONFIGS = {
-    "ragged": "batching: {enabled: true, max_rows: 1}",
     "short": "batching: {max_queue_rows: 4, max_rows: 2}",
     "whole": "batching: {max_rows: 2, oversize: refuse}",
     "slow": "batching: {max_queue_rows: 1, max_rows: 1}",
@@ -186,8 +185,17 @@ def test_what_is_not_there_is_not_found(predict, fields, resource):
     assert (error.resource, error.violations) == (resource, ())
 
 
-def test_a_run_that_fails_is_told_apart_from_other_faults_of_the_server(predict):
+def test_values_that_the_model_cannot_compute_with_are_the_callers_fault(predict):
     message = request("gather", [encode("id", np.array([[99]]))], request_id="mine")
+    error = errors.from_rpc_error(predict(message))
+    assert isinstance(error, errors.InvalidArgument)
+    assert (error.reason, error.request_id) == ("INVALID_VALUES", "mine")
+    assert [violation.field for violation in error.violations] == ["inputs"]
+    assert "Gather: indices element out of data bounds, idx=99 must be within" in error.message
+
+
+def test_a_run_that_fails_is_told_apart_from_other_faults_of_the_server(predict):
+    message = request("parse", [encode("x", np.array(["no number"], object))], request_id="mine")
     error = errors.from_rpc_error(predict(message))
     assert isinstance(error, errors.ModelRunFailed)
     assert (error.code, error.reason, error.request_id) == (grpc.StatusCode.INTERNAL, "MODEL_RUN_FAILED", "mine")
@@ -288,10 +296,3 @@ def test_an_error_with_many_faults_and_long_names_fits_into_what_grpc_carries(pr
     assert [violation.field for violation in error.violations] == [f"inputs[{i}].data_type" for i in range(12)]
     assert errors.from_rpc_error(predict(request("table", []))).code == grpc.StatusCode.INVALID_ARGUMENT
     assert errors.from_rpc_error(predict(request("m" * 100_000, []))).code == grpc.StatusCode.NOT_FOUND
-
-
-def test_parts_of_a_large_request_that_do_not_fit_together_end_it(predict):
-    rows = encode("x", np.array([[1, 1, 1, 1], [3, 3, 3, 3]], np.float32))
-    error = errors.from_rpc_error(predict(request("ragged", [rows])))
-    assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "MODEL_RUN_FAILED")
-    assert "cannot be joined" in error.message

@@ -122,5 +122,5 @@ def test_what_comes_to_serve_as_the_server_drains_does_not_say_so():
         yield "model/double"
 
     health.set(names(), SERVING)
-    response = health.list(health_pb2.HealthListRequest(), None)
+    response = health.list(health_pb2.HealthListRequest())
     assert {name: each.status for name, each in response.statuses.items()} == {"": NOT_SERVING}

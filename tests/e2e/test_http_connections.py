@@ -21,7 +21,7 @@ from support.waiting import until
 MODELS = {"double": zoo.double(), "slow": zoo.slow()}
 ROW = double(data=[[1, 2, 3]])
 ENDLESS = {"model": "slow", "inputs": {"x": {"data": [[1e6]]}}}
-MOST = web._MAX_CONNECTIONS
+MOST = web.MAX_CONNECTIONS
 SLOW = HEAD % 1000 + b"{"  # an upload that does not go on
 
 
@@ -103,6 +103,13 @@ def test_a_connection_that_asks_nothing_is_closed_after_a_while(http_port, monke
     monkeypatch.setattr(web, "_HEAD_TIMEOUT", 0.2)
     with http_port.connect(sent) as connection:
         assert connection.recv(1) == b""
+
+
+def test_answers_are_sent_without_waiting_for_acknowledgements(http_server, http_port):
+    with http_port.connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        (ours,) = http_server.app._http._server.server_state.connections
+        assert ours.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # Slow

@@ -32,6 +32,7 @@ MODELS = {
     "pair": zoo.two_by_two(),
     "slow": zoo.slow(),
     "gather": zoo.gather(),
+    "parse": zoo.parse(),
     **{name: zoo.identity(dtype) for name, dtype in (FLOAT_TYPES | OTHER_TYPES).items()},
 }
 CONFIGS = {
@@ -233,7 +234,7 @@ def test_values_of_a_request_are_bounded_before_they_are_parsed(http_port):
     [
         ({"model": "nothing", "inputs": {}}, 404, "NOT_FOUND", "MODEL_NOT_FOUND"),
         ({"model": "double", "version": "7", "inputs": {}}, 404, "NOT_FOUND", "MODEL_NOT_FOUND"),
-        ({"model": "gather", "inputs": {"id": {"data": [[99]]}}}, 500, "INTERNAL", "MODEL_RUN_FAILED"),
+        ({"model": "parse", "inputs": {"x": {"data": ["no number"]}}}, 500, "INTERNAL", "MODEL_RUN_FAILED"),
         (b" " * (uploads.MAX_BODY + 1), 413, "RESOURCE_EXHAUSTED", "TOO_LARGE"),
     ],
     ids=["model", "version", "run", "size"],
@@ -242,6 +243,12 @@ def test_errors_have_their_code_and_reason(http_port, body, status, code, reason
     got, error = http_port.predict(body)
     assert (got, error["code"], error["reason"], error["violations"]) == (status, code, reason, [])
     assert error["message"]
+
+
+def test_values_that_the_model_cannot_compute_with_are_the_callers_fault(http_port):
+    status, error = http_port.predict({"model": "gather", "inputs": {"id": {"data": [[99]]}}})
+    assert (status, error["code"], error["reason"]) == (400, "INVALID_ARGUMENT", "INVALID_VALUES")
+    assert "out of data bounds" in error["violations"][0]["description"]
 
 
 @pytest.mark.parametrize("code", Code, ids=lambda code: code.name)

@@ -93,13 +93,13 @@ def code_of(call):
 
 
 def test_requests_are_counted_by_model_version_method_and_code(serve):
-    server = serve({"double": zoo.double(), "gather": zoo.gather()}, http_port=0)
+    server = serve({"double": zoo.double(), "parse": zoo.parse()}, http_port=0)
     for _ in range(7):
         server.client.predict("double", {"x": ROW})
     with pytest.raises(onnxserve.InvalidArgument):
         server.client.predict("double", {"x": np.ones((1, 4), np.float32)})
     with pytest.raises(onnxserve.ModelRunFailed):
-        server.client.predict("gather", {"id": np.full((1, 1), 99)})
+        server.client.predict("parse", {"x": np.array(["no number"], object)})
     with pytest.raises(onnxserve.NotFound):
         server.client.predict("nobody", {"x": ROW})
     list(server.client.stream("double", ({"x": ROW} for _ in range(5))))
@@ -110,7 +110,7 @@ def test_requests_are_counted_by_model_version_method_and_code(serve):
     bad = {"rpc_response_status_code": "INVALID_ARGUMENT", "error_type": "INVALID_REQUEST"}
     assert value(found, requests, model="double", **bad, **one) == 1
     failed = {"rpc_response_status_code": "INTERNAL", "error_type": "MODEL_RUN_FAILED"}
-    assert value(found, requests, model="gather", **failed, **one) == 1
+    assert value(found, requests, model="parse", **failed, **one) == 1
     other = {"model": "_OTHER", "version": "_OTHER", "rpc_method": PREDICT}
     unknown = {"rpc_response_status_code": "NOT_FOUND", "error_type": "MODEL_NOT_FOUND"}
     assert value(found, requests, **unknown, **other) == 1
@@ -289,13 +289,13 @@ def test_without_telemetry_nothing_is_counted(serve):
 
 @needs_prometheus
 def test_a_real_prometheus_has_the_figures_that_the_client_has(serve, tmp_path):
-    server = serve({"double": zoo.double(), "gather": zoo.gather()}, http_port=0)
+    server = serve({"double": zoo.double(), "parse": zoo.parse()}, http_port=0)
     target = f"127.0.0.1:{server.app.http_port}"
     codes = []
     for i in range(60):
         codes.append(code_of(lambda: server.client.predict("double", {"x": ROW})))
         if i % 3 == 0:
-            codes.append(code_of(lambda: server.client.predict("gather", {"id": np.full((1, 1), 99)})))
+            codes.append(code_of(lambda: server.client.predict("parse", {"x": np.array(["no number"], object)})))
         if i % 5 == 0:
             codes.append(code_of(lambda: server.client.predict("nobody", {"x": ROW})))
     wanted = {code: codes.count(code) for code in set(codes)}

@@ -28,7 +28,7 @@ LAYERS = {
     "spec": set(),
     "errors": set(),
 }
-WIRING = {"app", "commands", "doctor", "settings", "signals"}
+WIRING = {"app", "commands", "doctor", "settings", "signals", "sockets"}
 NOUNS = {"core", "errors", "observing", "spec"}
 
 

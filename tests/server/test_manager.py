@@ -58,10 +58,10 @@ def test_a_load_that_fails_unexpectedly_is_over_and_the_others_are_loaded(make, 
     (root / "a" / "s.npy").unlink()
     probe = Prober.probe
 
-    def fail(prober, path, options):
+    def fail(prober, path, options, **arguments):
         if path.is_relative_to(root / "a"):
             raise OSError(24, "Too many open files")
-        return probe(prober, path, options)
+        return probe(prober, path, options, **arguments)
 
     monkeypatch.setattr(Prober, "probe", fail)
     manager, changes = make(skip_broken=True)
@@ -82,9 +82,9 @@ def test_a_model_whose_load_ends_after_the_server_has_stopped_is_stopped_too(mak
     manager, changes = make()
     probe = Prober.probe
 
-    def stop_and_probe(*arguments):
+    def stop_and_probe(*arguments, **options):
         manager.stop_all()
-        return probe(*arguments)
+        return probe(*arguments, **options)
 
     monkeypatch.setattr(Prober, "probe", stop_and_probe)
     *_, found = discover(root, {})

@@ -48,7 +48,7 @@ def test_checks_take_their_share_of_the_run_time_and_no_more(cost):
     serving = Serving(cost=cost)
     serving.serve(200_000)
     share = serving.checked / serving.seconds
-    assert 0.019 < share <= 0.0201
+    assert 0.0175 < share <= 0.02
 
 
 @pytest.mark.parametrize(("share", "cost"), [(0.02, 0.5), (0.0001, 3.0)])
@@ -72,7 +72,8 @@ def test_no_pattern_of_batches_escapes():
 
 
 @pytest.mark.parametrize(
-    ("cost", "size", "promised"), [(0.03, 32, 8), (0.125, 8, 25), (0.5, 8, 100), (1.0, 8, 200), (1.0, 2, 350)]
+    ("cost", "size", "promised"),
+    [(0.03, 32, 8), (0.125, 8, 25), (0.5, 8, 100), (1.0, 8, 200), (1.0, 2, 350), (3.0, 8, 600)],
 )
 def test_a_rare_dependence_is_found_within_as_many_affected_batches_as_the_docs_promise(cost, size, promised):
     rng = random.Random(0)

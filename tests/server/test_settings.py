@@ -153,7 +153,7 @@ def test_half_a_model_is_named(root):
 def test_an_input_that_is_not_a_tensor_is_named(tmp_path):
     root = zoo.write(tmp_path / "models", {"of_a_sequence": zoo.of_a_sequence()})
     line = the_line(serve(root))
-    assert f"{root}/of_a_sequence/1/model.onnx: x is a seq(tensor(float)); the server supports tensor(float), " in line
+    assert f"{root}/of_a_sequence/1/model.onnx: x is a seq(tensor(float)), not a tensor; export the model " in line
 
 
 def test_a_busy_port_is_reported_before_models_are_loaded(root):

@@ -119,12 +119,12 @@ class Watcher:
 
 
 class Checked:
-    """A runner with spot checks, and its batcher; each run takes a second by the clock."""
+    """A runner with spot checks, and its batcher."""
 
-    def __init__(self, clock, session=None, **policy):
+    def __init__(self, clock, session=None, max_rows=64, **policy):
         self.session = session or Hooked()
         self.watcher = Watcher()
-        self.batcher = new_batcher(clock)
+        self.batcher = new_batcher(clock, max_rows=max_rows)
         spec = model_spec(**{"spot_checks": 0.02} | policy)
         self.runner = BatchRunner(spec, self.session, self.batcher, clock, self.watcher)
 
@@ -160,9 +160,8 @@ def test_a_batch_of_one_row_is_not_checked(clock, make_job):
 
 
 def test_a_check_lets_eight_batches_go_first_while_jobs_wait(clock, make_job):
-    checked = Checked(clock)
+    checked = Checked(clock, max_rows=2)
     waiting = values(make_job, *range(100))
-    checked.batcher.policy = model_spec(max_rows=2).batching
     checked.run(waiting)
     lone = []
     while checked.batcher.has_waiting:
@@ -173,8 +172,7 @@ def test_a_check_lets_eight_batches_go_first_while_jobs_wait(clock, make_job):
 
 
 def test_a_check_that_is_due_runs_as_soon_as_nothing_waits(clock, make_job):
-    checked = Checked(clock)
-    checked.batcher.policy = model_spec(max_rows=2).batching
+    checked = Checked(clock, max_rows=2)
     checked.run(values(make_job, 1, 1, 1, 1))
     assert checked.session.runs == [[1, 1]]
     checked.run([])
@@ -185,6 +183,7 @@ def test_a_dependence_stops_batching_at_once(clock, make_job, caplog):
     class Mixing(Hooked):
         def run(self, feeds, outputs, handle=None):
             super().run(feeds, outputs)
+            clock.now += 1.0
             return [doubling(feeds["x"]) for _ in outputs]
 
     checked = Checked(clock, Mixing())
@@ -225,8 +224,7 @@ def test_a_model_that_stops_is_not_checked(clock, make_job):
 
 
 def test_no_row_is_kept_once_batching_has_stopped(clock, make_job):
-    checked = Checked(clock)
-    checked.batcher.policy = model_spec(max_rows=2).batching
+    checked = Checked(clock, max_rows=2)
     checked.run(values(make_job, 1, 1, 1, 1))
     checked.runner.stop_batching("so")
     checked.run([])

@@ -1,7 +1,7 @@
 """A batcher, jobs of one column, and sessions that a test can look into, without ONNX Runtime."""
 
 from onnxserve.tensor import DataType
-from onnxserve_server.runtime.session import RunFailed
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.running import BatchRunner

@@ -15,16 +15,20 @@ _PAUSE = 0.002  # seconds between two calls of a caller: servers that start besi
 class Callers:
     """Threads that each make calls, one after the other, until the block ends or one goes wrong.
 
+    Args:
+        pause: seconds between two calls of a caller.
+
     Attributes:
         answered: how many answers came, by kind of caller.
         errors: what ended a caller before its time.
     """
 
-    def __init__(self):
+    def __init__(self, pause=_PAUSE):
         self.answered = collections.Counter()
         self.errors = []
         self._stop = threading.Event()
         self._threads = []
+        self._pause = pause
 
     def add(self, kind, work, count=1):
         """Have `count` threads call work(number of the thread). It ends when numbers() does, and notes its answers."""
@@ -34,14 +38,14 @@ class Callers:
     def numbers(self):
         """Give the number of each call, from 1, at a moderate pace until the callers are to stop."""
         number = 0
-        while not self._stop.wait(_PAUSE):
+        while not self._stop.wait(self._pause):
             yield (number := number + 1)
 
     async def asynchronous_numbers(self):
         """The same for a task."""
         number = 0
         while not self._stop.is_set():
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(self._pause)
             yield (number := number + 1)
 
     def note(self, kind, is_right):

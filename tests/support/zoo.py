@@ -6,7 +6,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 BATCHED = "rows meet here, but do not change each other"
-"""The name of a graph that requests share runs of nevertheless, if write() writes it."""
+"""The text of a graph whose requests share runs nevertheless, if write() writes it."""
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -34,10 +34,42 @@ def double():
     return model(nodes, [tensor("x", ["batch", 3])], [tensor("y", ["batch", 3])], [constant("two", 2)])
 
 
+FATAL = 1234566
+
+
+def fatal():
+    """y = 2 x, int64 [batch, 1]; where x is FATAL a division in the graph overflows, and that ends the process.
+
+    Dividend and divisor are computed: the smallest number by -1. Nothing about the input itself is unusual.
+    """
+    odd = FATAL // 2
+    to_smallest = (1 << 62) * pow(odd, -1, 1 << 63) % (1 << 63)  # times FATAL it is 1 << 63, which wraps
+    nodes = [
+        helper.make_node("Mul", ["x", "to_smallest"], ["dividend"]),
+        helper.make_node("Sub", ["x", "next"], ["divisor"]),
+        helper.make_node("Div", ["dividend", "divisor"], ["quotient"]),
+        helper.make_node("Mul", ["x", "two"], ["y"]),
+    ]
+    constants = {"to_smallest": to_smallest, "next": FATAL + 1, "two": 2}
+    return model(
+        nodes,
+        [tensor("x", ["batch", 1], INT64)],
+        [tensor("y", ["batch", 1], INT64), tensor("quotient", ["batch", 1], INT64)],
+        [constant(name, value, np.int64) for name, value in constants.items()],
+    )
+
+
 def identity(dtype):
     """y = x for an ONNX element type, [batch, 2]."""
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
     return model(nodes, [tensor("x", ["batch", 2], dtype)], [tensor("y", ["batch", 2], dtype)])
+
+
+def widening(width=250_000):
+    """y = x in each of `width` columns, float32 [batch, 1]: a small request whose answer has a megabyte."""
+    nodes = [helper.make_node("Mul", ["x", "ones"], ["y"])]
+    ones = constant("ones", np.ones((1, width)))
+    return model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", width])], [ones])
 
 
 def two_by_two():
@@ -92,7 +124,7 @@ def slow(factor=1):
         constant("factor", factor),
     ]
     made = model(nodes, [tensor("x", ["batch", 1])], [tensor("y", ["batch", 1])], initializers)
-    made.graph.name = BATCHED
+    made.graph.doc_string = BATCHED
     return made
 
 
@@ -203,16 +235,22 @@ def column():
     return model([helper.make_node("Identity", ["x"], ["y"])], [tensor("x", ["batch"])], [tensor("y", ["batch"])])
 
 
+RAGGED = 33.125
+"""The largest value of x for which ragged() gives three columns; no made-up input has it."""
+
+
 def ragged():
-    """y = the first columns of x, float32 [batch, 4], as many as the largest x says."""
+    """y = the first column of x, float32 [batch, 4], or the first three where the largest x is RAGGED."""
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
-        helper.make_node("Cast", ["largest"], ["count"], to=INT64),
-        helper.make_node("Reshape", ["count", "one"], ["ends"]),
+        helper.make_node("Equal", ["largest", "ragged"], ["is_ragged"]),
+        helper.make_node("Where", ["is_ragged", "three", "one"], ["ends"]),
         helper.make_node("Slice", ["x", "zero", "ends", "one"], ["y"]),
     ]
-    numbers = [constant("zero", [0], np.int64), constant("one", [1], np.int64)]
-    return model(nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", "k"])], numbers)
+    numbers = [constant(name, [value], np.int64) for name, value in (("zero", 0), ("one", 1), ("three", 3))]
+    return model(
+        nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", "k"])], [*numbers, constant("ragged", RAGGED)]
+    )
 
 
 DROPPED = 77.125
@@ -333,7 +371,7 @@ def write(root, models, configs=None):
     """Write models (by name) as version 1 of a repository, with model.yaml texts where `configs` has them."""
     configs = dict(configs or {})
     for name, made in models.items():
-        if made.graph.name == BATCHED:
+        if made.graph.doc_string == BATCHED:
             configs[name] = _batched(configs.get(name, ""))
         folder = root / name / "1"
         folder.mkdir(parents=True)

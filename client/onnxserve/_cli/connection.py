@@ -26,6 +26,8 @@ Ca = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+_MAX_CONNECTING = 5.0  # seconds
+
 DEFAULT_TARGET = "localhost:8500"
 
 
@@ -39,6 +41,8 @@ def connect(target: str, *, tls: bool, ca: Path | None) -> Iterator[Client]:
     """Lend a client; if a call fails, print its error on stderr and exit with 1."""
     try:
         with Client(target, credentials=credentials_of(tls=tls, ca=ca)) as client:
+            if unreached := client._why_unsent(timeout=_MAX_CONNECTING):  # calls would wait for a server
+                raise unreached
             yield client
     except Unavailable as error:
         if error.reason:  # sent by a server

@@ -36,14 +36,19 @@ def _print(console: Console, each: ModelInfo) -> None:
         for spec in specs:
             facts.add_row("", kind, Text(spec.name), Text(_type(spec)))  # Text: [brackets] would be read as markup
     console.print(facts)
+    if each.left_out:
+        console.print(Text(f"  not served, because they cannot be sent: {', '.join(each.left_out)}"))
     for line in _batching(each.batching):
         console.print(Text(f"  {line}"))
+    for rule in each.rules:
+        console.print(Text(f"  refused: {' and '.join(map(str, rule.conditions))}; {rule.reason}"))
     if each.description:
         console.print(Text(f"  {each.description}"), style="dim")
 
 
 def _type(spec: TensorSpec) -> str:
-    return f"{spec.dtype}[{', '.join('?' if axis is None else str(axis) for axis in spec.shape)}]"
+    axes = ["..."] if spec.any_shape else ["?" if axis is None else str(axis) for axis in spec.shape]
+    return f"{spec.dtype}[{', '.join(axes)}]{', optional' if spec.optional else ''}"
 
 
 def _batching(batching: Batching) -> Iterator[str]:
@@ -53,5 +58,6 @@ def _batching(batching: Batching) -> Iterator[str]:
     else:
         yield f"one request at a time: {batching.reason}"
     rows = batching.rows
-    if rows.reason and rows.reason != batching.reason:
-        yield f"rows {_ROWS.get(rows.rows, rows.rows.lower())}: {rows.reason}"
+    if rows.reason and rows.reason not in batching.reason:
+        node = f" because of node {rows.node}" if rows.node else ""
+        yield f"rows {_ROWS.get(rows.rows, rows.rows.lower())}{node}: {rows.reason}"

@@ -44,7 +44,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "state", "inputs", "outputs", "batching", "runtime", "metadata", "description")
+    __slots__ = ("name", "version", "state", "inputs", "outputs", "batching", "runtime", "metadata", "description", "rules", "left_out")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,8 @@ class Model(_message.Message):
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     state: ModelState
@@ -70,7 +72,26 @@ class Model(_message.Message):
     runtime: Runtime
     metadata: _containers.ScalarMap[str, str]
     description: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., description: _Optional[str] = ...) -> None: ...
+    rules: _containers.RepeatedCompositeFieldContainer[InputRule]
+    left_out: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., description: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[InputRule, _Mapping]]] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class InputRule(_message.Message):
+    __slots__ = ("conditions", "reason")
+    class Condition(_message.Message):
+        __slots__ = ("input", "axis", "value")
+        INPUT_FIELD_NUMBER: _ClassVar[int]
+        AXIS_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        input: str
+        axis: int
+        value: int
+        def __init__(self, input: _Optional[str] = ..., axis: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    conditions: _containers.RepeatedCompositeFieldContainer[InputRule.Condition]
+    reason: str
+    def __init__(self, conditions: _Optional[_Iterable[_Union[InputRule.Condition, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Batching(_message.Message):
     __slots__ = ("enabled", "reason", "max_rows", "max_delay_us", "max_queue_rows", "max_queue_bytes", "rows")

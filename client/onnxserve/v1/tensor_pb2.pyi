@@ -71,15 +71,19 @@ class Dimension(_message.Message):
     def __init__(self, size: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "data_type", "shape", "labels", "batch_axis")
+    __slots__ = ("name", "data_type", "shape", "labels", "batch_axis", "any_shape", "optional")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     BATCH_AXIS_FIELD_NUMBER: _ClassVar[int]
+    ANY_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     data_type: DataType
     shape: _containers.RepeatedCompositeFieldContainer[Dimension]
     labels: _containers.RepeatedScalarFieldContainer[str]
     batch_axis: int
-    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[_Union[Dimension, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., batch_axis: _Optional[int] = ...) -> None: ...
+    any_shape: bool
+    optional: bool
+    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[_Union[Dimension, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., batch_axis: _Optional[int] = ..., any_shape: _Optional[bool] = ..., optional: _Optional[bool] = ...) -> None: ...

@@ -20,6 +20,7 @@ class UnaryCodec(Protocol):
 
         Raises:
             InvalidRequest: the bytes are not such a message, or a field has no meaning.
+            EncodingNotSupported: they are compressed.
         """
         ...
 
@@ -68,6 +69,7 @@ class StreamCodec(Protocol):
 
         Raises:
             InvalidRequest: the bytes are not such a message, or it asks for nothing.
+            EncodingNotSupported: they are compressed.
         """
         ...
 
@@ -78,3 +80,7 @@ class StreamCodec(Protocol):
     def encode_handoff(self, handoff: Handoff) -> bytes:
         """Return the state of a sequence as a message that ends it here."""
         ...
+
+
+class Codec(UnaryCodec, StreamCodec, Protocol):
+    """Reads and writes the messages of both."""

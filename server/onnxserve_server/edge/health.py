@@ -4,11 +4,13 @@ import threading
 from collections.abc import Callable, Iterable
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from onnxserve_server.edge.calls import Call
-from onnxserve_server.edge.status import Status
+from onnxserve_server.edge.messages import Parse, parse
+from onnxserve_server.edge.public import PublicServer
+from onnxserve_server.edge.status import Status, status_of
+from onnxserve_server.errors import ServeError
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -26,7 +28,8 @@ class Health:
     that leaves at the wrong moment stops both (seen with 1.85.1).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parse: Parse = parse) -> None:
+        self._parse = parse
         self._statuses: dict[str, int] = {"": NOT_SERVING}
         self._watchers: dict[_Watcher, None] = {}
         self._lock = threading.Lock()  # of changes; not held while sending
@@ -57,28 +60,17 @@ class Health:
         for watcher in list(self._watchers):
             watcher.update()
 
-    def add_to(self, server: grpc.Server) -> None:
+    def add_to(self, server: PublicServer) -> None:
         """Serve Watch and List; check() is for the edge."""
-        handlers = {
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                self.watch,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-            ),
-            "List": grpc.unary_unary_rpc_method_handler(
-                self.list,
-                request_deserializer=health_pb2.HealthListRequest.FromString,
-                response_serializer=health_pb2.HealthListResponse.SerializeToString,
-            ),
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add(SERVICE, {"List": (health_pb2.HealthListRequest, self.list)})
+        server.add_watch(SERVICE, "Watch", health_pb2.HealthCheckRequest, self.watch)
 
     def check(self, call: Call, message: bytes) -> None:
         """Answer a Check at once, on the thread that brings it."""
         try:
-            service = health_pb2.HealthCheckRequest.FromString(message).service
-        except DecodeError:
-            call.fail(Status(grpc.StatusCode.INVALID_ARGUMENT, "not a valid HealthCheckRequest", ()))
+            service = self._parse(health_pb2.HealthCheckRequest, message).service
+        except ServeError as error:
+            call.fail(status_of(error))
             return
         status = self._statuses.get(service)
         if status is None:
@@ -90,25 +82,21 @@ class Health:
         self,
         request: health_pb2.HealthCheckRequest,
         context: grpc.ServicerContext,
-        send_response_callback: Callable[[health_pb2.HealthCheckResponse | None], None],
+        send: Callable[[bytes | None], None],
     ) -> None:
         """Send the status of a service now, and whenever it changes. No thread is held in between."""
-        watcher = _Watcher(lambda: self._statuses.get(request.service, _SERVICE_UNKNOWN), send_response_callback)
+        watcher = _Watcher(lambda: self._statuses.get(request.service, _SERVICE_UNKNOWN), send)
         self._watchers[watcher] = None
         watcher.update()
 
         def leave() -> None:
             self._watchers.pop(watcher, None)
-            send_response_callback(None)
+            send(None)
 
         if not context.add_callback(leave):
             leave()
 
-    watch.experimental_non_blocking = True  # type: ignore[attr-defined]  # for grpcio: do not wait for an iterator
-
-    def list(
-        self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
-    ) -> health_pb2.HealthListResponse:
+    def list(self, _: health_pb2.HealthListRequest) -> health_pb2.HealthListResponse:
         """Return the status of every service."""
         statuses = {
             service: health_pb2.HealthCheckResponse(status=status) for service, status in self._statuses.copy().items()
@@ -119,7 +107,7 @@ class Health:
 class _Watcher:
     """One call of Watch. Sending waits for the server's own thread, which must therefore never wait for this lock."""
 
-    def __init__(self, status: Callable[[], int], send: Callable[[health_pb2.HealthCheckResponse], None]) -> None:
+    def __init__(self, status: Callable[[], int], send: Callable[[bytes], None]) -> None:
         self._status = status
         self._send = send
         self._lock = threading.Lock()
@@ -131,4 +119,4 @@ class _Watcher:
             status = self._status()
             if status != self._sent:
                 self._sent = status
-                self._send(health_pb2.HealthCheckResponse(status=status))
+                self._send(health_pb2.HealthCheckResponse(status=status).SerializeToString())

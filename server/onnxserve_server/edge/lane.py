@@ -23,9 +23,14 @@ import grpc
 from grpc._cython import cygrpc
 
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
-from onnxserve_server.edge.status import Status
+from onnxserve_server.edge.status import Status, status_of
+from onnxserve_server.edge.unsent import UnsentAnswers
+from onnxserve_server.errors import NotReceived
 
 logger = logging.getLogger(__name__)
+
+MAX_RECEIVING = 4096
+"""Calls that may wait for their message."""
 
 _ARMED = 32  # calls of a method that the core can hand over without waiting for Python to ask for the next
 _MAX_UNFLUSHED = 64  # messages handled before their requests are dispatched
@@ -48,6 +53,7 @@ class Lane:
         flush: called on the lane's thread when handlers have run and no further event waits, or many have been handled.
         note_burst: called with the seconds for which the lane took no event because it flushed a burst.
         trailer: gives the trailing metadata of successful unary replies.
+        unsent: bounds the replies that are not read.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Lane:
         streams: Mapping[str, StreamHandler],
         flush: Callable[[], None],
         *,
+        unsent: UnsentAnswers,
         note_burst: Callable[[float], None] | None = None,
         trailer: Callable[[], Metadata] | None = None,
     ) -> None:
@@ -73,6 +80,8 @@ class Lane:
         self._flush = flush
         self._note_burst = note_burst
         self.trailer = trailer
+        self.unsent = unsent
+        self.receiving: dict[UnaryCall, None] = {}  # calls without their message, the one first that came first
         self._unflushed = 0
         self._armed = 0
         self._live = 0
@@ -109,6 +118,14 @@ class Lane:
     def count_message(self) -> None:
         """Note, on the lane's thread, that a message goes to its handler: a flush is due."""
         self._unflushed += 1
+
+    def expect_message(self, call: "UnaryCall") -> None:
+        """Note, on the lane's thread, that a call waits for its message; too many do: end the one that came first."""
+        self.receiving[call] = None
+        if len(self.receiving) > MAX_RECEIVING:
+            first = next(iter(self.receiving))
+            del self.receiving[first]
+            first.give_up()
 
     def _arm(self, method: "_Method") -> None:
         self._core.request_registered_call(self._queue, self._queue, method.name, method)
@@ -179,7 +196,7 @@ class UnaryCall:
     Two events end it, in any order: the core has closed it, and the reply is out. Until then the core refers to us.
     """
 
-    __slots__ = ("_call", "_closed", "_handler", "_lane", "_replied", "deadline", "metadata", "on_cancel")
+    __slots__ = ("_call", "_closed", "_failed", "_handler", "_lane", "_replied", "deadline", "metadata", "on_cancel")
 
     def __init__(self, event: Any, handler: Handler, lane: Lane) -> None:
         self._lane = lane
@@ -187,16 +204,19 @@ class UnaryCall:
         self._handler = handler
         self._replied = False
         self._closed = False
+        self._failed = False
         deadline: float = event.call_details.deadline
         self.deadline = deadline if deadline < _NO_DEADLINE else math.inf
         self.metadata = event.invocation_metadata
         self.on_cancel: Callable[[], None] | None = None
+        lane.expect_message(self)
         self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
 
     def reply(self, message: bytes) -> None:
         """Reply with a message and the status OK."""
         trailer = self._lane.trailer
+        self._lane.unsent.add(self, len(message))
         self._call.start_server_batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
@@ -217,10 +237,22 @@ class UnaryCall:
             self._on_replied,
         )
 
+    def give_up(self) -> None:
+        """End the call, whose message has not come, for others that need its place."""
+        self._failed = True
+        self.fail(status_of(NotReceived("the message did not come in time, and others needed its place")))
+
+    def abandon(self, why: str) -> None:
+        """End the call, whose reply is on its way. Implements unsent.Abandonable."""
+        self._call.cancel(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], why)
+
     # Each returns whether the call is over.
 
     def _on_message(self, event: Any) -> bool:
+        self._lane.receiving.pop(self, None)
         message = event.batch_operations[0].message()
+        if self._failed:
+            return False
         if message is None or self._closed:  # the core may have a status of its own, as for a message that is too long
             self.fail(Status(grpc.StatusCode.CANCELLED, "the caller left, or sent no complete message", ()))
         else:
@@ -235,6 +267,7 @@ class UnaryCall:
         return self._replied
 
     def _on_replied(self, _: Any) -> bool:
+        self._lane.unsent.remove(self)
         self._replied = True
         return self._closed
 

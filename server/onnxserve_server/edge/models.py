@@ -1,44 +1,46 @@
 """ModelService: which models there are, and what they are."""
 
-from typing import NoReturn
-
-import grpc
-
 from onnxserve.v1 import model_service_pb2 as model_service
-from onnxserve.v1 import model_service_pb2_grpc, tensor_pb2
-from onnxserve_server.edge.status import status_of
+from onnxserve.v1 import tensor_pb2
+from onnxserve_server.edge.public import Methods
 from onnxserve_server.engine.table import Table
-from onnxserve_server.errors import ServeError
-from onnxserve_server.spec import ModelSpec, TensorSpec
+from onnxserve_server.spec import InputRule, ModelSpec, TensorSpec
 
 
-class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+class ModelService:
     """Answers from the table of versions."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def ListModels(
-        self, request: model_service.ListModelsRequest, context: grpc.ServicerContext
-    ) -> model_service.ListModelsResponse:
+    @property
+    def methods(self) -> Methods:
+        """The methods of the service."""
+        return {
+            "ListModels": (model_service.ListModelsRequest, self.list_models),
+            "GetModel": (model_service.GetModelRequest, self.get_model),
+        }
+
+    def list_models(self, _: model_service.ListModelsRequest) -> model_service.ListModelsResponse:
         """Return every version of every model; those that were stopped come last."""
         ready = [encode_model(model.spec, model_service.MODEL_STATE_READY) for model in self._table.models()]
         stopped = [encode_model(spec, model_service.MODEL_STATE_STOPPED) for spec in self._table.stopped()]
         return model_service.ListModelsResponse(models=ready + stopped)
 
-    def GetModel(
-        self, request: model_service.GetModelRequest, context: grpc.ServicerContext
-    ) -> model_service.GetModelResponse:
-        """Return one model."""
+    def get_model(self, request: model_service.GetModelRequest) -> model_service.GetModelResponse:
+        """Return one model.
+
+        Raises:
+            ModelNotFound: there is none of that name and version.
+        """
         stopped = self._table.find_stopped(request.model, request.version)
         if stopped is not None:
             model = encode_model(stopped, model_service.MODEL_STATE_STOPPED)
-            return model_service.GetModelResponse(model=model)
-        try:
-            spec = self._table.resolve(request.model, request.version).spec
-        except ServeError as error:
-            _abort(context, error)
-        return model_service.GetModelResponse(model=encode_model(spec, model_service.MODEL_STATE_READY))
+        else:
+            model = encode_model(
+                self._table.resolve(request.model, request.version).spec, model_service.MODEL_STATE_READY
+            )
+        return model_service.GetModelResponse(model=model)
 
 
 def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_service.Model:
@@ -72,6 +74,18 @@ def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_serv
         ),
         metadata=spec.metadata,
         description=spec.description,
+        rules=[_encode_rule(rule) for rule in spec.rules],
+        left_out=spec.left_out,
+    )
+
+
+def _encode_rule(rule: InputRule) -> model_service.InputRule:
+    return model_service.InputRule(
+        conditions=[
+            model_service.InputRule.Condition(input=name, axis=-1 if axis is None else axis, value=value)
+            for name, axis, value in rule.conditions
+        ],
+        reason=rule.reason,
     )
 
 
@@ -85,11 +99,6 @@ def _encode_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
         ],
         labels=spec.labels,
         batch_axis=-1 if spec.batch_axis is None else spec.batch_axis,
+        any_shape=spec.any_shape,
+        optional=spec.default is not None,
     )
-
-
-def _abort(context: grpc.ServicerContext, error: ServeError) -> NoReturn:
-    code, details, trailing_metadata = status_of(error)
-    context.set_trailing_metadata(tuple(trailing_metadata))
-    context.abort(code, details)
-    raise AssertionError("abort() raises")

@@ -5,13 +5,12 @@ from collections.abc import Iterable
 from time import time
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from onnxserve.tensor import STRING, Array
 from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve.v1 import tensor_pb2
 from onnxserve_server.core import Clock, Request, Result, Snapshot, Step, StepResult, Stop, WireTensor
 from onnxserve_server.edge.codec import Cancellation
+from onnxserve_server.edge.messages import parse
 from onnxserve_server.edge.status import google_status
 from onnxserve_server.engine.seam import Handoff
 from onnxserve_server.errors import InvalidRequest, ServeError, Violation
@@ -22,19 +21,12 @@ _MAX_REQUEST_ID = 128  # characters
 
 def decode_request(message: bytes, deadline: float, clock: Clock) -> Request:
     """Return a serialized PredictRequest as a request; see UnaryCodec."""
-    try:
-        wire = inference.PredictRequest.FromString(message)
-    except DecodeError as error:
-        raise _invalid("request", f"not a valid PredictRequest: {error}") from error
-    return _read_request(wire, deadline, clock)
+    return _read_request(parse(inference.PredictRequest, message), deadline, clock)
 
 
 def decode_message(message: bytes) -> "StreamedPredict | Cancellation":
     """Return what a serialized StreamRequest asks for; see StreamCodec."""
-    try:
-        wire = inference.StreamRequest.FromString(message)
-    except DecodeError as error:
-        raise _invalid("request", f"not a valid StreamRequest: {error}") from error
+    wire = parse(inference.StreamRequest, message)
     match wire.WhichOneof("kind"):
         case "predict":
             return StreamedPredict(wire)

@@ -1,17 +1,23 @@
-"""The plain edge: hot methods as ordinary handlers of the public grpc.server. Each call holds one of its threads."""
+"""The plain edge: hot methods as ordinary handlers of the public grpc.server. Each call holds one of its threads.
+
+Unary calls share the threads of the server, except those of methods that have some of their own, as streams have.
+"""
 
 import contextlib
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from time import time
 
 import grpc
 
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
+from onnxserve_server.edge.pool import CallPool
 from onnxserve_server.edge.status import Status
 
+_APART = 8  # calls at a time of the methods that have threads of their own
+_STREAMS = 1024  # streams at a time
 _NO_DEADLINE = 2.0**62  # the core gives calls without a deadline one in the year 292 billion
 
 
@@ -19,27 +25,35 @@ class PlainEdge:
     """Serves unary methods as handlers of a public server.
 
     Args:
-        server: a server made by grpc.server; its thread pool bounds the calls that run at a time.
+        server: a server made by grpc.server.
+        pool: its threads; they bound the unary calls that run at a time.
         methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
         streams: the same of bidirectional methods; each call has a second thread, which reads.
         flush: called, on the thread of each call, after its handler.
         trailer: gives the trailing metadata of successful unary replies.
+        apart: those of `methods` that have threads of their own, so that no others can take them.
     """
 
     def __init__(
         self,
         server: grpc.Server,
+        pool: CallPool,
         methods: Mapping[str, Handler],
         streams: Mapping[str, StreamHandler],
         flush: Callable[[], None],
+        *,
         trailer: Callable[[], Metadata] | None = None,
+        apart: Collection[str] = (),
     ) -> None:
         self._flush = flush
         self._trailer = trailer
         self._live = 0
         self._idle = threading.Condition()
+        self._apart = CallPool(_APART, "onnxserve-grpc-apart")
+        self._streams = CallPool(_STREAMS, "onnxserve-grpc-streams")
         unary, streaming = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        handlers = {name: unary(self._served_by(handler)) for name, handler in methods.items()}
+        pools = {name: self._apart if name in apart else pool for name in methods}
+        handlers = {name: unary(self._served_by(handler, pools[name])) for name, handler in methods.items()}
         handlers |= {name: streaming(self._streamed_by(handler)) for name, handler in streams.items()}
         services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
         for name, registered in handlers.items():
@@ -62,12 +76,14 @@ class PlainEdge:
             return self._idle.wait_for(lambda: not self._live, timeout)
 
     def stop(self) -> bool:
-        """Do nothing: the server's own threads end with it."""
+        """End the threads that are not the server's."""
+        for pool in (self._apart, self._streams):
+            pool.shutdown(wait=False)
         return True
 
-    def _served_by(self, handler: Handler) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    def _served_by(self, handler: Handler, pool: CallPool) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def serve(message: bytes, context: grpc.ServicerContext) -> bytes:
-            with self._counted():
+            with pool.running(), self._counted():
                 call = PlainCall(context)
                 handler(call, message)
                 self._flush()
@@ -76,15 +92,18 @@ class PlainEdge:
                     context.set_trailing_metadata(self._trailer())
                 return reply
 
+        serve.experimental_thread_pool = pool  # type: ignore[attr-defined]  # for grpcio
         return serve
 
     def _streamed_by(
         self, handler: StreamHandler
     ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
         def serve(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            self._streams.begin()
             with self._counted():
                 yield from PlainStreamCall(context, messages, handler, self._flush).messages()
 
+        serve.experimental_thread_pool = self._streams  # type: ignore[attr-defined]  # for grpcio
         return serve
 
     @contextlib.contextmanager

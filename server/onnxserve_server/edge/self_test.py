@@ -9,8 +9,11 @@ import grpc
 from onnxserve_server.edge.calls import Call, StreamCall
 from onnxserve_server.edge.lane import Lane
 from onnxserve_server.edge.status import Status
+from onnxserve_server.edge.unsent import UnsentAnswers
 
 _TIMEOUT = 5.0  # seconds
+_MAX_UNSENT = 1 << 20  # bytes
+_DIRECT = [("grpc.enable_http_proxy", 0)]  # a proxy named in the environment is not for calls to ourselves
 
 
 class LaneError(Exception):
@@ -43,14 +46,20 @@ class _SelfTest:
         self._cancelled = threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self._server = grpc.server(self._pool)
-        self._lane = Lane(self._server, {self._METHOD: self._handle}, {self._STREAM: _Echo}, flush=lambda: None)
+        self._lane = Lane(
+            self._server,
+            {self._METHOD: self._handle},
+            {self._STREAM: _Echo},
+            flush=lambda: None,
+            unsent=UnsentAnswers(_MAX_UNSENT),
+        )
 
     def run(self) -> None:
         port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
         self._lane.start()
         try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options=_DIRECT) as channel:
                 method = channel.unary_unary(self._METHOD)
                 self._try_reply(method)
                 self._try_error(method)

@@ -2,25 +2,26 @@
 
 import logging
 import math
-import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import grpc
-from grpc_reflection.v1alpha import reflection
 
-from onnxserve.v1 import inference_service_pb2, model_service_pb2, model_service_pb2_grpc
-from onnxserve_server.edge import health, onnxserve_v1
+from onnxserve.v1 import inference_service_pb2, model_service_pb2
+from onnxserve_server.edge import health, onnxserve_v1, reflection
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
 from onnxserve_server.edge.inflight import StreamBudget
-from onnxserve_server.edge.models import ModelServicer
+from onnxserve_server.edge.messages import Gzip, UnpackingCodec, parse
+from onnxserve_server.edge.models import ModelService
 from onnxserve_server.edge.plain import PlainEdge
+from onnxserve_server.edge.pool import CallPool
 from onnxserve_server.edge.predict import Predict
+from onnxserve_server.edge.public import PublicServer
 from onnxserve_server.edge.stream import StreamMethod
 from onnxserve_server.edge.streams import Streams
+from onnxserve_server.edge.unsent import UnsentAnswers
 from onnxserve_server.engine.engine import Engine
 from onnxserve_server.errors import ConfigurationError
 
@@ -38,7 +39,10 @@ _CHECK = f"/{health.SERVICE}/Check"
 _QUIET = 0.1  # seconds
 _MAX_REFUSING = 0.2
 _MAX_PENDING = 100_000
-_MAX_STREAMS = 4096  # calls at a time on one connection; further ones wait at their client
+_ALL_ENCODINGS = 0b111  # identity, deflate and gzip reach us, as they came: see messages.py
+_HANDSHAKE = 10.0  # seconds in which a connection must be one of HTTP/2
+_KEEPALIVE = 120.0  # seconds after which a silent connection is asked whether it is still there
+_KEEPALIVE_TIMEOUT = 20.0
 _HANDING_OVER = 1.0  # seconds for streams that are cut off to hand their states over
 _STOP_TIMEOUT = 5.0  # seconds in which the core must let go of calls that have ended
 _WATCHERS_GRACE = 0.2  # seconds that calls without an end of their own, such as Health.Watch, get at the very end
@@ -70,11 +74,16 @@ class ServerOptions:
     """How the server listens; times are in seconds, 0 for no limit.
 
     Attributes:
-        host: address to listen on.
-        port: 0 picks a free one.
+        address: to listen on, "host:port" (port 0 picks a free one) or "unix:/path".
         edge: the edge to serve by; the plain one stands in for a lane that does not work with this grpcio.
         workers: threads for all but the lane's calls.
         max_message_bytes: of one request.
+        gzip: unpacks messages; None: none may be compressed.
+        max_connections: in all; a further one is closed at once.
+        max_connection_calls: at a time on one connection; further ones wait at their client.
+        max_header_bytes: of the metadata of a call.
+        min_ping_interval: between two pings of a client while nothing else is sent.
+        max_unsent_bytes: of replies that their callers have not read.
         max_connection_age: after which a connection is ended.
         max_connection_age_grace: that its calls have from then on.
         stream_lifetime: after which a stream is to end and its caller to open another one; inf for never.
@@ -82,21 +91,21 @@ class ServerOptions:
         note_burst: called with the seconds for which the lane took no event because it flushed a burst.
     """
 
-    host: str
-    port: int
+    address: str
     edge: Literal["lane", "plain"] = "lane"
     workers: int = 64
     max_message_bytes: int = 64 << 20
+    gzip: Gzip | None = None
+    max_connections: int = 4096
+    max_connection_calls: int = 256
+    max_header_bytes: int = 16 << 10
+    min_ping_interval: float = 5.0
+    max_unsent_bytes: int = 256 << 20
     max_connection_age: float = 0.0
     max_connection_age_grace: float = 0.0
     stream_lifetime: float = math.inf
     trailer: Callable[[], Metadata] | None = None
     note_burst: Callable[[float], None] | None = None
-
-    @property
-    def address(self) -> str:
-        """Host and port as clients write them."""
-        return f"{bracketed(self.host)}:{self.port}"
 
     @property
     def channel_arguments(self) -> list[tuple[str, int]]:
@@ -106,14 +115,24 @@ class ServerOptions:
         return [
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", -1),
+            ("grpc.compression_enabled_algorithms_bitset", _ALL_ENCODINGS),
+            ("grpc.per_message_decompression", 0),
             # More calls may wait for us than the core would hold: it ends them with CANCELLED, we with QUEUE_FULL.
             ("grpc.server.max_pending_requests", _MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-            ("grpc.max_concurrent_streams", _MAX_STREAMS),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            # Also a bound on calls that are opened and reset at once: further ones are refused while these are let go.
+            ("grpc.max_concurrent_streams", self.max_connection_calls),
+            ("grpc.max_metadata_size", self.max_header_bytes),  # from here on some are refused,
+            ("grpc.absolute_max_metadata_size", self.max_header_bytes),  # from here on all
+            ("grpc.server_handshake_timeout_ms", _milliseconds(_HANDSHAKE)),
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of the load
-            # Clients may ping a quiet connection every 30 s; the default of 5 minutes would cut them off.
-            ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-            *[(f"grpc.max_connection_{name}_ms", round(1000 * seconds)) for name, seconds in ages.items() if seconds],
+            # The core's own interval of 5 minutes, 2 hours without a call, would cut many clients off.
+            ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(self.min_ping_interval)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", _milliseconds(_KEEPALIVE)),
+            ("grpc.keepalive_timeout_ms", _milliseconds(_KEEPALIVE_TIMEOUT)),
+            *[(f"grpc.max_connection_{name}_ms", _milliseconds(seconds)) for name, seconds in ages.items() if seconds],
         ]
 
 
@@ -136,22 +155,26 @@ class GrpcServer:
     ) -> None:
         self._options = options
         self._engine = engine
-        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="onnxserve-grpc")
+        self._pool = CallPool(options.workers, "onnxserve-grpc")
         self._server = grpc.server(self._pool, options=options.channel_arguments)
-        health_status.add_to(self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(engine.table), self._server)
-        services = (INFERENCE, MODELS, health.SERVICE, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(services, self._server)
+        gzip = options.gzip
+        codec = onnxserve_v1 if gzip is None else UnpackingCodec(onnxserve_v1, gzip)
+        read = parse if gzip is None else gzip.parse
+        public = PublicServer(self._server, self._pool, read)
+        health_status.add_to(public)
+        public.add(MODELS, ModelService(engine.table).methods)
+        self._reflection = reflection.Reflection((INFERENCE, MODELS, health.SERVICE, reflection.SERVICE), read)
         deadlines, observer = engine.services.deadlines, engine.services.observer
-        predict = Predict("Predict", onnxserve_v1, engine, observer)
-        stream = StreamMethod(name="Stream", codec=onnxserve_v1, engine=engine, budget=budget, observer=observer)
+        predict = Predict("Predict", codec, engine, observer)
+        stream = StreamMethod(name="Stream", codec=codec, engine=engine, budget=budget, observer=observer)
         self.streams = Streams(stream, lifetime=options.stream_lifetime, watch=deadlines.watch)
         self.edge, self.edge_name = self._make_edge(
-            {_PREDICT: predict, _CHECK: health_status.check}, {_STREAM: self.streams.open}
+            {_PREDICT: predict, _CHECK: health_status.check},
+            {_STREAM: self.streams.open, reflection.METHOD: self._reflection.open},
         )
 
     def start(self) -> int:
-        """Listen; return the port.
+        """Listen; return the port, of which a Unix socket has none.
 
         Raises:
             ConfigurationError: the port cannot be had.
@@ -168,6 +191,7 @@ class GrpcServer:
     def drain(self, timeout: float) -> None:
         """Refuse new calls and finish those in flight; after `timeout` seconds they are ended."""
         self.streams.stop()
+        self._reflection.stop()
         self.refuse()
         self._server.stop(timeout + _STOP_TIMEOUT)  # returns at once; stop() shortens it
         if not self.edge.wait_drained(timeout):
@@ -203,7 +227,13 @@ class GrpcServer:
 
                 self_test.run()
                 edge = lane.Lane(
-                    self._server, methods, streams, flush, note_burst=options.note_burst, trailer=options.trailer
+                    self._server,
+                    methods,
+                    streams,
+                    flush,
+                    unsent=UnsentAnswers(options.max_unsent_bytes),
+                    note_burst=options.note_burst,
+                    trailer=options.trailer,
                 )
             except Exception as error:
                 logger.warning(
@@ -211,26 +241,9 @@ class GrpcServer:
                 )
             else:
                 return edge, "lane"
-        return PlainEdge(self._server, methods, streams, flush, options.trailer), "plain"
+        plain = PlainEdge(self._server, self._pool, methods, streams, flush, trailer=options.trailer, apart=(_CHECK,))
+        return plain, "plain"
 
 
-def check_port(host: str, port: int) -> None:
-    """Find out whether a server could listen there.
-
-    Raises:
-        ConfigurationError: it could not.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ConfigurationError(
-            f"{host}:{port}: cannot listen there: {error.strerror or error}; choose another --host or --port"
-        ) from error
-
-
-def bracketed(host: str) -> str:
-    """Return a host as it stands before a port."""
-    return f"[{host}]" if ":" in host else host
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)

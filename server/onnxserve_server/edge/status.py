@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
-from onnxserve_server.errors import Code, InvalidRequest, ModelNotFound, ServeError
+from onnxserve_server.errors import Code, EncodingNotSupported, InvalidRequest, ModelNotFound, ServeError
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ def status_of(error: ServeError, request_id: str = "") -> Status:
     trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     if error.retry_after is not None:
         trailing.append(("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after))))
+    if isinstance(error, EncodingNotSupported):
+        trailing.append(("grpc-accept-encoding", "identity"))
     return Status(_CODES[error.code], status.message, trailing)
 
 

@@ -35,7 +35,7 @@ from onnxserve_server.edge.inflight import Inflight, InflightRequest, StreamBudg
 from onnxserve_server.edge.replies import ObservedReply, Reply
 from onnxserve_server.edge.status import OK, status_of, unexpected
 from onnxserve_server.engine.seam import Cancellable, Handoff, Inference
-from onnxserve_server.errors import Cancelled, CutOff, Draining, InvalidRequest, ServeError
+from onnxserve_server.errors import Cancelled, CutOff, Draining, ServeError
 from onnxserve_server.observing import Observer
 
 _SERVER_STOPS = "the server is about to stop"
@@ -105,15 +105,15 @@ class Stream:
 
     def on_message(self, message: bytes) -> None:
         """Take a message. Never raises."""
-        decoded: StreamedRequest | Cancellation | InvalidRequest
+        decoded: StreamedRequest | Cancellation | ServeError
         try:
             decoded = self._codec.decode_message(message)
-        except InvalidRequest as error:
+        except ServeError as error:
             decoded = error
         if isinstance(decoded, Cancellation):
             self._cancel(decoded.request_id)
         elif (request := self._add(len(message))) is not None:
-            if isinstance(decoded, InvalidRequest):
+            if isinstance(decoded, ServeError):
                 self._reply_to(request)(decoded)
             else:
                 self._submit(request, decoded)

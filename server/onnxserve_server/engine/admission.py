@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, DataType, strings_array
 from onnxserve_server.core import Done, Job, Request, WireTensor
+from onnxserve_server.engine.rules import Rules
 from onnxserve_server.errors import InvalidRequest, Violation
 from onnxserve_server.spec import ModelSpec, TensorSpec
 
@@ -39,6 +40,7 @@ class Admission:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
+        self._defaults = {i: tensor.default for i, tensor in enumerate(spec.inputs) if tensor.default is not None}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         self._rows_first = spec.rows_first
         self._batch_axes = _batch_axes(spec)
@@ -47,6 +49,7 @@ class Admission:
             tensor.has_free_axes or tensor.batch_axis is None for tensor in spec.inputs
         )
         self._like_axes = _like_axes(spec)
+        self._rules = Rules(spec)
 
     def admit(self, request: Request, arrived: float, done: Done, server_inputs: ServerInputs | None = None) -> Job:
         """Return the request as a job, with what the server adds to it.
@@ -75,6 +78,10 @@ class Admission:
                 math.prod(spec.inputs[i].row_of(arrays[i].shape)) * arrays[i].itemsize for i, _ in self._batch_axes
             )
         self._check_together(arrays, rows, nbytes, request.inputs, faults)
+        if self._rules and not faults:
+            faults += [
+                Violation(self._path(at_fault, request.inputs), text) for at_fault, text in self._rules.broken(arrays)
+            ]
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
         return Job(
@@ -118,10 +125,14 @@ class Admission:
             else:
                 at_fault.append(known.index)
         if len(arrays) + len(at_fault) < len(inputs):
+            for index, default in self._defaults.items():
+                arrays.setdefault(index, default)
+        if len(arrays) + len(at_fault) < len(inputs):
             missing = [
                 known.spec for known in inputs.values() if known.index not in arrays and known.index not in at_fault
             ]
-            message = f"{_names(missing)} missing; the model needs {_names(self._spec.inputs)}"
+            needed = [tensor for tensor in self._spec.inputs if tensor.default is None]
+            message = f"{_names(missing)} missing; the model needs {_names(needed)}"
             faults.append(Violation("inputs", message))
         if faults:
             return None
@@ -236,6 +247,8 @@ def _in_common(tensor: TensorSpec, array: Array) -> object:
     """Return what this input of two jobs must have in common: the shape of a row, or all of it where it is shared."""
     if tensor.batch_axis is not None:
         return tensor.row_of(array.shape)
+    if array is tensor.default:
+        return None
     return array.shape, tuple(array.flat) if array.dtype == object else array.tobytes()
 
 
@@ -245,7 +258,7 @@ def read_tensor(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Vi
     if tensor.data_type != spec.data_type:
         faults.append(Violation(f"{path}.data_type", _wrong_type(tensor.data_type, spec)))
         return None
-    if not _fits(shape, spec.shape):
+    if not (min(shape, default=0) >= 0 if spec.any_shape else _fits(shape, spec.shape)):
         faults.append(
             Violation(f"{path}.shape", f"input {spec.name!r} has the shape {_shape(spec.shape)}, not {list(shape)}")
         )

@@ -84,6 +84,15 @@ class StateConfig(BaseModel):
         return value
 
 
+class CustomOperatorsConfig(BaseModel):
+    """A library of custom operators."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="the library, within the repository; relative to the model's directory")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the library, in hexadecimal digits")
+
+
 class SequencesConfig(BaseModel):
     """How much state of a stateful model is kept."""
 
@@ -115,6 +124,9 @@ class ModelConfig(BaseModel):
     )
     session_config: dict[str, str] = Field(
         default_factory=dict, description="ONNX Runtime session configuration entries"
+    )
+    custom_operators: tuple[CustomOperatorsConfig, ...] = Field(
+        (), description="libraries of custom operators: `[{path: ../ops.so, sha256: 9f86...}]`"
     )
     batch_axis: Annotated[
         dict[str, int] | None,

@@ -1,6 +1,7 @@
 """What the files of a repository may be: regular ones, of a bounded size. Nothing here waits for a pipe or a device."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import stat
@@ -41,6 +42,26 @@ def check_regular(path: Path) -> None:
         ConfigurationError: it is not there, cannot be read, or is a directory, a pipe, a device or a socket.
     """
     os.close(_open(path))
+
+
+def check_within(path: Path, directory: Path) -> None:
+    """Check that a path lies within a directory, with links followed.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise ConfigurationError(f"{printable(path)}: lies outside of {printable(directory)}; put it there")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a regular file, in hexadecimal digits.
+
+    Raises:
+        ConfigurationError: as check_regular().
+    """
+    with open(_open(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

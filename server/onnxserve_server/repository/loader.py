@@ -5,17 +5,20 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxserve_server.engine.model import ServedModel
+from onnxserve_server.engine.rules import explain
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.repository.files import check_within, sha256_of
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.metadata import json_in
+from onnxserve_server.runtime.probe import Findings
 from onnxserve_server.runtime.prober import Prober
 from onnxserve_server.runtime.samples import warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.scheduling.services import Services
-from onnxserve_server.spec import BatchPolicy, ModelSpec, Rows, TensorSpec
+from onnxserve_server.spec import BatchPolicy, InputRule, ModelSpec, Rows, TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -39,30 +42,23 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
         ConfigurationError: it cannot be loaded as configured.
     """
     options = _session_options(found, defaults)
-    verdict = prober.probe(found.path, options)
+    batching = found.config.batching
+    findings = prober.probe(found.path, options, max_rows=batching.max_rows, batched=batching.enabled is True)
+    verdict = findings.verdict
     session = Session(found.path, options)
-    if (
-        found.config.batching.enabled is True
-        and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable
-    ):
+    if batching.enabled is True and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    spec = _spec(found, session, options, _policy(found, verdict, is_random=session.is_random))
+    policy = _policy(found, verdict, is_random=session.is_random)
+    spec = _spec(found, session, options, policy, findings.rules)
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
-    if found.config.batching.enabled is True and not verdict.batchable:
+    if batching.enabled is True and not verdict.batchable:
         logger.warning(
             "model %s/%s is batched because model.yaml says so, although %s", spec.name, spec.version, verdict.reason
         )
-    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
-        logger.error(
-            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
-            "bug of onnxserve, with the model",
-            spec.name,
-            spec.version,
-            verdict.reason,
-        )
+    _report_contradiction(spec, verdict)
     missing = [provider for provider in spec.requested_providers if provider not in spec.providers]
     if missing:
         logger.warning(
@@ -72,9 +68,37 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
             spec.providers[0],
             ", ".join(missing),
         )
-    if failure := warm_up(session, spec.batching.max_rows if spec.batching.enabled else 1):
+    for rule in spec.rules:
+        logger.info("model %s/%s refuses what it would not survive: %s", spec.name, spec.version, explain(rule))
+    if findings.untried:
+        logger.warning("model %s/%s was not tried in full: %s", spec.name, spec.version, findings.untried)
+    if failure := _warm_up(session, spec, findings):
         logger.warning("model %s/%s could not be warmed up: %s", spec.name, spec.version, failure)
     return ServedModel(spec, session, services, defaults.max_inline)
+
+
+def _warm_up(session: Session, spec: ModelSpec, findings: Findings) -> str:
+    """Do again what the child process has survived; return why that is nothing, "" for success."""
+    if not findings.warm_up_rows:
+        return findings.warm_up_failure
+    return warm_up(session, min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1))
+
+
+def _libraries(found: Found) -> tuple[str, ...]:
+    """Return the paths of the model's libraries of custom operators, each of which is the one that is listed."""
+    directory = found.config_file.parent
+    for i, library in enumerate(found.config.custom_operators):
+        place, path = f"{found.config_file}: custom_operators[{i}]", directory / library.path
+        try:
+            check_within(path, directory.parent)
+            digest = sha256_of(path)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from error
+        if digest != library.sha256:
+            raise ConfigurationError(
+                f"{place}: {path} has the SHA-256 {digest} and not the one that is listed; if it is meant to, list that"
+            )
+    return tuple(str(directory / library.path) for library in found.config.custom_operators)
 
 
 def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
@@ -88,9 +112,22 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
+        custom_operators=_libraries(found),
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
         tolerance=config.batching.tolerance,
     )
+
+
+def _report_contradiction(spec: ModelSpec, verdict: Verdict) -> None:
+    """Log that the analysis of the graph was wrong, if trying has shown that."""
+    if verdict.analysed.rows is Rows.INDEPENDENT and verdict.rows.rows is Rows.DEPENDENT:
+        logger.error(
+            "model %s/%s: the analysis of its graph takes its rows for independent, but %s; please report this as a "
+            "bug of onnxserve, with the model",
+            spec.name,
+            spec.version,
+            verdict.reason,
+        )
 
 
 def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
@@ -129,12 +166,14 @@ def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
     )
 
 
-def _spec(found: Found, session: Session, options: SessionOptions, policy: BatchPolicy) -> ModelSpec:
+def _spec(
+    found: Found, session: Session, options: SessionOptions, policy: BatchPolicy, rules: tuple[InputRule, ...]
+) -> ModelSpec:
     metadata = dict(session.metadata)
     return ModelSpec(
         name=found.name,
         version=found.version,
-        inputs=session.inputs,
+        inputs=session.inputs + session.optional,
         outputs=_labelled(found, session.outputs, metadata),
         batching=policy,
         requested_providers=tuple(options.providers),
@@ -146,9 +185,17 @@ def _spec(found: Found, session: Session, options: SessionOptions, policy: Batch
         state=state_of(found, session),
         sequences=policy_of(found.config.sequences),
         feedback=feedback_of(found, session),
+        rules=tuple(rule for rule in rules if not (policy.enabled and _is_about_rows(rule, session.inputs))),
+        left_out=session.left_out,
         metadata=metadata,
         description=session.description,
     )
+
+
+def _is_about_rows(rule: InputRule, inputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether it asks for no rows at all: a batched model then runs on one row of zeros."""
+    batch_axes = {spec.name: spec.batch_axis for spec in inputs}
+    return any(axis is not None and axis == batch_axes[name] for name, axis, _ in rule.conditions)
 
 
 def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str, str]) -> tuple[TensorSpec, ...]:

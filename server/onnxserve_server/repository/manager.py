@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxserve_server.engine.servable import Servable
@@ -14,7 +14,7 @@ from onnxserve_server.repository.discovery import Found, discover
 from onnxserve_server.repository.files import contained
 from onnxserve_server.repository.load_status import LoadStatus, LoadStatuses
 from onnxserve_server.repository.loader import Defaults, load
-from onnxserve_server.runtime.prober import Prober
+from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.resources import resident_bytes
 from onnxserve_server.scheduling.services import Services
 
@@ -32,12 +32,14 @@ class Repository:
         batching_defaults: the server's settings for batching, by the keys of model.yaml.
         defaults: its other settings for models whose model.yaml says nothing.
         skip_broken: whether load_all() goes on without a model that cannot be loaded.
+        probe_limits: what it may take to try a model.
     """
 
     root: Path
     batching_defaults: dict[str, object]
     defaults: Defaults
     skip_broken: bool = False
+    probe_limits: ProbeLimits = field(default_factory=ProbeLimits)
 
 
 class ModelManager:
@@ -77,13 +79,15 @@ class ModelManager:
             ConfigurationError: a model cannot be loaded; with skip_broken, none can.
         """
         repository = self._repository
-        with Prober() as prober:
+        with Prober(repository.probe_limits, stop) as prober:
             for found in discover(repository.root, repository.batching_defaults, self._note_broken):
                 if stop is not None and stop.is_set():
                     return
                 try:
                     self.load(found, prober)
                 except ConfigurationError as error:
+                    if stop is not None and stop.is_set():
+                        return
                     self._skip(found.name, found.version, error)
         if not self._table.models():
             raise ConfigurationError(
@@ -97,7 +101,7 @@ class ModelManager:
             ConfigurationError: it cannot be loaded; the version that served before goes on serving.
         """
         with self._lock, contextlib.ExitStack() as stack:
-            self._load(found, prober or stack.enter_context(Prober()))
+            self._load(found, prober or stack.enter_context(Prober(self._repository.probe_limits)))
 
     def stop(self, name: str, version: str) -> None:
         """Refuse new requests for a version with MODEL_STOPPED, finish those that wait, and give back its memory.

@@ -11,7 +11,7 @@ from onnxserve.tensor import NAMES, STORAGE, STRING, Array
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.config import ModelConfig, SequencesConfig, StateConfig
 from onnxserve_server.repository.discovery import Found
-from onnxserve_server.repository.files import check_regular
+from onnxserve_server.repository.files import check_regular, check_within
 from onnxserve_server.runtime.metadata import json_in
 from onnxserve_server.runtime.session import Session
 from onnxserve_server.spec import Feedback, SequencePolicy, StatePair, TensorSpec
@@ -144,6 +144,9 @@ def _mismatch(input_: TensorSpec, output: TensorSpec) -> str:
     if input_.data_type == STRING or input_.data_type != output.data_type:
         types = f"{NAMES[output.data_type]} and {NAMES[input_.data_type]}"
         return f"output {output.name} and input {input_.name} are {types}; both must have one type, other than string"
+    for spec in (input_, output):
+        if spec.any_shape:
+            return f"the model declares no shape for {spec.name}; export it with one"
     fits = len(input_.shape) == len(output.shape) and all(
         isinstance(size, str) or isinstance(other, str) or size == other
         for size, other in zip(input_.shape, output.shape, strict=True)
@@ -157,13 +160,12 @@ def _initial(value: float | str, spec: TensorSpec, directory: Path, place: str) 
     if not isinstance(value, str):
         return value
     path = directory / value
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise ConfigurationError(
-            f"{place}: {value} is outside of {directory}; it must be a file of the model's directory"
-        )
-    check_regular(path)
     try:
+        check_within(path, directory)
+        check_regular(path)
         array: Array = np.lib.format.open_memmap(path, mode="r")  # takes no memory, whatever size the file claims
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{place}: {error}") from error
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"{place}: {path}: {error}") from error
     row = spec.row_of(spec.shape)

@@ -18,7 +18,7 @@ def product(one: Axes, other: Axes) -> Axes:
         Meet: it sums over rows, or combines rows with each other.
     """
     if not one or not other:
-        raise Unclear("a scalar is no matrix")
+        raise Unclear("a scalar cannot be multiplied as a matrix")
     left, right = (Axis(1), *one) if len(one) == 1 else one, (*other, Axis(1)) if len(other) == 1 else other
     if left[-1].rows or right[-2].rows:
         raise Meet(_SUMMED)

@@ -52,7 +52,7 @@ def assign_axes(
     by_shared = in_file if configured.shared is None else configured
     axes, shared = by_axis.batch_axis or {}, by_shared.shared or ()
     for name, axis in axes.items():
-        if fault := _fault_of_axis(name, axis, inputs + outputs):
+        if fault := _fault_of_axis(name, axis, inputs, outputs):
             raise ConfigurationError(f"{by_axis.file}: batch_axis.{name}: {fault}")
     for name in shared:
         if fault := _fault_of_shared(name, inputs, outputs, axes):
@@ -61,7 +61,8 @@ def assign_axes(
         raise ConfigurationError(f"{by_shared.file}: shared: at least one input must have rows, and so not be shared")
 
     def assign(spec: TensorSpec) -> TensorSpec:
-        return replace(spec, batch_axis=None if spec.name in shared else axes.get(spec.name, 0))
+        default = None if spec.any_shape and spec in outputs else 0
+        return replace(spec, batch_axis=None if spec.name in shared else axes.get(spec.name, default))
 
     used = {
         *(["batch_axis"] if by_axis is in_file and in_file.batch_axis is not None else []),
@@ -71,10 +72,12 @@ def assign_axes(
     return tuple(map(assign, inputs)), tuple(map(assign, outputs)), unused
 
 
-def _fault_of_axis(name: str, axis: int, specs: Specs) -> str:
-    spec = next((spec for spec in specs if spec.name == name), None)
+def _fault_of_axis(name: str, axis: int, inputs: Specs, outputs: Specs) -> str:
+    spec = next((spec for spec in inputs + outputs if spec.name == name), None)
     if spec is None:
-        return f"unknown input or output; the model's are {_names(specs)}"
+        return f"unknown input or output; the model's are {_names(inputs + outputs)}"
+    if spec.any_shape and axis >= 0:  # whether the runs of an output have it is seen when the model is tried
+        return "the model declares no shape for it; export it with one" if spec in inputs else ""
     if not 0 <= axis < len(spec.shape):
         shape = ", ".join(str(size or "?") if isinstance(size, str) else str(size) for size in spec.shape)
         return f"its shape [{shape}] has no axis {axis}; axes are counted from 0"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from onnxserve.tensor import STRING
 from onnxserve_server.runtime.draws import MAX_ELEMENTS, Draws, Hints, Values, is_integer
-from onnxserve_server.runtime.session import RunFailed
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.spec import TensorSpec
 
 _FREE_SIZES = (8, 32, 224, 2, 1)  # tried in turn for axes that are free and not the batch axis

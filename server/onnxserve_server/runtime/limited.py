@@ -4,9 +4,11 @@ import threading
 import time
 
 from onnxserve_server.runtime.draws import Feeds
-from onnxserve_server.runtime.session import RunFailed, RunHandle, Session
+from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.session import RunHandle, Session
 
 _MIN_LIMIT = 0.05  # seconds that any run may take
+_MEASURED = 2  # runs of one row
 _TIMES = 20.0  # so often the time of an ordinary run of one row
 
 
@@ -41,9 +43,12 @@ class LimitedRuns:
 
     def measure(self, feeds: Feeds) -> None:
         """Run one row as run() does, and take its time and its bytes as those of any row."""
-        began = time.monotonic()
-        outputs = self._run(feeds, None)
-        self.row_seconds = time.monotonic() - began
+        taken: list[float] = []
+        while not taken or (len(taken) < _MEASURED and taken[0] < _MIN_LIMIT):  # the first run may take longer
+            began = time.monotonic()
+            outputs = self._run(feeds, None)
+            taken.append(time.monotonic() - began)
+        self.row_seconds = min(taken)
         self.row_bytes = sum(array.nbytes for array in (*feeds.values(), *outputs.values()))
 
     def run_briefly(self, feeds: Feeds, rows: int) -> Feeds:

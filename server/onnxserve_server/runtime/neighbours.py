@@ -9,8 +9,8 @@ from onnxserve.tensor import Array
 from onnxserve_server.runtime import witness
 from onnxserve_server.runtime.comparing import far, rounding, row_changes
 from onnxserve_server.runtime.draws import Draws, Feeds, Values, copied
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
-from onnxserve_server.runtime.session import RunFailed
 from onnxserve_server.runtime.witness import Replaced
 from onnxserve_server.spec import TensorSpec
 
@@ -46,7 +46,7 @@ class Neighbours:
         return [spec for spec in self._outputs if spec.name not in self.random]
 
     def measure_noise(self, feeds: Feeds, outputs: Feeds) -> None:
-        """Run a batch again, twice: what differs then means nothing."""
+        """Run a batch again, twice, to see how far two runs of the same batch differ."""
         for _ in range(2):
             again = self._runs.run(copied(feeds))
             for spec in self._outputs:
@@ -99,10 +99,10 @@ class Neighbours:
             self._confirm(spec, Replaced(row, 0.0, values, (feeds, changed), (before, other)))
 
     def _confirm(self, spec: TensorSpec, found: Replaced) -> None:
-        """Run both batches again: a change that is no larger than what differs then is none.
+        """Run both batches again, to see how far two runs of the same batch differ.
 
         Raises:
-            CannotShareRuns: it is one.
+            CannotShareRuns: the row changed by more.
         """
         for batch, output in zip(found.batches, found.outputs, strict=True):
             for _ in range(2):

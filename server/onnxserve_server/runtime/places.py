@@ -8,8 +8,8 @@ from onnxserve.tensor import Array
 from onnxserve_server.runtime import witness
 from onnxserve_server.runtime.comparing import far, row_changes
 from onnxserve_server.runtime.draws import Draws, Feeds
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.limited import LimitedRuns
-from onnxserve_server.runtime.session import RunFailed
 from onnxserve_server.spec import TensorSpec
 
 _MAX_ALONE = 3  # rows of a batch that are run alone

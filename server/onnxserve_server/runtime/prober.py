@@ -1,51 +1,87 @@
 """The parent of the process that probes models; see probe.py for what that one does."""
 
-import json
-import os
-import select
-import subprocess
-import sys
-from dataclasses import asdict
+import math
+import threading
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from onnxserve_server.errors import ConfigurationError
-from onnxserve_server.runtime import probe
+from onnxserve_server.runtime.probe import BASES, END, LOAD, TRIAL, WARM_UP, Findings
+from onnxserve_server.runtime.probe_process import Bounds, ProbeEnded, ProbeProcess
+from onnxserve_server.runtime.resources import resident_bytes, resources
 from onnxserve_server.runtime.session import SessionOptions
 from onnxserve_server.runtime.verdict import Verdict
+from onnxserve_server.spec import Condition, InputRule
 
-_TIMEOUT = 300.0  # seconds for one model
+_MAX_DEATHS = 8  # of one model; after each the child is started, and the model loaded, again
+_GRACE = 5.0  # seconds for a kernel to return from a run that is stopped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeLimits:
+    """What it may take to try one model.
+
+    Attributes:
+        load: seconds to load it; after so many, nothing is tried when the child has died once more.
+        tries: seconds for all runs of one child.
+        memory_bytes: resident memory of the child process; 0: three quarters of what the server's own process leaves.
+    """
+
+    load: float = 300.0
+    tries: float = 30.0
+    memory_bytes: int = 0
 
 
 class Prober:
-    """Keeps one child process that probes models, one at a time; after a crash the next model gets a new child."""
+    """Keeps one child process that probes models, one at a time; after a death the next one gets a new child.
 
-    def __init__(self, timeout: float = _TIMEOUT) -> None:
-        self._timeout = timeout
-        self._child: subprocess.Popen[str] | None = None
+    Args:
+        limits: what one model may take.
+        stop: ends a probe that is under way, once it is set.
+    """
 
-    def probe(self, path: Path, options: SessionOptions) -> Verdict:
-        """Load and try a model in the child process.
+    def __init__(self, limits: ProbeLimits = ProbeLimits(), stop: threading.Event | None = None) -> None:
+        self._limits = limits
+        self._stop = stop or threading.Event()
+        self._child: ProbeProcess | None = None
+
+    def probe(self, path: Path, options: SessionOptions, *, max_rows: int = 1, batched: bool = False) -> Findings:
+        """Load and try a model in the child process, and go on with a new one after what was fatal.
+
+        Args:
+            path: the model file.
+            options: how it is loaded.
+            max_rows: so many rows it is warmed up with, if requests may share runs.
+            batched: whether they do, whatever the verdict.
 
         Raises:
-            ConfigurationError: the model cannot be loaded, took too long, or crashed the child process.
+            ConfigurationError: the model cannot be loaded, took too long, or crashed the child process; or the server
+                stops.
         """
-        child = self._running_child()
-        reply = self._ask(child, path, json.dumps({"path": str(path), "options": asdict(options)}))
-        if not reply:
-            status = self._forget(child)
-            raise ConfigurationError(
-                f"{path}: loading the model ended the process that probes it ({_how(status)}), so it is not loaded "
-                f"here; another graph_optimization may help"
-            )
-        fields = json.loads(reply)
-        if "error" in fields:
-            raise ConfigurationError(fields["error"])
-        return Verdict.of(fields)
+        request = {"path": str(path), "options": asdict(options), "max_rows": max_rows, "batched": batched}
+        progress, until = _Progress(), time.monotonic() + self._limits.load
+        while progress.step != END:
+            try:
+                self._converse(progress, request)
+            except ProbeEnded as ended:
+                self.close()
+                if self._stop.is_set():
+                    raise ConfigurationError(f"{path}: it is not loaded, for the server stops") from None
+                if progress.step == LOAD and not progress.deaths:
+                    raise ConfigurationError(f"{path}: {_why_not_loaded(ended)}") from None
+                progress.note_death(ended)
+                if time.monotonic() > until:
+                    progress.skip_trials(f"it took longer than {self._limits.load:g} s")
+        if progress.error:
+            raise ConfigurationError(progress.error)
+        return progress.findings()
 
     def close(self) -> None:
         """End the child process."""
         if self._child is not None:
-            self._child.communicate()
+            self._child.close()
             self._child = None
 
     def __enter__(self) -> "Prober":
@@ -54,38 +90,111 @@ class Prober:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, child: subprocess.Popen[str], path: Path, request: str) -> str:
-        """Return the child's reply, a line of JSON; "" if the child has ended."""
-        assert child.stdin is not None and child.stdout is not None
-        try:
-            child.stdin.write(request + "\n")
-            child.stdin.flush()
-        except BrokenPipeError:
-            return ""
-        reply = select.poll()  # not select(), which takes no descriptor above 1023: a server may have more connections
-        reply.register(child.stdout, select.POLLIN)
-        if not reply.poll(self._timeout * 1e3):
-            child.kill()
-            self._forget(child)
-            raise ConfigurationError(f"{path}: the model could not be loaded and tried within {self._timeout:g} s")
-        return child.stdout.readline()
+    def _converse(self, progress: "_Progress", request: dict[str, Any]) -> None:
+        """Have the child do what is left, and note what it says; raises ProbeEnded."""
+        limits, child = self._limits, self._running_child()
+        progress.step, progress.cpu_seconds = LOAD, math.inf
+        child.send(request | progress.as_request() | {"seconds": limits.tries})
+        memory = limits.memory_bytes or max(0, resources().memory_bytes - resident_bytes()) * 3 // 4
+        while progress.step != END:
+            seconds = limits.load if progress.step == LOAD else limits.tries + _GRACE
+            progress.note(child.receive(Bounds(seconds, progress.cpu_seconds, memory)))
 
-    def _forget(self, child: subprocess.Popen[str]) -> int:
-        """Wait for a child that ends, and return its exit status."""
-        self._child = None
-        return child.wait(self._timeout)
-
-    def _running_child(self) -> subprocess.Popen[str]:
-        if self._child is None or self._child.poll() is not None:
-            self._child = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-P", "-m", probe.__name__, str(os.getpid())],  # -P: not from the working directory
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,  # a Ctrl-C at the terminal is for the server to handle
-            )
+    def _running_child(self) -> ProbeProcess:
+        if self._child is not None and self._child.status is not None:
+            self.close()
+        if self._child is None:
+            self._child = ProbeProcess(self._stop)
         return self._child
 
 
-def _how(status: int) -> str:
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+@dataclass(kw_only=True)
+class _Progress:
+    """What is known of a model so far, and what the child does now: a step; of a trial, its conditions and its time."""
+
+    step: str = LOAD
+    conditions: tuple[Condition, ...] = ()
+    error: str = ""
+    cpu_seconds: float = math.inf
+    base: int = 0
+    bases_done: int = 0
+    done: int = 0
+    deaths: int = 0
+    verdict: Verdict = field(default_factory=lambda: Verdict(False))
+    rules: list[InputRule] = field(default_factory=list)
+    warm_up_rows: int = 0
+    warm_up_failure: str = ""
+    untried: str = ""
+
+    def as_request(self) -> dict[str, Any]:
+        """Return what need not be tried again."""
+        fatal = [rule.conditions for rule in self.rules]
+        return {
+            "bases_done": self.bases_done,
+            "done": self.done,
+            "fatal": fatal,
+            "skip_trials": bool(self.untried),
+        }
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Take a message of the child."""
+        self.step = message.get("step", self.step)
+        self.error = message.get("error", self.error)
+        self.untried = message.get("untried", self.untried)
+        self.base = message.get("base", self.base)
+        self.cpu_seconds = message.get("cpu_seconds", math.inf)
+        if "trial" in message:
+            number, conditions = message["trial"]
+            self.done, self.conditions = number + 1, tuple(Condition(*condition) for condition in conditions)
+        if "verdict" in message:
+            self.verdict = Verdict.of(message["verdict"])
+        if "warm_up" in message:
+            self.warm_up_rows, self.warm_up_failure = message["warm_up"]
+
+    def note_death(self, ended: ProbeEnded) -> None:
+        """Take down what the step at hand has ended in: after a trial there is more to try, else there is not."""
+        self.deaths += 1
+        if self.step == TRIAL:
+            self._note_fatal_trial(ended)
+        elif self.step == BASES and ended.by_itself:
+            self.bases_done = self.base + 1
+        else:
+            self._give_up(f"trying it ended the process that probes it ({ended})")
+        if self.deaths == _MAX_DEATHS:
+            self.skip_trials(f"{self.deaths} trials ended the process that probes it")
+
+    def _give_up(self, reason: str) -> None:
+        self.warm_up_failure = reason
+        if self.step != WARM_UP:
+            self.verdict = Verdict(False, reason)
+        if self.step in (LOAD, BASES):
+            self.skip_trials(reason)
+        self.step = END
+
+    def skip_trials(self, reason: str) -> None:
+        """Leave out the trials that are left."""
+        self.untried = self.untried or reason
+
+    def _note_fatal_trial(self, ended: ProbeEnded) -> None:
+        # A value of which a run takes very long, such as a number of steps, has neighbours of which it does, too: a
+        # rule against the one value would be of no use.
+        if ended.by_itself or any(axis is not None for _, axis, _ in self.conditions):
+            self.rules.append(InputRule(self.conditions, f"a trial of it ended the process ({ended})"))
+
+    def findings(self) -> Findings:
+        return Findings(
+            verdict=self.verdict,
+            rules=tuple(self.rules),
+            warm_up_rows=self.warm_up_rows,
+            warm_up_failure=self.warm_up_failure,
+            untried=self.untried,
+        )
+
+
+def _why_not_loaded(ended: ProbeEnded) -> str:
+    if ended.by_itself:
+        return (
+            f"loading the model ended the process that probes it ({ended}), so it is not loaded here; another "
+            f"graph_optimization may help"
+        )
+    return f"the model could not be loaded and tried: {ended}"

@@ -1,10 +1,13 @@
 """What this process may use: the CPUs and the memory that the container, not the host, grants."""
 
+import contextlib
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MAX_DESCRIPTORS = 1 << 20  # no use for more; where the limit is infinite it has to be some number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +38,31 @@ def resources(cgroup: Path = _CGROUP) -> Resources:
     return Resources(cpus=cpus, cpus_from=cpus_from, memory_bytes=memory, memory_from=memory_from)
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(process: int | str = "self") -> int:
+    """Return the resident memory of this process, or of that with an id."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time that a process has taken, all its threads together."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the number of files that this process may open to what it may be raised to; return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def open_descriptors() -> int:
+    """Return how many files this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def _cpu_quota(root: Path) -> float | None:

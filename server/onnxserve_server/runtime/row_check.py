@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from onnxserve_server.rows.analysis import analyse
 from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.first_rows import first_that_runs
 from onnxserve_server.runtime.integer_limits import widen
 from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
 from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import read_hints
-from onnxserve_server.runtime.session import RunFailed, Session
+from onnxserve_server.runtime.session import Session
 from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
 from onnxserve_server.spec import Rows, RowVerdict
@@ -35,7 +35,7 @@ def examine(session: Session) -> Verdict:
     declared = check_batch_axes(session.inputs, session.outputs)
     if not declared.batchable:
         return declared
-    analysed = analyse(session.path, session.inputs, session.outputs)
+    analysed = _analyse(session)
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
     runs = LimitedRuns(session, _SECONDS)
     try:
@@ -50,6 +50,13 @@ def examine(session: Session) -> Verdict:
     except CannotShareRuns as found:
         return found.verdict.beside(analysed)
     return check.verdict(analysed)
+
+
+def _analyse(session: Session) -> RowVerdict:
+    """Return what the graph shows of the rows of a model."""
+    from onnxserve_server.rows.analysis import analyse  # here: the serving process imports this module, but not onnx
+
+    return analyse(session.path, session.inputs, session.outputs)
 
 
 class _RowCheck:
@@ -89,11 +96,12 @@ class _RowCheck:
             return Verdict(False, "no batch of made-up rows could be run in reasonable time", analysed, analysed)
         reason = "; ".join(filter(None, (analysed.reason, *self._summary())))
         if analysed.rows is Rows.MEET:
-            return Verdict(False, analysed.reason, replace(analysed, reason=reason), analysed)
+            where = f"its rows meet at node {analysed.node}: {reason}"
+            return Verdict(False, where, replace(analysed, reason=reason), analysed)
         return Verdict(True, "", replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
-        yield f"checked with {self._runs.count} runs of made-up rows"
+        yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"
         if self._places.rounding:
             yield f"rounding at other batch sizes differs by up to {self._places.rounding:.1g} of the largest value"
         if random := sorted(self._neighbours.random):

@@ -2,7 +2,8 @@
 
     {"check": {"ranges": {"ids": [0, 999]}, "rows": {"ids": [[5, 17, 3], [801, 2, 44]]}}}
 
-`ranges` are the smallest and the largest value of an input; `rows` a few rows of each. Both may be missing.
+`ranges` are the smallest and the largest value of an input; `rows` a few rows of each. Both may be missing. Then the
+ranges are those that the conversion was asked to use: {"asked": {"ranges": ...}}.
 """
 
 import json
@@ -18,12 +19,13 @@ from onnxserve_server.runtime.draws import Hints
 from onnxserve_server.spec import TensorSpec
 
 _MAX_BYTES = 8 << 20
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def read_hints(report: Path, inputs: Sequence[TensorSpec]) -> Hints:
     """Return what a conversion report says of a model's inputs; what does not fit them is left out."""
-    check = _object(_object(_read(report)).get("check"))
-    ranges, rows = _object(check.get("ranges")), _object(check.get("rows"))
+    check, asked = (_object(_object(_read(report)).get(key)) for key in ("check", "asked"))
+    ranges, rows = _object(check.get("ranges") or asked.get("ranges")), _object(check.get("rows"))
     arrays = {spec.name: array for spec in inputs if (array := _rows(spec, rows.get(spec.name))) is not None}
     complete = all(spec.name in arrays for spec in inputs)
     return Hints(
@@ -50,7 +52,7 @@ def _limits(spec: TensorSpec, value: object) -> tuple[float, float] | None:
     if not isinstance(value, list) or len(value) != 2 or not all(type(end) in (int, float) for end in value):
         return None
     low, high = value
-    if not _is_array(spec, "fiu") or not math.isfinite(low) or not low <= high < math.inf:
+    if not _is_array(spec, "fiu") or not -_LARGEST <= low <= high <= _LARGEST:
         return None
     return (low, high) if _is_array(spec, "f") or math.ceil(low) <= math.floor(high) else None
 

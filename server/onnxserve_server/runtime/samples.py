@@ -1,15 +1,19 @@
 """Inputs made up from a model's specs: the probe tries a model with them, and a loaded model is warmed up with them."""
 
+import math
 from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 
 from onnxserve.tensor import STORAGE, STRING, Array, DataType
-from onnxserve_server.runtime.session import RunFailed, Session
+from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.session import Session
 from onnxserve_server.spec import TensorSpec
 
 _WARM_UP_BYTES = 64 << 20
+_SAMPLE_BYTES = 256 << 20
+NO_SAMPLE = f"inputs of one row take more than {_SAMPLE_BYTES >> 20} MiB, which is too much to try"
 _FREE_SIZES = (8, 32, 224, 1)  # tried in turn for axes that are free and not the batch axis
 _INTEGER_DTYPES = "iub"
 
@@ -20,7 +24,7 @@ def warm_up(session: Session, max_rows: int) -> str:
     Returns:
         Why the last sample failed, if the model runs on none of them; "" once it has run.
     """
-    failure = ""
+    failure = NO_SAMPLE
     for feeds in samples(session.inputs, 1):
         try:
             run_sample(session, feeds)
@@ -36,10 +40,15 @@ def warm_up(session: Session, max_rows: int) -> str:
 
 
 def samples(inputs: tuple[TensorSpec, ...], rows: int) -> Iterator[dict[str, Array]]:
-    """Yield feeds of `rows` rows, the most telling first: several sizes of the free axes, ones before zeros."""
+    """Yield feeds of `rows` rows, the most telling first: several sizes of the free axes, ones before zeros.
+
+    Those of more than 256 MiB are left out.
+    """
     rng = np.random.default_rng(0)
     has_free_axes = any(spec.has_free_axes for spec in inputs)
     for size, ones in product(_FREE_SIZES if has_free_axes else (1,), (True, False)):
+        if sum(_nbytes(spec, rows, size) for spec in inputs) > _SAMPLE_BYTES:
+            continue
         if ones or any(_is_integer(spec) for spec in inputs):
             yield {spec.name: _sample(spec, rows, size, ones, rng) for spec in inputs}
 
@@ -58,11 +67,20 @@ def _is_integer(spec: TensorSpec) -> bool:
     return spec.data_type != STRING and STORAGE[spec.data_type].kind in _INTEGER_DTYPES
 
 
-def _sample(spec: TensorSpec, rows: int, free: int, ones: bool, rng: np.random.Generator) -> Array:
-    shape = tuple(
+def _shape(spec: TensorSpec, rows: int, free: int) -> tuple[int, ...]:
+    return tuple(
         size if isinstance(size, int) else rows if axis == spec.batch_axis else free
         for axis, size in enumerate(spec.shape)
     )
+
+
+def _nbytes(spec: TensorSpec, rows: int, free: int) -> int:
+    item = 8 if spec.data_type == STRING else STORAGE[spec.data_type].itemsize
+    return math.prod(_shape(spec, rows, free)) * item
+
+
+def _sample(spec: TensorSpec, rows: int, free: int, ones: bool, rng: np.random.Generator) -> Array:
+    shape = _shape(spec, rows, free)
     if spec.data_type == STRING:
         return rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
     dtype = STORAGE[spec.data_type]

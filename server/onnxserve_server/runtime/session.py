@@ -16,31 +16,11 @@ from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.rows.table import RANDOM
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
+from onnxserve_server.runtime.failures import failure_of
+from onnxserve_server.runtime.interface import describe
 from onnxserve_server.runtime.limits import check_inputs
+from onnxserve_server.runtime.messages import cure_of_failure, one_line
 from onnxserve_server.runtime.providers import CUDA
-from onnxserve_server.spec import TensorSpec
-
-# ONNX Runtime's names of the element types.
-_TYPES = {
-    "tensor(float)": DataType.DATA_TYPE_FLOAT,
-    "tensor(uint8)": DataType.DATA_TYPE_UINT8,
-    "tensor(int8)": DataType.DATA_TYPE_INT8,
-    "tensor(uint16)": DataType.DATA_TYPE_UINT16,
-    "tensor(int16)": DataType.DATA_TYPE_INT16,
-    "tensor(int32)": DataType.DATA_TYPE_INT32,
-    "tensor(int64)": DataType.DATA_TYPE_INT64,
-    "tensor(string)": DataType.DATA_TYPE_STRING,
-    "tensor(bool)": DataType.DATA_TYPE_BOOL,
-    "tensor(float16)": DataType.DATA_TYPE_FLOAT16,
-    "tensor(double)": DataType.DATA_TYPE_DOUBLE,
-    "tensor(uint32)": DataType.DATA_TYPE_UINT32,
-    "tensor(uint64)": DataType.DATA_TYPE_UINT64,
-    "tensor(bfloat16)": DataType.DATA_TYPE_BFLOAT16,
-    "tensor(float8e4m3fn)": DataType.DATA_TYPE_FLOAT8E4M3FN,
-    "tensor(float8e4m3fnuz)": DataType.DATA_TYPE_FLOAT8E4M3FNUZ,
-    "tensor(float8e5m2)": DataType.DATA_TYPE_FLOAT8E5M2,
-    "tensor(float8e5m2fnuz)": DataType.DATA_TYPE_FLOAT8E5M2FNUZ,
-}
 
 # A session or a run raises its error, and we report it. ONNX Runtime's logger would print it again, in colours, and
 # also print errors of trials that are meant to fail. Parts without a session, such as a provider's library, still log.
@@ -68,6 +48,7 @@ class SessionOptions:
         threads: threads of one run, at least 1.
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
+        custom_operators: paths of libraries that have them.
         axes: where the model's rows lie, as far as its configuration says.
         tolerance: how far a row may change with the other rows of its batch, as a share of its largest value; None: as
             far as its type rounds.
@@ -79,13 +60,10 @@ class SessionOptions:
     threads: int = 1
     graph_optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
+    custom_operators: Sequence[str] = ()
     axes: BatchAxes = field(default_factory=BatchAxes)
     tolerance: float | None = None
     report: str = ""
-
-
-class RunFailed(Exception):
-    """ONNX Runtime refused or aborted a run; the text is its own."""
 
 
 class RunHandle:
@@ -126,29 +104,31 @@ class Session:
             )
         except Exception as error:  # ONNX Runtime has a class of its own for each of a dozen status codes
             raise ConfigurationError(
-                f"{path}: ONNX Runtime cannot load it: {_one_line(error)}{_cure(error)}"
+                f"{path}: ONNX Runtime cannot load it: {(text := one_line(error))}{cure_of_failure(path, text)}"
             ) from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         _check_granted(path, options, self.providers)
-        meta = self._session.get_modelmeta()
-        inputs = tuple(_spec(path, argument) for argument in self._session.get_inputs())
-        outputs = tuple(_spec(path, argument) for argument in self._session.get_outputs())
+        interface = describe(path, self._session)
         self.inputs, self.outputs, self.metadata = assign_axes(
-            path, options.axes, inputs, outputs, meta.custom_metadata_map
+            path, options.axes, interface.inputs, interface.outputs, interface.metadata
         )
+        self.optional, self.left_out, self.description = interface.optional, interface.left_out, interface.description
+        self._names = interface.names
         check_inputs(path, self.inputs)
         ops = self._ops()
         # The time of a run depends on the number of rows alone: fixed row shapes, and no control flow.
         self.fixed_cost = not any(spec.has_free_axes for spec in self.inputs) and not ops & _CONTROL_FLOW
         self.is_random = bool(ops & RANDOM)
-        self.description: str = meta.description
         self.provider_options: dict[str, str] = {
             f"{provider}.{name}": value
             for provider, values in self._session.get_provider_options().items()
             for name, value in values.items()
         }
-        self._types = {spec.name: spec.data_type for spec in self.inputs + self.outputs}
+        self._types = {spec.name: spec.data_type for spec in self.inputs + self.optional + self.outputs}
+        self._has_run = False
         self._plain = all(_numpy_has(number) for number in self._types.values())
+        if self._names and not self._plain:
+            raise ConfigurationError(f"{path}: bfloat16 or float8 beside names that are not UTF-8; rename these")
 
     def _ops(self) -> set[str]:
         assignments = self._session.get_provider_graph_assignment_info()
@@ -158,15 +138,29 @@ class Session:
         """Run the model once and return the arrays of the named outputs, each in its type's storage dtype.
 
         Raises:
-            RunFailed: ONNX Runtime did not complete the run.
+            RunFailed: ONNX Runtime did not complete the run; ValuesRefused, MemoryRefused where it is known why.
         """
         run_options = None if handle is None else handle.options
         try:
-            if self._plain:
-                return self._session.run(outputs, feeds, run_options)  # type: ignore[no-any-return]
-            return self._run_with_foreign_types(feeds, outputs, run_options)
+            arrays: list[Array]
+            if self._names:
+                arrays = self._run_with_names(feeds, outputs, run_options)
+            elif self._plain:
+                arrays = self._session.run(outputs, feeds, run_options)
+            else:
+                arrays = self._run_with_foreign_types(feeds, outputs, run_options)
         except Exception as error:  # as above
-            raise RunFailed(_one_line(error)) from error
+            raise failure_of(error, has_run=self._has_run) from error
+        self._has_run = True
+        return arrays
+
+    def _run_with_names(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object) -> list[Array]:
+        """Run a model with names that are not UTF-8, by their bytes, below onnxruntime's layer of Python."""
+        raw = self._names
+        inputs = {raw.get(name, name): array for name, array in feeds.items()}
+        return self._session._sess.run(  # type: ignore[no-any-return]
+            [raw.get(name, name) for name in outputs], inputs, run_options
+        )
 
     def _run_with_foreign_types(
         self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object
@@ -218,6 +212,14 @@ def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
     }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
+    for library in requested.custom_operators:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:  # as in Session
+            raise ConfigurationError(
+                f"{library}: ONNX Runtime cannot use it as a library of custom operators: {one_line(error)}; build it "
+                f"for onnxruntime {onnxruntime.__version__} and this machine, with all that it links to"
+            ) from error
     return options
 
 
@@ -241,27 +243,3 @@ def _check_granted(path: Path, options: SessionOptions, granted: Sequence[str]) 
             f"{path}: requests {', '.join(missing)}, but ONNX Runtime could only load {', '.join(granted)} here "
             f"(its own message is on stderr); repair the driver or the libraries, or set allow_cpu_fallback"
         )
-
-
-def _spec(path: Path, argument: onnxruntime.NodeArg) -> TensorSpec:
-    number = _TYPES.get(argument.type)
-    if number is None:
-        raise ConfigurationError(
-            f"{path}: {argument.name} is a {argument.type}; the server supports {', '.join(_TYPES)}"
-        )
-    shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "") for size in argument.shape)
-    return TensorSpec(name=argument.name, data_type=number, shape=shape)
-
-
-def _cure(error: Exception) -> str:
-    if "Failed to construct locale" not in str(error):
-        return ""
-    return (
-        "; its StringNormalizer needs that locale: install it (Debian, Ubuntu: locales-all), or convert the model "
-        "again, with `onnxserve convert`, which uses C.UTF-8, or without lower-casing (scikit-learn: "
-        "lowercase=False)"
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,5 +1,6 @@
 """Whether requests may share the runs of a model, and what its declared shapes say of that."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 _UNKNOWN = RowVerdict()
+_ONE_NAME = " (if the rows of all inputs belong together, export it with one name for these axes)"
+_MADE_UP = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")  # by tf2onnx and Paddle, one for each free axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +50,37 @@ def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, 
     if not inputs:
         return Verdict(False, "it has no inputs")
     with_rows = [spec for spec in inputs if spec.batch_axis is not None]
-    names = {size for spec in with_rows if isinstance(size := _batch_size(spec), str)}
+    names = {_given(size) for spec in with_rows if not spec.any_shape and isinstance(size := _batch_size(spec), str)}
     for kind, specs in (("input", with_rows), ("output", outputs)):
         for spec in specs:
             if reason := _fault_of(kind, spec):
                 return Verdict(False, reason + _cure(kind, spec, names))
     if len(names) > 1:
-        return Verdict(
-            False, f"the batch axes of its inputs have different names: {', '.join(sorted(map(repr, names)))}"
-        )
+        different = ", ".join(sorted(map(repr, names)))
+        return Verdict(False, f"the batch axes of its inputs have different names: {different}{_ONE_NAME}")
     return Verdict(True)
 
 
 def _fault_of(kind: str, spec: TensorSpec) -> str:
+    if spec.any_shape and kind == "input":
+        return f"the model declares no shape for input {spec.name}; export it with one"
     size = _batch_size(spec)
+    if spec.any_shape and size is None:
+        return f"the model declares no shape for output {spec.name}{cure_by_axis(spec.name, 0)}"
     if size is None:
         return f"{kind} {spec.name} is a scalar: it has no batch axis"
     return f"the first axis of {kind} {spec.name} has the fixed size {size}" if isinstance(size, int) else ""
 
 
+def _given(name: str) -> str:
+    """Return the name of an axis; "" for one that a converter has made up, which says nothing of other axes."""
+    return "" if _MADE_UP.fullmatch(name) else name
+
+
 def _batch_size(spec: TensorSpec) -> int | str | None:
     """Return the size or name of the batch axis; None for a scalar."""
+    if spec.any_shape and spec.batch_axis is not None:  # as the configuration says
+        return ""
     return spec.shape[spec.batch_axis or 0] if spec.shape else None
 
 

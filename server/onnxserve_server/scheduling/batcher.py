@@ -46,7 +46,7 @@ class Batcher:
     """Queues jobs and hands them out as batches. submit() and leave() may be called from any thread.
 
     Args:
-        policy: limits and the order of the queue, until stop_batching().
+        policy: limits and the order of the queue.
         services: the clock, the deadline watch, which learns of each job's deadline so that expire() is called in time,
             and the backlog that all models share.
         instances: how many executors take batches, for the estimate of when a job could be done.
@@ -56,7 +56,6 @@ class Batcher:
     """
 
     def __init__(self, policy: BatchPolicy, services: Services, instances: int = 1) -> None:
-        self.policy = policy
         self._backlog = services.backlog
         self._clock = services.clock
         self._watch_deadline = services.deadlines.watch
@@ -72,6 +71,15 @@ class Batcher:
         self._times = RunTimes()
         self._planner = Planner(policy, instances)
         self.run_seconds = 0.0
+
+    @property
+    def policy(self) -> BatchPolicy:
+        """Limits and the order of the queue; it may be replaced by a policy that batches no longer."""
+        return self._planner.policy
+
+    @policy.setter
+    def policy(self, policy: BatchPolicy) -> None:
+        self._planner.policy = policy
 
     def submit(self, job: Job) -> None:
         """Queue a job. It may lie there until dispatch() is called.
@@ -220,12 +228,6 @@ class Batcher:
             self._forget(batch)
             self._planner.forecast.note_stopped(batch.key, batch.rows, seconds, self._clock())
 
-    def stop_batching(self, policy: BatchPolicy) -> None:
-        """Go on with a policy that batches no longer."""
-        with self._lock:
-            self.policy = policy
-            self._planner.max_rows = 1
-
     def divide(self, batch: Batch) -> list[Batch]:
         """Put several batches in the place of one that failed: two, each of half the members that have not left.
 
@@ -238,7 +240,7 @@ class Batcher:
             size = (len(members) + 1) // 2 if self.policy.enabled else 1
             for start in range(0, len(members), size or 1):
                 some = members[start : start + size]
-                part = Batch(some, sum(job.rows for job in some), batch.slot)
+                part = Batch(some, sum(job.rows for job in some), batch.slot, batch.formed)
                 for job in some:
                     job.place = part
                 self._running.add(part)

@@ -20,13 +20,13 @@ class Planner:
     """Estimates when the jobs of one model would be done. Not thread-safe: the batcher has a lock.
 
     Attributes:
+        policy: how jobs are put together; it may be replaced by one that batches no longer.
         forecast: what runs take.
-        max_rows: the limit of rows of one run.
     """
 
     def __init__(self, policy: BatchPolicy, instances: int) -> None:
+        self.policy = policy
         self.forecast = Forecast()
-        self.max_rows = policy.max_rows if policy.enabled else 1
         self._instances = instances
 
     def rows_within(self, key: object, seconds: float) -> int:
@@ -34,7 +34,7 @@ class Planner:
 
         A run may take half of that: a caller who comes just after it has begun can still be served by the next.
         """
-        rows = self.max_rows
+        rows = self._max_rows()
         while rows > 1 and self.forecast.likely(key, rows) > seconds / 2:
             rows //= 2
         return rows
@@ -54,8 +54,11 @@ class Planner:
 
     def seconds_until_empty(self, rows: int) -> float:
         """Return how long so many waiting rows take, and one run more."""
-        runs = 1 + rows // self.max_rows
-        return self.forecast.mean(None, self.max_rows) * runs / self._instances
+        full = self._max_rows()
+        return self.forecast.mean(None, full) * (1 + rows // full) / self._instances
+
+    def _max_rows(self) -> int:
+        return self.policy.max_rows if self.policy.enabled else 1
 
     def _ahead(self, job: Job, buckets: Mapping[object, Bucket]) -> tuple[float, int]:
         """Return the seconds that those ahead of a job run before its own run, and the rows of that.
@@ -138,7 +141,7 @@ class Draft:
         if not self.jobs:
             return True
         rows, tightest = self.rows + job.rows, min(self._tightest, job.deadline)
-        if rows > self._full:
+        if rows > self._full or not self._planner.policy.enabled:
             return False
         if self._full_seconds is not None or tightest == math.inf:
             return True

@@ -9,9 +9,10 @@ import numpy as np
 
 from onnxserve.tensor import Array
 from onnxserve_server.core import Clock, Job, Receipt, Result
-from onnxserve_server.errors import ModelRunFailed
+from onnxserve_server.errors import InvalidValues, ModelRunFailed, OutOfMemory, ServeError, Violation
 from onnxserve_server.observing import Observer, Run, SpotCheck
-from onnxserve_server.runtime.session import RunFailed, RunHandle
+from onnxserve_server.runtime.failures import MemoryRefused, RunFailed, ValuesRefused
+from onnxserve_server.runtime.session import RunHandle
 from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.batcher import Batcher
 from onnxserve_server.scheduling.spot_checks import SpotChecks
@@ -109,7 +110,7 @@ class BatchRunner:
             if not self.spec.batching.enabled:
                 return False
             spec = without_batching(self.spec, reason)
-            self._batcher.stop_batching(spec.batching)
+            self._batcher.policy = spec.batching
             self.spec = spec
             self._checks = None
             self.on_stop(spec)
@@ -144,11 +145,22 @@ class BatchRunner:
 
     def _fail(self, batch: Batch, error: RunFailed) -> None:
         self._batcher.finished(batch, None)
-        # Without what ONNX Runtime quotes of a tensor, which belongs to the callers; they get the whole message.
-        message = str(error).partition(_QUOTES)[0].strip()
-        logger.warning("the model failed in its run: %s", message, extra=self._named())
+        if not isinstance(error, ValuesRefused):
+            # Without what ONNX Runtime quotes of a tensor, which belongs to the callers; they get the whole message.
+            message = str(error).partition(_QUOTES)[0].strip()
+            logger.warning("the model failed in its run: %s", message, extra=self._named())
         for job in batch.jobs:
-            job.end(ModelRunFailed(f"the model failed in its run: {error}", **self._named()))
+            job.end(self._error_of(error))
+
+    def _error_of(self, error: RunFailed) -> ServeError:
+        if isinstance(error, ValuesRefused):
+            fault = Violation("inputs", f"the model cannot compute with these values or sizes: {error}")
+            return InvalidValues([fault], **self._named())
+        if isinstance(error, MemoryRefused):
+            return OutOfMemory(
+                f"the run needs more memory than there is; send less at a time: {error}", **self._named()
+            )
+        return ModelRunFailed(f"the model failed in its run: {error}", **self._named())
 
     def _named(self) -> dict[str, str]:
         return {"model": self.spec.name, "version": self.spec.version}

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 _FIRST = 2  # batches of each shape
 _MAX_SHAPES = 1024  # whose first batches are known; those of further shapes are like any others
-_MAX_FIRST_SECONDS = 0.5  # that the first batches' checks may take in all, beyond the share
+_MAX_FIRST_SECONDS = 0.5  # that the first batches' checks may take in all, whatever the share
+_PAID = 0.9  # of the share pays for the other checks: the rest makes up for the first ones
 _SPREAD = 16  # checks' worth of the share over which the moment of a check is spread
 
 
@@ -18,7 +19,7 @@ class Sampling:
     """
 
     def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
-        self._share = share
+        self._paid_share = _PAID * share
         self._draw = draw
         self._known: dict[int, int] = {}  # checks of first batches by shape
         self._first_seconds = 0.0  # of the checks of first batches
@@ -38,7 +39,7 @@ class Sampling:
         if self._is_first:
             self._known[shape] = known + 1
             return True
-        slack = self._share * run_seconds - self._seconds
+        slack = self._paid_share * run_seconds - self._seconds
         if slack <= 0:
             return False
         cost = (self._first_seconds + self._seconds) / max(1, self._checks)

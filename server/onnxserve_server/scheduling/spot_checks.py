@@ -17,7 +17,7 @@ from onnxserve.tensor import Array
 from onnxserve_server.core import Clock
 from onnxserve_server.observing import CheckResult, SpotCheck
 from onnxserve_server.runtime.comparing import rounding, row_changes
-from onnxserve_server.runtime.session import RunFailed
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.sampling import Sampling
 from onnxserve_server.spec import ModelSpec, TensorSpec

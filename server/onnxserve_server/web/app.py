@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from onnxserve_server.errors import ServeError
 from onnxserve_server.web.errors import error_response
 from onnxserve_server.web.origin import check_reader
-from onnxserve_server.web.predict import Predictions
+from onnxserve_server.web.predict import Predictions, Ungzip
 from onnxserve_server.web.status import ServerStatus
 
 _PAGE = Path(__file__).parent / "page"
@@ -29,8 +29,8 @@ _HEADERS = {
 }
 
 
-def make_app(status: ServerStatus) -> Starlette:
-    """Return the application that answers for a server."""
+def make_app(status: ServerStatus, ungzip: Ungzip | None = None) -> Starlette:
+    """Return the application that answers for a server; `ungzip` unpacks bodies, None: none may be compressed."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -63,7 +63,7 @@ def make_app(status: ServerStatus) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route("/api/status", api_status),
-            Route("/api/predict", Predictions(status.engine, status.observer).answer, methods=_METHODS),
+            Route("/api/predict", Predictions(status.engine, status.observer, ungzip).answer, methods=_METHODS),
             Mount("/", StaticFiles(directory=_PAGE, html=True)),
         ],
         middleware=[Middleware(_WithHeaders)],

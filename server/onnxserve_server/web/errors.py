@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from onnxserve_server.errors import Code, InvalidRequest, ServeError
+from onnxserve_server.errors import Code, EncodingNotSupported, InvalidRequest, MessageTooLarge, ServeError
 
 _STATUSES = {
     Code.OK: 200,
@@ -20,6 +20,7 @@ _STATUSES = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
+_STATUSES_OF_ERRORS: dict[type[ServeError], int] = {MessageTooLarge: 413, EncodingNotSupported: 415}
 
 
 class HttpError(ServeError):
@@ -70,7 +71,9 @@ class AsciiJson(JSONResponse):
 
 def status_of(error: ServeError) -> int:
     """Return the HTTP status of an error."""
-    return error.http_status if isinstance(error, HttpError) else _STATUSES[error.code]
+    if isinstance(error, HttpError):
+        return error.http_status
+    return _STATUSES_OF_ERRORS.get(type(error)) or _STATUSES[error.code]
 
 
 def error_response(error: ServeError) -> Response:
@@ -85,6 +88,8 @@ def error_response(error: ServeError) -> Response:
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, NotPost):
         headers["Allow"] = "POST"
+    if isinstance(error, EncodingNotSupported):
+        headers["Accept-Encoding"] = error.metadata.get("accepted", "identity")
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     return AsciiJson(fields, status_of(error), headers)

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from onnxserve_server.core import Done, Job, Request, Result, WireTensor
 from onnxserve_server.engine.seam import Inference
-from onnxserve_server.errors import InvalidRequest, QueueFull, ServeError, Violation
+from onnxserve_server.errors import EncodingNotSupported, InvalidRequest, QueueFull, ServeError, Violation
 from onnxserve_server.observing import PAGE_METHOD, Observer
 from onnxserve_server.spec import ModelSpec
 from onnxserve_server.web import uploads
@@ -24,6 +24,9 @@ from onnxserve_server.web.uploads import Uploads
 MAX_CONCURRENT = 8
 """Predictions in flight. The form is for people; callers with more requests than that use gRPC."""
 
+Ungzip = Callable[[bytes], bytes]
+"""Returns a body as it was before it was compressed; raises MessageTooLarge, InvalidRequest."""
+
 _MAX_REQUEST_ID = 128  # characters
 _MAX_VALUES = 250_000  # of one request: to parse millions of them would keep the interpreter from all other callers
 _NAMES = ("model", "version", "request_id")
@@ -31,11 +34,18 @@ _FIELDS = ("model", "version", "inputs", "request_id")
 
 
 class Predictions:
-    """Answers /api/predict, which takes POST alone. `observer` notes the end of each request that was read."""
+    """Answers /api/predict, which takes POST alone.
 
-    def __init__(self, engine: Inference, observer: Observer | None) -> None:
+    Args:
+        engine: runs the requests.
+        observer: notes the end of each request that was read; None: nobody does.
+        ungzip: unpacks bodies that are compressed with gzip; None: none may be.
+    """
+
+    def __init__(self, engine: Inference, observer: Observer | None, ungzip: Ungzip | None) -> None:
         self._engine = engine
         self._observer = observer
+        self._ungzip = ungzip
         self._uploads = Uploads()
         self._in_flight = 0
 
@@ -45,21 +55,36 @@ class Predictions:
             if request.method != "POST":
                 raise NotPost(f"method {request.method} is not allowed; use POST")
             check_sender(request)
+            unpack = self._unpacker(request.headers.get("content-encoding", "identity"))
             call = EngineCall(self._engine, self._observer, PAGE_METHOD)
             body = await self._uploads.read(request)
             if self._in_flight >= MAX_CONCURRENT:
                 raise QueueFull(f"{MAX_CONCURRENT} predictions by HTTP are in flight, the most at a time", 1.0)
             self._in_flight += 1
             try:
-                outcome = await call.run(request, functools.partial(self._submit, call, body))
+                outcome = await call.run(request, functools.partial(self._submit, call, body, unpack))
             finally:
                 self._in_flight -= 1
         except ServeError as error:
             return error_response(error)
         return error_response(outcome) if isinstance(outcome, ServeError) else _response(outcome, call.request_id)
 
-    def _submit(self, call: EngineCall, body: bytes, done: Done) -> Job:
-        fields = _parse(body)
+    def _unpacker(self, encoding: str) -> Ungzip:
+        """Return what unpacks bodies of an encoding."""
+        encoding = encoding.strip().lower()
+        if encoding == "gzip" and self._ungzip is not None:
+            return self._ungzip
+        if encoding != "identity":
+            raise EncodingNotSupported(
+                f"the body is compressed ({encoding}): send it without compression, or start the server with "
+                "--compression gzip, by which it takes gzip",
+                encoding=encoding,
+                accepted="identity" if self._ungzip is None else "gzip",
+            )
+        return lambda body: body
+
+    def _submit(self, call: EngineCall, body: bytes, unpack: Ungzip, done: Done) -> Job:
+        fields = _parse(unpack(body))
         _check_fields(fields)
         call.identify(*(fields.get(name, "") for name in _NAMES))
         spec = self._engine.spec(call.model, call.version)

@@ -1,7 +1,6 @@
 """An HTTP server on a thread of its own, for people and scrapers; other requests come by gRPC."""
 
 import asyncio
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -11,10 +10,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from onnxserve_server.errors import ConfigurationError
+MAX_CONNECTIONS = 256
+"""Connections at a time: a new one closes the one that has been idle longest."""
 
-_BACKLOG = 64
-_MAX_CONNECTIONS = 256  # a new one closes the one that has been idle longest
 _HEAD_TIMEOUT = 10.0  # seconds in which a connection must bring its first request
 _GRACE = 1  # seconds for responses that are under way when the server stops
 _START_TIMEOUT = 10.0  # seconds
@@ -25,16 +23,15 @@ class HttpServer:
 
     Args:
         app: the application.
-        host: address to listen on.
-        port: port to listen on; 0 picks a free one.
+        listener: the socket on which it listens; it is closed at the end.
 
-    Raises:
-        ConfigurationError: the port cannot be had.
+    Attributes:
+        port: where it listens; -1 for a Unix socket.
     """
 
-    def __init__(self, app: Callable[[], ASGIApp], host: str, port: int) -> None:
-        self._socket = _listen(host, port)
-        self.port: int = self._socket.getsockname()[1]
+    def __init__(self, app: Callable[[], ASGIApp], listener: socket.socket) -> None:
+        self._socket = listener
+        self.port: int = -1 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
         config = uvicorn.Config(
             app,
             factory=True,
@@ -72,7 +69,7 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self._last_active = self.loop.time()
         self.loop.call_later(_HEAD_TIMEOUT, self._close_if_silent)
-        if len(self.connections) > _MAX_CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
@@ -109,17 +106,3 @@ class _Connection(H11Protocol):
         """Whether the caller has sent a request, waits for the response, and reads."""
         cycle = self.cycle
         return cycle is not None and not (cycle.more_body or cycle.response_complete or self.flow.write_paused)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        everywhere = address[0] == "::" and socket.has_dualstack_ipv6()  # IPv4 too, as on the port of gRPC
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=everywhere)
-    except OSError as error:
-        # create_server() puts the address into its text once more; the resolver's errors have numbers of their own.
-        cause = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise ConfigurationError(
-            f"{host}:{port}: cannot listen for HTTP: {cause}; choose another --http-port, or -1 for none"
-        ) from error
-    return listener

@@ -120,6 +120,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "description": spec.description,
         "inputs": [_tensor(tensor) for tensor in spec.inputs],
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
+        "left_out": spec.left_out,
         "providers": spec.providers,
         "requested_providers": spec.requested_providers,
         "instances": spec.instances,
@@ -143,6 +144,8 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
         "data_type": NAMES[spec.data_type],
         "shape": spec.shape,
         "batch_axis": spec.batch_axis,
+        "any_shape": spec.any_shape,
+        "optional": spec.default is not None,
     }
 
 

@@ -115,3 +115,46 @@ def test_a_server_that_goes_away_is_unavailable_to_all(server, calls):
         raised = [call.exception(FOR_EVER) for call in first + together]
     assert {type(each) for each in raised} == {errors.Unavailable}
     assert len({each.request_id for each in raised}) == 7
+
+
+def test_the_calls_of_a_joined_request_that_broke_are_sent_again_one_by_one_and_once(server, calls):
+    """One of them ends every server that runs it: it alone gets the error."""
+    calls = calls()
+    predict, in_flight, counts = server.predict, [], []
+
+    def end(message, context):
+        request = inference_service_pb2.PredictRequest.FromString(message)
+        in_flight.append(request)
+        counts.append(len(in_flight))
+        try:
+            response = predict(message, context)
+            if 2 in decode(request.inputs[0]):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            return response
+        finally:
+            in_flight.remove(request)
+
+    with busy(server, calls):
+        one, fatal, other = start_waiting(calls, row(1), row(2), row(3))
+        server.predict = end
+    assert values([one, other]) == doubled(row(1), row(3))
+    error = fatal.exception(FOR_EVER)
+    assert isinstance(error, errors.ServersBroke)
+    assert sorted(server.rows) == [1, 1, 1, 3]
+    assert counts == [1] * 4
+    assert error.request_id in {request.request_id for request in server.requests}
+
+
+def test_the_calls_of_a_joined_request_that_was_refused_are_sent_again(server, calls):
+    calls = calls()
+
+    def refuse(rows, context):
+        if rows > 1:
+            context.set_trailing_metadata([("grpc-retry-pushback-ms", "1")])
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+
+    server.refuse = refuse
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2))
+    assert values(together) == doubled(row(1), row(2))
+    assert sorted(server.rows) == [1, 1, 2]

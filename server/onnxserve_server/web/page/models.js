@@ -164,13 +164,13 @@ function factsOf(spec) {
         ? `up to ${batching.max_rows} rows${batching.max_delay_us ? `, waiting up to ${batching.max_delay_us} µs for others` : ""}; ${format.whole(batching.max_queue_rows)} rows may wait`
         : `off, one request at a time: ${batching.reason}`,
     ],
-    ...(batching.rows.reason && batching.rows.reason !== batching.reason ? [["rows", rowsText(batching.rows)]] : []),
+    ...(batching.rows.reason && !batching.reason.includes(batching.rows.reason) ? [["rows", rowsText(batching.rows)]] : []),
     ["instances, threads", `${spec.instances}, of ${spec.threads} each`],
   ];
 }
 
-function rowsText({ rows, reason }) {
-  return `${rows === "independent" ? "independent (proved)" : rows}: ${reason}`;
+function rowsText({ rows, reason, node }) {
+  return `${rows === "independent" ? "independent (proved)" : rows}${node ? ` because of node ${node}` : ""}: ${reason}`;
 }
 
 function loadFacts(load) {

@@ -1,0 +1,50 @@
+"""A model's rules: requests on which a kernel is known to end the process are refused before the run."""
+
+from collections.abc import Iterator, Sequence
+
+from onnxserve.tensor import Array
+from onnxserve_server.spec import Condition, InputRule, ModelSpec
+
+
+class Rules:
+    """Checks the arrays of requests for one model against its rules."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._rules = spec.rules
+        self._positions = {tensor.name: i for i, tensor in enumerate(spec.inputs)}
+        self._with_rows = {
+            tensor.name for tensor in spec.inputs if spec.batching.enabled and tensor.batch_axis is not None
+        }
+
+    def __bool__(self) -> bool:
+        """Whether there are any: most models have none."""
+        return bool(self._rules)
+
+    def broken(self, arrays: Sequence[Array]) -> Iterator[tuple[int, str]]:
+        """Yield, for each rule that a request breaks, the position of an input at fault and what is wrong with it."""
+        for rule in self._rules:
+            if all(self._holds(condition, arrays) for condition in rule.conditions):
+                yield self._positions[rule.conditions[-1].input], explain(rule)
+
+    def _holds(self, condition: Condition, arrays: Sequence[Array]) -> bool:
+        name, axis, value = condition
+        array = arrays[self._positions[name]]
+        if axis is not None:
+            return bool(array.shape[axis] == value)
+        if not array.size and name in self._with_rows:  # it is run as one row of zeros
+            return value == 0
+        return bool((array == value).any())
+
+
+def explain(rule: InputRule) -> str:
+    """Return a sentence that says what the rule forbids, why, and what to do instead."""
+    sizes = any(axis is not None for _, axis, _ in rule.conditions)
+    cure = "send at least one element along it" if sizes else "send other values"
+    return f"{' and '.join(map(_text, rule.conditions))}, which the model does not survive: {rule.reason}; {cure}"
+
+
+def _text(condition: Condition) -> str:
+    name, axis, value = condition
+    if axis is None:
+        return f"an element of input {name!r} is {value}"
+    return f"axis {axis} of input {name!r} has the size {value}"

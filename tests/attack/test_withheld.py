@@ -1,0 +1,97 @@
+"""Calls and connections that bring nothing, or take nothing: others go on being answered."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from onnxserve.tensor import encode
+from onnxserve.v1 import inference_service_pb2
+from onnxserve_server.edge import lane
+from support import http2, zoo
+from support.waiting import until
+
+PREDICT, STREAM = "/onnxserve.v1.InferenceService/Predict", "/onnxserve.v1.InferenceService/Stream"
+METHODS = [
+    PREDICT,
+    STREAM,
+    "/onnxserve.v1.ModelService/GetModel",
+    "/onnxserve.v1.ModelService/ListModels",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/List",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+]
+MODELS = {"double": zoo.double(), "wide": zoo.widening()}
+SETTINGS = {"workers": 4}
+
+
+@contextlib.contextmanager
+def withheld(server, method, number):
+    """So many calls whose message does not come."""
+    with http2.Connection(server.address) as connection:
+        connection.send(b"".join(http2.call(1 + 2 * i, method) for i in range(number)))
+        connection.send(http2.frame(http2.PING, 0, 0, bytes(8)))
+        next(frame for frame in connection.frames() if frame[:2] == (http2.PING, http2.ACK))  # it has read them
+        yield connection
+
+
+@contextlib.contextmanager
+def unread(address, method, message, number):
+    """So many calls whose answers are not read: the window is open and the socket is not."""
+    wide_open = http2.setting(http2.INITIAL_WINDOW_SIZE, 2**31 - 1)
+    with http2.Connection(address, wide_open) as connection:
+        connection.send(http2.frame(http2.WINDOW_UPDATE, 0, 0, (2**31 - 1 - 65_535).to_bytes(4, "big")))
+        connection.send(b"".join(http2.call(1 + 2 * i, method, message) for i in range(number)))
+        yield connection
+
+
+def ask(server, channel):
+    """Each kind of call of another caller is answered."""
+    assert server.client.predict("double", {"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[2, 2, 2]]
+    assert [model.name for model in server.client.models()] == sorted(MODELS)
+    health = health_pb2_grpc.HealthStub(channel)
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=60).status == health_pb2.HealthCheckResponse.SERVING
+    assert next(health.Watch(health_pb2.HealthCheckRequest(), timeout=60)).status
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_calls_without_a_message_keep_nobody_out(server, channel, attack, method):
+    number = attack.size(100, 250)
+    attack.count("calls without a message", number)
+    with withheld(server, method, number):
+        ask(server, channel)
+    until(lambda: server.app.grpc.edge.live_calls == 0)
+
+
+def test_of_too_many_calls_without_a_message_the_first_are_ended(server, channel, monkeypatch):
+    monkeypatch.setattr(lane, "MAX_RECEIVING", 20)
+    monkeypatch.setattr(server.app.grpc._pool, "_max_waiting", 20)
+    for method in (PREDICT, "/onnxserve.v1.ModelService/GetModel"):
+        with withheld(server, method, 30) as connection:
+            ended = (stream for kind, flags, stream, _ in connection.frames() if kind == http2.HEADERS and flags & 1)
+            assert {next(ended) for _ in range(9)} <= {1 + 2 * i for i in range(12)}
+            ask(server, channel)
+    until(lambda: server.app.grpc.edge.live_calls == 0)
+
+
+def test_answers_that_are_not_read_are_given_up_for_others(serving, tmp_path, attack):
+    number = attack.size(60, 250)
+    attack.count("answers of 1 MB that are not read", number)
+    root = zoo.write(tmp_path, MODELS)
+    with serving(root, edge="lane", all_unsent_bytes=20 << 20) as server:
+        message = request("wide", 1)
+        unsent = server.app.grpc.edge.unsent
+        with unread(server.address, PREDICT, message, number):
+            until(lambda: unsent.nbytes > 10 << 20, 60)
+            for _ in range(10):
+                assert server.client.predict("double", {"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[2, 2, 2]]
+            until(lambda: unsent.nbytes <= 20 << 20)
+        until(lambda: server.app.grpc.edge.live_calls == 0)
+        assert unsent.nbytes == 0
+
+
+def request(model, columns):
+    x = encode("x", np.ones((1, columns), np.float32))
+    return inference_service_pb2.PredictRequest(model=model, inputs=[x]).SerializeToString()
