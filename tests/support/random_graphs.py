@@ -57,9 +57,15 @@ class Maker:
 
     def binary(self):
         name, shape = self.pick()
-        others = [(n, s) for n, s in self.values if len(s) <= len(shape) and all(a in (b, 1) for a, b in zip(s[::-1], shape[::-1], strict=False))]
+        others = [
+            (n, s)
+            for n, s in self.values
+            if len(s) <= len(shape) and all(a in (b, 1) for a, b in zip(s[::-1], shape[::-1], strict=False))
+        ]
         if self.rng.random() < 0.3 or not others:
-            other = self.constant(self.rng.standard_normal([1 if size == -1 else size for size in shape]).astype(np.float32))
+            other = self.constant(
+                self.rng.standard_normal([1 if size == -1 else size for size in shape]).astype(np.float32)
+            )
         else:
             other = others[self.rng.integers(len(others))][0]
         self.add(str(self.rng.choice(BINARY)), [name, other], shape)
@@ -120,7 +126,9 @@ class Maker:
     def cut(self):
         name, shape = self.pick()
         k = self.axis(shape)
-        start, end = (0, 2**31 - 1) if self.rng.random() < 0.4 else (0, 1) if self.rng.random() < 0.5 else (-1, 2**31 - 1)
+        start, end = (
+            (0, 2**31 - 1) if self.rng.random() < 0.4 else (0, 1) if self.rng.random() < 0.5 else (-1, 2**31 - 1)
+        )
         step = -1 if (start, end) == (-1, 2**31 - 1) and self.rng.random() < 0.5 else 1
         if step == -1:
             end = -(2**31)
@@ -135,7 +143,9 @@ class Maker:
     def top(self):
         name, shape = self.pick()
         k = self.axis(shape)
-        self.nodes.append(helper.make_node("TopK", [name, self.constant(np.array([1]))], [f"t{len(self.nodes)}", ""], axis=k))
+        self.nodes.append(
+            helper.make_node("TopK", [name, self.constant(np.array([1]))], [f"t{len(self.nodes)}", ""], axis=k)
+        )
         self.values.append((self.nodes[-1].output[0], [*shape[:k], 1, *shape[k + 1 :]]))
 
     def by_size(self):
@@ -248,6 +258,8 @@ def random_graph(seed):
         name = maker.add("Relu", ["x"], shape)
     info = helper.make_tensor_value_info
     declared = ["batch" if size == -1 else size for size in shape]
-    graph = helper.make_graph(maker.nodes, "g", [info("x", FLOAT, declared)], [info(name, FLOAT, None)], maker.constants)
+    graph = helper.make_graph(
+        maker.nodes, "g", [info("x", FLOAT, declared)], [info(name, FLOAT, None)], maker.constants
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return model, {"x": row, name: out}
