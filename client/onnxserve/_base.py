@@ -101,7 +101,8 @@ class BaseClient(abc.ABC):
             credentials: TLS credentials, such as grpc.ssl_channel_credentials(); None: no encryption.
             metadata: headers of every call, such as [("authorization", "Bearer ...")].
             max_message_bytes: the size limit of a request, and of a response.
-            compression: the compression of requests; None by default, because tensors seldom shrink.
+            compression: the compression of requests; None by default: tensors seldom shrink, and servers take none
+                unless they were started with --compression gzip.
             keepalive: seconds between pings while a call waits for its answer. Servers close connections that ping more
                 often than they permit.
             retries: how often a call is sent again, from 0 to 4, that ended with CANCELLED, or with UNAVAILABLE and a

@@ -22,7 +22,7 @@ from onnxserve_server.rows.values import (
     merge,
 )
 
-_FAR = 2**31 - 1
+_FAR = 10**9  # the end of an axis, as jax2tf writes it; others write 2**31 - 1 or more, and no batch has so many rows
 
 
 def _with_size(axes: Axes, k: int, size: Number) -> Axes:
@@ -119,8 +119,8 @@ def cut_up(value: Value, k: int, lengths: Sequence[Number]) -> list[Value]:
 
 def _uneven(node: Node, size: Number) -> list[Number]:
     if isinstance(size, int):
-        most = -(-size // node.outputs)
-        return [max(0, min(most, size - most * k)) for k in range(node.outputs)]
+        part = -(-size // node.outputs)
+        return [max(0, min(part, size - part * k)) for k in range(node.outputs)]
     return [opaque("piece", size, node.outputs, k == node.outputs - 1, natural=True) for k in range(node.outputs)]
 
 

@@ -154,7 +154,7 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
 
 
 def _checked(value: Abstract, node: Node) -> Abstract:
-    """Return a value; poison if its rows depend on their number, and it is no index that a rule could resolve."""
+    """Return a value; poison if its rows depend on their number, unless a rule could resolve it as an index."""
     if isinstance(value, Value) and not _is_sound(value):
         reason = f"{_operator(node)}: the size of an axis depends on the number of rows"
         return Poison(Rows.MEET, reason, node.name)

@@ -15,7 +15,7 @@ from onnxserve_server.rows.values import (
     Axis,
     Known,
     Meet,
-    Place,
+    Position,
     Unclear,
     Value,
     axes_of,
@@ -268,7 +268,7 @@ def range_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
         inner = divide(limit, ROWS)
         if start != 0 or step != 1 or inner is None or by_count(inner):
             raise Meet("its length depends on the number of rows")
-        return [Value(axes=(Axis(1, True, inner),), dtype=dtype, by_count=True, place=Place(inner, inner))]
+        return [Value(axes=(Axis(1, True, inner),), dtype=dtype, by_count=True, place=Position(inner, inner))]
     if isinstance(start, int) and isinstance(limit, int) and isinstance(step, int):
         numbers = range(start, limit, step)
         if len(numbers) <= MAX_CONTENTS:

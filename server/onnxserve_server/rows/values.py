@@ -53,7 +53,7 @@ Axes: TypeAlias = tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Whole numbers that say which row they belong to: row * stride + something from 0 up to `below`, exclusive."""
 
     stride: Number
@@ -78,7 +78,7 @@ class Value:
     dtype: int = 0
     by_count: bool = False
     contents: tuple[Element, ...] | None = None
-    place: Place | None = None
+    place: Position | None = None
     below: Number | None = None
     leads: bool = False
 
