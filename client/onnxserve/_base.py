@@ -228,7 +228,7 @@ class BaseClient(abc.ABC):
         check_process(self._forks)
         if self._closed:
             raise closed()
-        if timeout is not None and not isinstance(timeout, numbers.Real):
+        if type(timeout) is not float and not (timeout is None or isinstance(timeout, numbers.Real)):
             raise TypeError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
         if timeout is None or timeout >= _NO_TIMEOUT:  # gRPC would take such a deadline for one in the past
             return None
