@@ -7,6 +7,8 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+from onnxserve._forking import in_children
+
 GRACE = 0.5
 """Seconds beyond a request's timeout: the server itself says that the time is over, and that message takes a while."""
 
@@ -61,6 +63,10 @@ class _Watch:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin without a thread and without a stream."""
         self.wakes_at = inf
         self._changed = threading.Condition()
         self._watched: weakref.WeakSet[Watched] = weakref.WeakSet()
@@ -95,6 +101,7 @@ class _Watch:
 
 
 _WATCH = _Watch()
+in_children(_WATCH.reset)
 
 
 class AsyncWatched:

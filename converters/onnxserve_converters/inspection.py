@@ -14,6 +14,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxserve_converters import graph
 from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.rows import rows_of
 
 _FILE, _CONFIG, _REPORT = "model.onnx", "model.yaml", "report.json"
 
@@ -44,6 +45,8 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         operators: number of nodes by operator, the most frequent first; "Conv" is the standard's, others are named with
             their domain; inner graphs and functions are included.
         metadata: by key; text that is JSON is parsed.
+        rows: {"verdict", "node", "reason"}: whether the graph shows that rows of a run cannot change each other
+            ("independent"), that they reach a node together, where they may ("meet"), or neither ("unknown").
         config: the text of model.yaml in the model's directory; None without.
         report: the content of report.json beside the file; None without.
 
@@ -54,7 +57,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
     model = _read(file)
     parameters = list(_parameters(model))
     external = _external_data(file, model, parameters)
-    inputs = _values(_inputs(model))
+    inputs, config = _values(_inputs(model)), _config(file)
     return {
         "file": str(file),
         "bytes": file.stat().st_size + sum(entry["bytes"] or 0 for entry in external),
@@ -69,7 +72,8 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         "parameters": _count(parameters),
         "operators": dict(sorted(graph.operators(model).items(), key=lambda entry: (-entry[1], entry[0]))),
         "metadata": {_text(entry.key): _parsed(_text(entry.value)) for entry in model.metadata_props},
-        "config": _config(file),
+        "rows": rows_of(model, file, _inputs(model), config),
+        "config": config,
         "report": _report(file),
     }
 

@@ -67,7 +67,7 @@ def test_a_model_yaml_is_read_or_refused(tmp_path, attack):
 def test_a_model_file_is_read_or_refused(tmp_path, attack):
     rng, file, read = random.Random(2), tmp_path / "model.onnx", 0
     sources = [
-        made.SerializeToString() for made in (zoo.double(), zoo.slow(), zoo.layered({"state": "auto"}), zoo.mlp(4))
+        made.SerializeToString() for made in (zoo.double(), zoo.table(20), zoo.layered({"state": "auto"}), zoo.mlp(4))
     ]
     for _ in range(attack.size(300, 5000)):
         file.write_bytes(spoilt_bytes(rng, rng.choice(sources)))

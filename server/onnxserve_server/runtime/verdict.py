@@ -9,10 +9,8 @@ from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 _UNKNOWN = RowVerdict()
 _ONE_NAME = " (if the rows of all inputs belong together, export it with one name for these axes)"
-# Names that say nothing of other axes: tf2onnx and Paddle make up one for each free axis.
-_ONE_EACH = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")
-# Names that exporters make up, a new one for each axis that they cannot relate to another: tf2onnx, torch, Paddle.
-_MADE_UP = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|.*DynamicDimension.*|None|\?|")
+_MADE_UP = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")  # by tf2onnx and Paddle, one for each free axis
+_OF_AN_OUTPUT = re.compile(r".*_dim_\d+|[su]\d+")  # by torch, where it does not see that an axis is that of an input
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSp
     names = {_batch_size(spec) for spec in inputs if spec.batch_axis is not None}
     for spec in outputs:
         size = _batch_size(spec)
-        if isinstance(size, str) and size not in names and not any(_is_made_up(name) for name in {size, *names}):
+        if size not in names and all(map(_says_something, {size, *names})):
             expected = ", ".join(sorted(repr(name) for name in names))
             return (
                 f"the batch axis of output {spec.name} is named {size!r}, that of the inputs {expected}: it may have "
@@ -81,8 +79,9 @@ def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSp
     return ""
 
 
-def _is_made_up(name: int | str | None) -> bool:
-    return isinstance(name, str) and _MADE_UP.fullmatch(name) is not None
+def _says_something(name: int | str | None) -> bool:
+    """Whether the size of an axis is a name that relates it to other axes."""
+    return isinstance(name, str) and bool(_given(name)) and not _OF_AN_OUTPUT.fullmatch(name)
 
 
 def _fault_of(kind: str, spec: TensorSpec) -> str:
@@ -98,7 +97,7 @@ def _fault_of(kind: str, spec: TensorSpec) -> str:
 
 def _given(name: str) -> str:
     """Return the name of an axis; "" for one that a converter has made up, which says nothing of other axes."""
-    return "" if _ONE_EACH.fullmatch(name) else name
+    return "" if _MADE_UP.fullmatch(name) else name
 
 
 def _batch_size(spec: TensorSpec) -> int | str | None:
