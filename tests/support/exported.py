@@ -15,6 +15,7 @@ from onnxruntime import quantization
 from support.brute_force import SIZES, Draw
 
 INT = "int"
+FAILING = {("spectrum", False), ("experts", True)}  # that torch 2.13 cannot export
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Export:
 def networks(table, dynamo, names=None):
     """PyTorch networks of exported_nets, by the old exporter or the new one."""
     for name, (make, inputs) in table.items():
-        if names is None or name in names:
+        if (names is None or name in names) and (name, dynamo) not in FAILING:
             model = _exported(make(), inputs, dynamo)
             draws = {
                 f"x{k}": Draw(limit[0] if limit else 11) for k, (kind, _, *limit) in enumerate(inputs) if kind == INT

@@ -1,4 +1,4 @@
-"""Graphs inside nodes, and sequences: followed where rows keep apart, against brute force, and found where they meet."""
+"""Graphs inside nodes, and sequences: followed where rows keep apart, and found where they meet."""
 
 import numpy as np
 import onnx
