@@ -65,13 +65,13 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         "ir_version": model.ir_version,
         "opset": graph.opsets(model),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "doc": model.doc_string,
+        "doc": _text(model.doc_string),
         "inputs": inputs,
         "outputs": _values(model.graph.output),
         "free_axes": _free_axes(inputs),
         "parameters": _count(parameters),
         "operators": dict(sorted(graph.operators(model).items(), key=lambda entry: (-entry[1], entry[0]))),
-        "metadata": {entry.key: _parsed(entry.value) for entry in model.metadata_props},
+        "metadata": {_text(entry.key): _parsed(_text(entry.value)) for entry in model.metadata_props},
         "rows": rows_of(model, file, _inputs(model), config),
         "config": config,
         "report": _report(file),
@@ -115,7 +115,7 @@ def _inputs(model: ModelProto) -> list[ValueInfoProto]:
 
 
 def _values(values: Iterable[ValueInfoProto]) -> dict[str, dict[str, Any]]:
-    return {value.name: _value(value) for value in values}
+    return {_text(value.name): _value(value) for value in values}
 
 
 def _value(value: ValueInfoProto) -> dict[str, Any]:
@@ -123,13 +123,20 @@ def _value(value: ValueInfoProto) -> dict[str, Any]:
     if kind != "tensor_type":
         return {"dtype": (kind or "unknown").removesuffix("_type"), "shape": None}
     tensor = value.type.tensor_type
-    shape = [axis.dim_param or (axis.dim_value if axis.HasField("dim_value") else "?") for axis in tensor.shape.dim]
+    shape = [
+        _text(axis.dim_param) or (axis.dim_value if axis.HasField("dim_value") else "?") for axis in tensor.shape.dim
+    ]
     return {"dtype": _dtype(tensor.elem_type), "shape": shape if tensor.HasField("shape") else None}
 
 
 def _free_axes(values: dict[str, dict[str, Any]]) -> list[str]:
     axes = (axis for value in values.values() for axis in value["shape"] or ())
     return list(dict.fromkeys(axis for axis in axes if isinstance(axis, str) and axis != "?"))
+
+
+def _text(text: str | bytes) -> str:
+    """Return a field's text; what is not UTF-8, of which protobuf gives the bytes, is read with a replacement."""
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def _dtype(number: int) -> str:
@@ -188,7 +195,7 @@ def _bytes(file: Path) -> int | None:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

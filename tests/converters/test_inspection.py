@@ -60,6 +60,17 @@ def test_the_whole_description_can_be_json(look):
         assert json.loads(json.dumps(found)) == found
 
 
+def test_text_that_is_not_utf_8_is_read_with_a_replacement(tmp_path):
+    made = zoo.double()
+    helper.set_model_props(made, {"some key": "value", "nested": "[" * 100_000})
+    data = made.SerializeToString().replace(b"batch", b"bat\xffh").replace(b"some key", b"some\xffkey")
+    (tmp_path / "some.onnx").write_bytes(data)
+    found = inspect(tmp_path / "some.onnx")
+    assert json.loads(json.dumps(found)) == found
+    assert found["inputs"]["x"]["shape"] == ["bat\ufffdh", 3]
+    assert found["metadata"] == {"some\ufffdkey": "value", "nested": "[" * 100_000}
+
+
 INDEPENDENT = {"verdict": "independent", "node": "", "reason": ""}
 
 

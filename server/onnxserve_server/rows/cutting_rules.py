@@ -22,7 +22,7 @@ from onnxserve_server.rows.values import (
     merge,
 )
 
-_FAR = 2**31 - 1
+_FAR = 10**9  # the end of an axis, as jax2tf writes it; others write 2**31 - 1 or more, and no batch has so many rows
 
 
 def _with_size(axes: Axes, k: int, size: Number) -> Axes:

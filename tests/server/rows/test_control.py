@@ -1,4 +1,4 @@
-"""Graphs inside nodes, and sequences: followed where rows keep apart, and found where they meet."""
+"""Graphs inside nodes, and sequences: followed where rows keep apart, found where they meet, against brute force."""
 
 import numpy as np
 import onnx
