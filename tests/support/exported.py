@@ -156,7 +156,7 @@ def estimators():
     y = (x[:, 0] + x[:, 1] ** 2 > 0.5).astype(int) + (x[:, 2] > 0.8)
     made = (
         linear_model.LogisticRegression(), linear_model.Ridge(), ensemble.RandomForestClassifier(5, random_state=0),
-        ensemble.GradientBoostingRegressor(n_estimators=5), ensemble.HistGradientBoostingClassifier(max_iter=3),
+        ensemble.GradientBoostingRegressor(n_estimators=5),
         svm.SVC(probability=False), neighbors.KNeighborsClassifier(3), naive_bayes.GaussianNB(),
         neural_network.MLPClassifier((5,), max_iter=20), cluster.KMeans(3, n_init=1, random_state=0),
         ensemble.IsolationForest(n_estimators=5, random_state=0),
@@ -178,5 +178,6 @@ def voice():
     import silero_vad
 
     model = onnx.load(Path(silero_vad.__file__).parent / "data/silero_vad.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "sound"
     axes = {"sr": None, "state": 1, "stateN": 1}
     return Export("silero-vad", model, {"sr": Draw((16000, 16001))}, axes)
