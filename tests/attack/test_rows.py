@@ -55,7 +55,10 @@ def test_real_exports_get_a_verdict_and_few_independent_ones_are_said_to_meet(at
         began = time.process_time()
         verdict = analyse(export.model, *specs(export.model, axes=export.axes))
         verdicts["ms in all"] += int((time.process_time() - began) * 1e3)
-        seen = witness(export.model, draws=export.draws, axes=export.axes, seeds=range(2))
+        try:
+            seen = witness(export.model, draws=export.draws, axes=export.axes, seeds=range(2))
+        except Exception as error:  # an export that froze the number of rows
+            seen = f"one row alone does not run: {error}"
         verdicts["dependent" if seen else "independent", verdict.rows] += 1
         if verdict.rows is Rows.UNKNOWN:
             unknown.append(f"{export.name}: {verdict.reason}")

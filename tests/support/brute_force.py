@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from onnxserve_server.spec import TensorSpec
 
 onnxruntime.set_default_logger_severity(4)
-SIZES = {"time": 6, "keys": 7}
+SIZES = {"time": 6, "keys": 7, "sound": 512}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from onnxserve_server.rows.contents import cast, compute
 from onnxserve_server.rows.node import Node, is_real
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.sizes import Number, compare, is_at_least
+from onnxserve_server.rows.sizes import Number, compare, is_at_least, is_natural
 from onnxserve_server.rows.values import Axes, Axis, Known, Position, Unclear, Value, check_axes, merge
 
 _LOGICAL = {
@@ -92,7 +92,7 @@ def _single(value: Value) -> Number | None:
     if value.contents is None or len(value.contents) != 1 or value.by_count:
         return None
     element = value.ints()[0]
-    return None if isinstance(element, int) and element <= 0 else element
+    return None if element == 0 or not is_natural(element) else element
 
 
 def _below_of_contents(value: Value) -> Number | None:
@@ -135,7 +135,7 @@ def _within(low: Value, high: Value) -> Number | None:
     lower, upper = (each.contents[0] if each.contents and len(each.contents) == 1 else None for each in (low, high))
     if lower is None or upper is None or isinstance(lower, (float, str)) or isinstance(upper, (float, str)):
         return None
-    return upper + 1 if compare(lower, 0) in (0, 1) else None
+    return upper + 1 if compare(lower, 0) in (0, 1) and is_natural(upper + 1) else None
 
 
 def resolve(index: Value, axis: Axis) -> bool:

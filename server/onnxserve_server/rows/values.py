@@ -144,15 +144,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A value whose rows may depend on each other, or of which nothing is known; and the node that it comes from.
-
-    `axes`: its axes where they are known nevertheless.
-    """
+    """A value whose rows may depend on each other, or of which nothing is known; and the node that it comes from."""
 
     rows: Rows
     reason: str
     node: str
-    axes: Axes | None = None
 
 
 @dataclass(frozen=True, slots=True)
