@@ -7,6 +7,8 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+from onnxserve._forking import in_children
+
 GRACE = 0.5
 """Seconds beyond a request's timeout: the server itself says that the time is over, and that message takes a while."""
 
@@ -61,6 +63,10 @@ class _Watch:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin without a thread and without a stream."""
         self.wakes_at = inf
         self._changed = threading.Condition()
         self._watched: weakref.WeakSet[Watched] = weakref.WeakSet()
@@ -95,6 +101,7 @@ class _Watch:
 
 
 _WATCH = _Watch()
+in_children(_WATCH.reset)
 
 
 class AsyncWatched:
@@ -105,7 +112,6 @@ class AsyncWatched:
         self.call: Any = None
         self.deadline = inf
         self.expired = False
-        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = inf
 
@@ -121,7 +127,7 @@ class AsyncWatched:
             if self._timer is not None:
                 self._timer.cancel()
             self._fires_at = deadline
-            self._timer = self._loop.call_later(deadline - monotonic(), self._look)
+            self._timer = asyncio.get_running_loop().call_later(deadline - monotonic(), self._look)
 
     def disarm(self) -> None:
         """Wait for ever again."""

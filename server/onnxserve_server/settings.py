@@ -94,6 +94,9 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds that a request may take whose caller names no deadline; 0: as long as it takes",
     )
+    max_response_bytes: int = Field(
+        0, ge=0, le=2**31 - 1, description="maximum bytes of the outputs of one answer; 0: as max_message_bytes"
+    )
     compression: Literal["identity", "gzip"] = Field(
         "identity", description="how messages may be compressed: identity (not at all) or gzip; also bodies by HTTP"
     )
@@ -104,6 +107,9 @@ class Settings(BaseSettings):
         4096,
         ge=1,
         description="maximum gRPC connections; fewer where the process may not open so many files",
+    )
+    max_peer_connections: int = Field(
+        0, ge=0, description="maximum gRPC connections of one address; 0: no limit, as behind a proxy"
     )
     max_connection_calls: int = Field(
         256,

@@ -23,7 +23,8 @@ from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
 from onnxserve_server.spec import Rows, RowVerdict
 
-_SECONDS = 8.0  # after which only the first batch is still checked
+_SECONDS = 5.0  # after which only the first batch is still checked
+_SECONDS_IF_PROVED = 2.0
 _LONG = 1.0  # seconds of one row, from which the first batch has two rows
 _MAX_BYTES = 256 << 20  # of the inputs and outputs of one batch
 _ROUNDS = ((3, Values.SMALL), (2, Values.WIDE), (5, Values.WIDE), (8, Values.SMALL))
@@ -36,8 +37,13 @@ def examine(session: Session) -> Verdict:
     if not declared.batchable:
         return declared
     analysed = _analyse(session)
+    with LimitedRuns(session, _SECONDS_IF_PROVED if analysed.rows is Rows.INDEPENDENT else _SECONDS) as runs:
+        return _try(session, runs, analysed)
+
+
+def _try(session: Session, runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
+    """Judge a model whose shapes allow that requests share runs, and of whose rows the graph shows `analysed`."""
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
-    runs = LimitedRuns(session, _SECONDS)
     try:
         draws, values = first_that_runs(
             session.inputs, hints, lambda draws, values: runs.measure(draws.feed(1, values))
