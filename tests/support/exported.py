@@ -167,7 +167,7 @@ def estimators():
         with _silent():
             estimator.fit(x, y)
             options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "predict_proba") else None
-            model = to_onnx(estimator, x[:1], options=options)
+            model = to_onnx(estimator, x[:1], options=options, target_opset={"": 18, "ai.onnx.ml": 3})
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
         steps = getattr(estimator, "steps", [("", estimator)])
         yield Export(" ".join(type(step).__name__ for _, step in steps), model)
