@@ -102,6 +102,7 @@ def running(root, serves_on=None, **settings):
             load = model.load()
             assert (load.queued_jobs, load.queued_rows, load.queued_bytes, load.running_jobs) == (0, 0, 0, 0)
         assert app.engine.services.backlog.nbytes == 0
+        assert app.budget.nbytes == 0
 
 
 @pytest.fixture(params=["lane", "plain"])

@@ -42,12 +42,14 @@ class Evaluator:
         tolerances: as for parity.check_parity().
         cases: the arrays; the accuracy is that of their samples.
         right: the right classes of the samples, numbers or strings; None without labels.
+        report: a file with what realistic inputs are, as for Runtime.
     """
 
     references: Sequence[Reference]
     tolerances: Mapping[str, float]
     cases: Cases
     right: Array | None
+    report: Path | None = None
 
     def evaluate(self, path: Path, max_error: float | None = None) -> Candidate:
         """Evaluate a file; `max_error` is as for parity.check_parity().
@@ -56,7 +58,7 @@ class Evaluator:
             NotProved: the file does not load, or does not match the framework.
             BadRequest: the right classes do not fit the first output.
         """
-        runtime = Runtime(path)
+        runtime = Runtime(path, self.report)
         parity = check_parity(runtime.run, self.references, self.tolerances, max_error)
         return Candidate(runtime=runtime, size=graph.size(path), parity=parity, accuracy=self._accuracy(runtime))
 

@@ -19,6 +19,8 @@ from onnxserve_converters.evaluation import Candidate, Evaluator
 from onnxserve_converters.optimization import check_steps, optimize
 from onnxserve_converters.parity import Reference, observed_axes, run_reference
 from onnxserve_converters.request import Request, beyond_defaults
+from onnxserve_converters.row_hints import describe_inputs
+from onnxserve_converters.rows import describe
 from onnxserve_converters.sources.base import Model
 from onnxserve_converters.sources.detection import load_source
 
@@ -68,7 +70,10 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
     graph.check(final)
 
     progress("prove")
-    evaluator = Evaluator(references=references, tolerances=request.tolerances, cases=cases, right=right)
+    check = {"check": describe_inputs(model.inputs, request.sizes, request.ranges, samples)}
+    hints = work / "check.json"
+    hints.write_text(json.dumps(check))
+    evaluator = Evaluator(references=references, tolerances=request.tolerances, cases=cases, right=right, report=hints)
     try:
         proved = evaluator.evaluate(final)
     except NotProved as error:  # the changes to the model that its notes name may be the cause
@@ -79,6 +84,7 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
     report = {
         "source": _describe_source(request, kind),
         "asked": beyond_defaults(request),
+        **(check if check["check"] else {}),
         "model": _describe_model(model, axes, labels, final),
         "proof": _describe_parity(model, last, len(references)),
         "shrinking": optimized.steps,
@@ -163,6 +169,7 @@ def _describe_parity(model: Model, proved: Candidate, cases: int) -> dict[str, A
         "cases": cases,
         "batchable": proved.runtime.verdict.batchable,
         "reason": proved.runtime.verdict.reason,
+        "rows": describe(proved.runtime.verdict.rows),
         "parity": [row.to_dict() for row in proved.parity],
     }
 

@@ -21,6 +21,7 @@ class Runtime:
 
     Args:
         path: the file.
+        report: a file with what realistic inputs are, under "check" as in report.json; None: it is not known.
 
     Attributes:
         verdict: whether the server will batch requests, or why not.
@@ -31,10 +32,10 @@ class Runtime:
         NotProved: the file does not load, or crashes the process at every level of graph optimization.
     """
 
-    def __init__(self, path: Path) -> None:
-        options, self.verdict = _probe(path)
+    def __init__(self, path: Path, report: Path | None = None) -> None:
+        options, self.verdict = _probe(path, report)
         self.config, self.notes = "", list[str]()
-        if options != SessionOptions():
+        if options.graph_optimization != _LEVELS[0]:
             self.config = f"graph_optimization: {options.graph_optimization}\n"
             self.notes.append(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load it fully optimized; model.yaml lowers the level"
@@ -47,13 +48,17 @@ class Runtime:
         return dict(zip(self._outputs, self._session.run(dict(feeds), self._outputs), strict=True))
 
 
-def _probe(path: Path) -> tuple[SessionOptions, Verdict]:
+def _probe(path: Path, report: Path | None) -> tuple[SessionOptions, Verdict]:
     """Return the first options that a file loads with, and the probe's verdict."""
     with Prober() as prober:
         for level in _LEVELS:
-            options = SessionOptions(graph_optimization=level)
+            options = SessionOptions(graph_optimization=level, report=str(report or ""))
             try:
-                return options, prober.probe(path, options).verdict
+                findings = prober.probe(path, options)
             except ConfigurationError as error:
                 refused = error
+                continue
+            if not findings.died:
+                return options, findings.verdict
+            refused = ConfigurationError(f"{path}: {findings.died}")
     raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX file: {refused}") from refused

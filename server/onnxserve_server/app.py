@@ -217,6 +217,7 @@ class App:
         limit = settings.all_queue_bytes or max(left // _WAITING_SHARE, settings.max_message_bytes)
         self.engine.services.backlog.limit = limit
         self._max_unsent = settings.all_unsent_bytes or left // _WAITING_SHARE
+        self.budget.max_nbytes = self._max_unsent
         text = f"queued requests are limited to {limit >> 20} MiB; {left >> 20} MiB of memory are left"
         if limit > left // 2:
             logger.warning(
@@ -251,6 +252,7 @@ class App:
             max_message_bytes=settings.max_message_bytes,
             gzip=self._gzip,
             max_connections=self._max_connections(),
+            max_peer_connections=settings.max_peer_connections,
             max_connection_calls=settings.max_connection_calls,
             max_header_bytes=settings.max_header_bytes,
             min_ping_interval=settings.min_ping_interval,

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
         ge=1,
         description="maximum gRPC connections; fewer where the process may not open so many files",
     )
+    max_peer_connections: int = Field(
+        0, ge=0, description="maximum gRPC connections of one address; 0: no limit, as behind a proxy"
+    )
     max_connection_calls: int = Field(
         256,
         ge=1,
@@ -165,7 +168,7 @@ class Settings(BaseSettings):
         0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
     )
     probe_timeout: float = Field(
-        30.0, gt=0, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
+        60.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
     )
     probe_memory_bytes: int = Field(
         0,

@@ -14,7 +14,9 @@ import pytest
 
 from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.request import TOLERANCES
-from support import zoo
+from onnxserve_server.runtime.prober import Prober
+from onnxserve_server.runtime.session import SessionOptions
+from support import zoo, zoo_rows
 from support.converting import convert
 from support.folders import listing
 
@@ -65,6 +67,24 @@ def test_the_report_says_what_was_compared(digits):
     assert all(row["passes"] for row in report["proof"]["parity"])
     assert report["versions"].keys() >= {"onnxserve", "onnx", "onnxruntime", "numpy", "python"}
     assert report["seconds"] > 0
+
+
+def test_ranges_and_samples_reach_the_check_of_rows_there_and_on_the_server(source, tmp_path):
+    file, inputs = source(zoo_rows.loud_neighbour(7)), "x=float32[n,4]"
+    alone = convert(file, tmp_path / "area" / "alone", inputs)
+    quiet = convert(file, tmp_path / "area" / "quiet", inputs, ranges={"x": (0, 5)})
+    np.savez(tmp_path / "some.npz", x=np.arange(48, dtype=np.float32).reshape(12, 4) % 6)
+    sampled = convert(file, tmp_path / "area" / "sampled", inputs, samples=tmp_path / "some.npz")
+    assert "check" not in alone.report
+    assert quiet.report["check"] == {"ranges": {"x": [0, 5]}}
+    assert sampled.report["check"]["ranges"] == {"x": [0.0, 5.0]}
+    assert np.shape(sampled.report["check"]["rows"]["x"]) == (8, 4)
+    reasons = {done.path.parent.name: done.report["proof"]["reason"] for done in (alone, quiet, sampled)}
+    with Prober() as prober:
+        for done in (alone, quiet, sampled):
+            reason = prober.probe(done.path / "model.onnx", SessionOptions()).verdict.reason
+            assert reason == reasons[done.path.parent.name]
+            assert ("depends on the other rows" in reason) == (done is alone)
 
 
 def test_the_report_has_the_options_without_the_directories_of_files(source, tmp_path):

@@ -209,6 +209,6 @@ class Stage:
         for call in self.calls:
             call.replies()
             assert call.ended
-        assert (self.budget.in_flight, self.budget.active) == (0, 0)
+        assert (self.budget.in_flight, self.budget.nbytes, self.budget.active) == (0, 0, 0)
         assert {name: self.queued(name) for name in self.models} == dict.fromkeys(self.models, 0)
         assert len(self.models["sum"].sequences) == 0

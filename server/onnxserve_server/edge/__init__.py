@@ -4,6 +4,12 @@ server.py        the gRPC server: what it serves, over which edge, from start to
 lane.py          the fast edge: methods of a public grpc.server, driven from a completion queue of their own
 self_test.py     real calls through a lane, at each start: whether it works with this grpcio
 plain.py         the other edge: the same methods as ordinary handlers of that server
+public.py        methods that are seldom called, as handlers of that server
+pool.py          its threads
+reflection.py    server reflection, as a handler of streaming calls
+connections.py   the connections by caller, and the end of those that harm
+messages.py      bytes to messages: what is none, or is compressed
+unsent.py        replies that their callers do not read, and how much of them there may be
 calls.py         a call as handlers see it, over either edge
 codec.py         a protocol as handlers see it: messages to and from the engine's nouns
 onnxserve_v1.py  the codec of onnxserve.v1

@@ -1,5 +1,6 @@
 """Requests of streams in flight, in the order of their arrival, with their replies that are not yet sent."""
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,12 +40,16 @@ class StreamBudget:
         window: how much may be in flight.
         active: streams that are open.
         in_flight: requests of all streams whose last reply has not been sent.
+        nbytes: of these requests and of their unsent replies, as the streams last reported them.
+        max_nbytes: of all streams together. A stream that has none in flight may always take one request.
     """
 
     def __init__(self, window: Window) -> None:
         self.window = window
         self.active = 0
         self.in_flight = 0
+        self.nbytes = 0
+        self.max_nbytes = math.inf
         self._lock = threading.Lock()
         self._waiting: dict[Reader, None] = {}  # for others to have less in flight
 
@@ -59,28 +64,34 @@ class StreamBudget:
             self.active -= 1
             self._waiting.pop(stream, None)
 
-    def take(self) -> None:
-        """Note that a stream has one more request in flight."""
+    def take(self, nbytes: int) -> None:
+        """Note that a stream has one more request in flight, and so many bytes more."""
         with self._lock:
             self.in_flight += 1
+            self.nbytes += nbytes
 
     def has_room(self, stream: Reader) -> bool:
         """Whether a stream may read; where not, its read_on() is called when it may."""
         with self._lock:
-            if self.in_flight < self.window.all_requests:
+            if self._has_room:
                 return True
             self._waiting[stream] = None
             return False
 
-    def give_back(self, count: int) -> None:
-        """Note that a stream has so many requests fewer in flight."""
+    def give_back(self, count: int, nbytes: int) -> None:
+        """Note that a stream has so many requests, and bytes, fewer in flight."""
         woken: list[Reader] = []
         with self._lock:
             self.in_flight -= count
-            if self._waiting and self.in_flight < self.window.all_requests:
+            self.nbytes -= nbytes
+            if self._waiting and self._has_room:
                 woken, self._waiting = list(self._waiting), {}
         for stream in woken:
             stream.read_on()
+
+    @property
+    def _has_room(self) -> bool:
+        return self.in_flight < self.window.all_requests and self.nbytes < self.max_nbytes
 
 
 class InflightRequest:
@@ -115,12 +126,18 @@ class Inflight:
         self.requests: deque[InflightRequest] = deque()
         self._window = window
         self._nbytes = 0
+        self._reported = 0
         self._held: dict[InflightRequest, Callable[[], None]] = {}
 
     @property
     def is_full(self) -> bool:
         """Whether the stream has as much in flight as it may."""
         return len(self.requests) >= self._window.requests or self._nbytes >= self._window.nbytes
+
+    def grown(self) -> int:
+        """Return how many bytes more are in flight than when this was called last; fewer are negative."""
+        grown, self._reported = self._nbytes - self._reported, self._nbytes
+        return grown
 
     def add(self, nbytes: int) -> InflightRequest:
         """Return a new request, of so many bytes."""
@@ -203,6 +220,7 @@ class Inflight:
         count = len(self.requests)
         self.requests.clear()
         self._held.clear()
+        self._nbytes = 0
         return count
 
     def _complete(self, request: InflightRequest) -> None:

@@ -54,6 +54,7 @@ class Lane:
         note_burst: called with the seconds for which the lane took no event because it flushed a burst.
         trailer: gives the trailing metadata of successful unary replies.
         unsent: bounds the replies that are not read.
+        note_reset: called with the caller, as the core names it, of a call that was reset before its message came.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Lane:
         flush: Callable[[], None],
         *,
         unsent: UnsentAnswers,
+        note_reset: Callable[[str], None] = lambda _: None,
         note_burst: Callable[[float], None] | None = None,
         trailer: Callable[[], Metadata] | None = None,
     ) -> None:
@@ -81,6 +83,7 @@ class Lane:
         self._note_burst = note_burst
         self.trailer = trailer
         self.unsent = unsent
+        self.note_reset = note_reset
         self.receiving: dict[UnaryCall, None] = {}  # calls without their message, the one first that came first
         self._unflushed = 0
         self._armed = 0
@@ -253,6 +256,8 @@ class UnaryCall:
         message = event.batch_operations[0].message()
         if self._failed:
             return False
+        if message is None:
+            self._lane.note_reset(self._call.peer().decode())
         if message is None or self._closed:  # the core may have a status of its own, as for a message that is too long
             self.fail(Status(grpc.StatusCode.CANCELLED, "the caller left, or sent no complete message", ()))
         else:

@@ -109,7 +109,7 @@ class UnpackingCodec:
 
 
 def _encoding(message: bytes) -> str | None:
-    """The encoding in which bytes that are no message seem to be compressed."""
+    """The encoding that bytes seem to be compressed in, where they are not a message."""
     if message.startswith(_GZIP):
         return "gzip"
     is_deflate = message[:1] == b"\x78" and len(message) > 1 and int.from_bytes(message[:2], "big") % 31 == 0

@@ -12,6 +12,7 @@ import grpc
 from onnxserve.v1 import inference_service_pb2, model_service_pb2
 from onnxserve_server.edge import health, onnxserve_v1, reflection
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
+from onnxserve_server.edge.connections import Connections
 from onnxserve_server.edge.inflight import StreamBudget
 from onnxserve_server.edge.messages import Gzip, UnpackingCodec, parse
 from onnxserve_server.edge.models import ModelService
@@ -80,6 +81,7 @@ class ServerOptions:
         max_message_bytes: of one request.
         gzip: unpacks messages; None: none may be compressed.
         max_connections: in all; a further one is closed at once.
+        max_peer_connections: of one address; 0: no limit.
         max_connection_calls: at a time on one connection; further ones wait at their client.
         max_header_bytes: of the metadata of a call.
         min_ping_interval: between two pings of a client while nothing else is sent.
@@ -97,6 +99,7 @@ class ServerOptions:
     max_message_bytes: int = 64 << 20
     gzip: Gzip | None = None
     max_connections: int = 4096
+    max_peer_connections: int = 0
     max_connection_calls: int = 256
     max_header_bytes: int = 16 << 10
     min_ping_interval: float = 5.0
@@ -155,6 +158,7 @@ class GrpcServer:
     ) -> None:
         self._options = options
         self._engine = engine
+        self._connections = Connections(options.max_connections, options.max_peer_connections)
         self._pool = CallPool(options.workers, "onnxserve-grpc")
         self._server = grpc.server(self._pool, options=options.channel_arguments)
         gzip = options.gzip
@@ -186,6 +190,8 @@ class GrpcServer:
         self._engine.services.deadlines.subscribe(self.streams.expire)
         self._server.start()
         self.edge.start()
+        if not self._options.address.startswith("unix:"):
+            self._connections.start(port)
         return port
 
     def drain(self, timeout: float) -> None:
@@ -212,6 +218,7 @@ class GrpcServer:
         stopped = self._server.stop(_WATCHERS_GRACE)
         stop_models()
         self._engine.services.deadlines.unsubscribe(self.streams.expire)
+        self._connections.stop()
         if not (self.edge.stop() and stopped.wait(_STOP_TIMEOUT)):
             logger.error("some calls never got a reply; they are left behind")
         self._pool.shutdown()
@@ -232,6 +239,7 @@ class GrpcServer:
                     streams,
                     flush,
                     unsent=UnsentAnswers(options.max_unsent_bytes),
+                    note_reset=self._connections.note_reset,
                     note_burst=options.note_burst,
                     trailer=options.trailer,
                 )

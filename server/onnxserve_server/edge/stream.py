@@ -179,10 +179,11 @@ class Stream:
         with self._lock:
             self._has_dropped = True
             count = self._inflight.leave(request)
+            freed = 0 if count is None else -self._inflight.grown()
         if count is None:
             self.abort()
         else:
-            self._budget.give_back(count)
+            self._budget.give_back(count, freed)
             self._pump()
 
     def hold(self, request: InflightRequest, resume: Callable[[], None]) -> bool:
@@ -197,8 +198,9 @@ class Stream:
             if not self._takes_requests:
                 self._has_dropped = True
                 return None
-            self._budget.take()
-            return self._inflight.add(nbytes)
+            request = self._inflight.add(nbytes)
+            self._budget.take(self._inflight.grown())
+            return request
 
     def _submit(self, request: InflightRequest, decoded: StreamedRequest) -> None:
         request.request_id = decoded.request_id
@@ -244,7 +246,8 @@ class Stream:
             if self._phase is _ENDED:
                 return True
             self._inflight.drop_last()
-        self._budget.give_back(1)
+            freed = -self._inflight.grown()
+        self._budget.give_back(1, freed)
         self._pump()
         return True
 
@@ -289,8 +292,9 @@ class Stream:
                 ends = True
                 error, left = self._enter_ended()
             resumed = self._inflight.resumable()
+            freed = -self._inflight.grown() if left else 0
         if left:
-            self._budget.give_back(left)
+            self._budget.give_back(left, freed)
         if message is not None:
             self._call.send(message, more=more)
             self.read_on()

@@ -6,6 +6,7 @@ from typing import Protocol
 
 _SMALL = 4096  # bytes of an answer that are not counted: their number is bounded
 _MAX_ANSWERS = 16_384
+_COPIES = 2  # of an answer: grpcio holds one, and its core another, until it is sent
 
 
 class Abandonable(Protocol):
@@ -20,7 +21,7 @@ class UnsentAnswers:
     """The answers that gRPC's core holds until their callers read them, and their bound in bytes. Thread-safe.
 
     Attributes:
-        nbytes: of all of them, small ones not counted.
+        nbytes: that all of them take, small ones not counted.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -31,6 +32,7 @@ class UnsentAnswers:
 
     def add(self, call: Abandonable, nbytes: int) -> None:
         """Note that the answer of a call goes out; where there are too many, give up those that wait longest."""
+        nbytes *= _COPIES
         self._calls[call] = nbytes
         if nbytes > _SMALL:
             with self._lock:

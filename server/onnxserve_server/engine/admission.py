@@ -90,7 +90,8 @@ class Admission:
         self._check_together(arrays, rows, nbytes, request.inputs, faults)
         if self._rules and not faults:
             faults += [
-                Violation(self._path(at_fault, request.inputs), text) for at_fault, text in self._rules.broken(arrays)
+                Violation(self._path(index, request.inputs, field), text)
+                for index, field, text in self._rules.broken(arrays)
             ]
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
@@ -198,11 +199,11 @@ class Admission:
             )
             faults.append(Violation("inputs", message))
 
-    def _path(self, index: int, tensors: Sequence[WireTensor]) -> str:
-        """Return the path of the shape of a model's input in a request, which may list inputs in any order."""
+    def _path(self, index: int, tensors: Sequence[WireTensor], field: str = "shape") -> str:
+        """Return the path of a field of a model's input in a request, which may list inputs in any order."""
         name = self._spec.inputs[index].name
         position = next((i for i, tensor in enumerate(tensors) if tensor.name == name), None)
-        return "inputs" if position is None else f"inputs[{position}].shape"  # the server gives it
+        return "inputs" if position is None else f"inputs[{position}].{field}"  # the server gives it
 
 
 class _Input:

@@ -20,11 +20,12 @@ class Rules:
         """Whether there are any: most models have none."""
         return bool(self._rules)
 
-    def broken(self, arrays: Sequence[Array]) -> Iterator[tuple[int, str]]:
-        """Yield, for each rule that a request breaks, the position of an input at fault and what is wrong with it."""
+    def broken(self, arrays: Sequence[Array]) -> Iterator[tuple[int, str, str]]:
+        """Yield, for each rule that is broken, the position of an input, its field at fault, and what is wrong."""
         for rule in self._rules:
             if all(self._holds(condition, arrays) for condition in rule.conditions):
-                yield self._positions[rule.conditions[-1].input], explain(rule)
+                name, axis, _ = rule.conditions[-1]
+                yield self._positions[name], "data" if axis is None else "shape", explain(rule)
 
     def _holds(self, condition: Condition, arrays: Sequence[Array]) -> bool:
         name, axis, value = condition

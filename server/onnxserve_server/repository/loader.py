@@ -50,8 +50,7 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    policy = _policy(found, verdict, is_random=session.is_random)
-    spec = _spec(found, session, options, policy, findings.rules)
+    spec = _spec(found, session, options, _policy(found, verdict, is_random=session.is_random), findings.rules)
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
     if batching.enabled is True and not verdict.batchable:

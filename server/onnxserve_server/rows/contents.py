@@ -1,6 +1,5 @@
 """Arithmetic on the contents of small values: shapes, axes and what graphs compute from them."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +10,15 @@ from onnxserve_server.rows.node import is_real
 from onnxserve_server.rows.sizes import Size, compare, divide, is_natural, opaque
 from onnxserve_server.rows.values import MAX_CONTENTS, Element, Value, contents_of
 
+_FOLLOWED = {TensorProto.BOOL, TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE}
+_LIMITS: dict[int, int] = {TensorProto.INT32: 2**31, TensorProto.INT64: 2**63}
 Operation = Callable[..., Any]
 
 
 def compute(op: str, values: Sequence[Value], dtype: int) -> Value | None:
     """Return the result of an operator, element by element; None if it or its operands are not followed."""
+    if not {value.dtype for value in values} <= _FOLLOWED:
+        return None
     real = is_real(values[0].dtype)
     operation = (_REAL if real else _WHOLE).get(op) or _ANY.get(op)
     arrays = [value.array() for value in values]
@@ -29,14 +32,28 @@ def compute(op: str, values: Sequence[Value], dtype: int) -> Value | None:
         return None
     made = np.empty(aligned[0].shape, object)
     for index in np.ndindex(made.shape):
-        made[index] = _one(op, operation, [array[index] for array in aligned])
+        made[index] = _stored(_one(op, operation, [array[index] for array in aligned]), dtype)
     return contents_of(made, dtype)
+
+
+def _stored(each: Element, dtype: int) -> Element:
+    """Return a result as its type holds it."""
+    if isinstance(each, float):
+        return float(np.float32(each)) if dtype == TensorProto.FLOAT else each
+    if (
+        isinstance(each, int)
+        and not isinstance(each, bool)
+        and dtype in _LIMITS
+        and not -_LIMITS[dtype] <= each < _LIMITS[dtype]
+    ):
+        return opaque("overflow", each)
+    return each
 
 
 def cast(value: Value, dtype: int) -> Value | None:
     """Return a value with its contents as another element type; None if they are not followed."""
     array = value.array()
-    if array is None or dtype == TensorProto.STRING:
+    if array is None or not {value.dtype, dtype} <= _FOLLOWED:
         return None
     made = np.empty(array.shape, object)
     for index in np.ndindex(made.shape):
@@ -50,10 +67,11 @@ def _cast(each: Any, dtype: int) -> Element:
     if dtype == TensorProto.BOOL:
         return _truth(each)
     if is_real(dtype):
-        return each if isinstance(each, Size) else float(each)
+        return each if isinstance(each, Size) else _stored(float(each), dtype)
     if isinstance(each, Size):
         return each if is_natural(each) else opaque("int", each)
-    return int(each) if abs(each) < 2**63 else opaque("int", each)  # infinities and NaN, too
+    limit = _LIMITS[dtype]
+    return int(each) if -limit <= each < limit else opaque("int", each)  # infinities and NaN, too
 
 
 def _truth(each: Element) -> Element:
@@ -175,8 +193,6 @@ def _sum(*operands: Any) -> Any:
 
 _WHOLE: dict[str, Operation] = {"Div": _quotient, "Mod": _remainder}
 _REAL: dict[str, Operation] = {
-    "Sqrt": lambda each: None if isinstance(each, Size) else math.sqrt(each),
-    "Pow": lambda one, other: None if isinstance(one, Size) or isinstance(other, Size) else float(one) ** other,
     "Div": _real_quotient,
     "Floor": lambda each: _whole(each) if isinstance(each, Size) else float(np.floor(each)),
     "Ceil": lambda each: _whole(each) if isinstance(each, Size) else float(np.ceil(each)),

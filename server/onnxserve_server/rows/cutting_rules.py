@@ -22,7 +22,7 @@ from onnxserve_server.rows.values import (
     merge,
 )
 
-_FAR = 2**31 - 1
+_FAR = 10**9  # the end of an axis, as jax2tf writes it; others write 2**31 - 1 or more, and no batch has so many rows
 
 
 def _with_size(axes: Axes, k: int, size: Number) -> Axes:
@@ -45,23 +45,24 @@ def slice_rule(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     steps = steps or [1] * len(starts)
     places = [place_in(axis, value.rank) for axis in axes or range(len(starts))]
     made, cuts = value.known, [slice(None)] * value.rank
-    exact = True
+    exact, depends = True, value.by_count
     for k, start, end, step in zip(places, starts, ends, steps, strict=True):
         if not _is_all(value.sizes[k], start, end, step):
             made = _with_size(made, k, _length(made[k].size, start, end, step))
             exact = exact and all(isinstance(each, int) for each in (start, end, step))
             cuts[k] = slice(start, end, step) if exact else slice(None)
-    return [_cut(value, made, cuts if exact else None)]
+            depends = depends or by_count(start, end, step)
+    return [_cut(value, made, cuts if exact else None, depends=depends)]
 
 
-def _cut(value: Value, axes: Axes, cuts: Sequence[Any] | None) -> Value:
+def _cut(value: Value, axes: Axes, cuts: Sequence[Any] | None, *, depends: bool) -> Value:
     array = value.array()
     if array is not None and cuts is not None:
         cuts = [_downwards(cut) for cut in cuts]
         return contents_of(array[tuple(cuts)], value.dtype)
     if axes == value.known:
         return value
-    return value.bare(axes=axes, place=value.place, below=value.below)
+    return value.bare(axes=axes, place=value.place, below=value.below, by_count=depends)
 
 
 def _downwards(cut: Any) -> Any:
@@ -119,8 +120,8 @@ def cut_up(value: Value, k: int, lengths: Sequence[Number]) -> list[Value]:
 
 def _uneven(node: Node, size: Number) -> list[Number]:
     if isinstance(size, int):
-        most = -(-size // node.outputs)
-        return [max(0, min(most, size - most * k)) for k in range(node.outputs)]
+        part = -(-size // node.outputs)
+        return [max(0, min(part, size - part * k)) for k in range(node.outputs)]
     return [opaque("piece", size, node.outputs, k == node.outputs - 1, natural=True) for k in range(node.outputs)]
 
 

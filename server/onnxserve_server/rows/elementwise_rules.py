@@ -9,8 +9,8 @@ from onnx import TensorProto
 from onnxserve_server.rows.contents import cast, compute
 from onnxserve_server.rows.node import Node, is_real
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.sizes import Number, compare, is_at_least
-from onnxserve_server.rows.values import Axes, Axis, Known, Place, Unclear, Value, check_axes, merge
+from onnxserve_server.rows.sizes import Number, compare, is_at_least, is_natural
+from onnxserve_server.rows.values import Axes, Axis, Known, Position, Unclear, Value, check_axes, merge
 
 _LOGICAL = {
     *("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Not", "And", "Or", "Xor"),
@@ -72,19 +72,19 @@ def _indices(node: Node, values: Sequence[Value]) -> dict[str, Any]:
     return {}
 
 
-def _moved(index: Value, by: Value) -> Place | None:
+def _moved(index: Value, by: Value) -> Position | None:
     """Return the place of index + by, where `by` is a small offset."""
     below = by.below if by.below is not None else _below_of_contents(by)
     if index.place is None or by.place is not None or below is None:
         return None
-    return Place(index.place.stride, index.place.below + below - 1)
+    return Position(index.place.stride, index.place.below + below - 1)
 
 
-def _scaled(index: Value, by: Value) -> Place | None:
+def _scaled(index: Value, by: Value) -> Position | None:
     factor = _single(by)
     if index.place is None or factor is None or index.place.below != 1:
         return None
-    return Place(index.place.stride * factor, 1)
+    return Position(index.place.stride * factor, 1)
 
 
 def _single(value: Value) -> Number | None:
@@ -92,7 +92,7 @@ def _single(value: Value) -> Number | None:
     if value.contents is None or len(value.contents) != 1 or value.by_count:
         return None
     element = value.ints()[0]
-    return None if isinstance(element, int) and element <= 0 else element
+    return None if element == 0 or not is_natural(element) else element
 
 
 def _below_of_contents(value: Value) -> Number | None:
@@ -132,10 +132,10 @@ def clip(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 
 def _within(low: Value, high: Value) -> Number | None:
     """Return the first number above the bounds of a Clip from 0; None if they are not known."""
-    least, most = (each.contents[0] if each.contents and len(each.contents) == 1 else None for each in (low, high))
-    if least is None or most is None or isinstance(least, (float, str)) or isinstance(most, (float, str)):
+    lower, upper = (each.contents[0] if each.contents and len(each.contents) == 1 else None for each in (low, high))
+    if lower is None or upper is None or isinstance(lower, (float, str)) or isinstance(upper, (float, str)):
         return None
-    return most + 1 if compare(least, 0) in (0, 1) else None
+    return upper + 1 if compare(lower, 0) in (0, 1) and is_natural(upper + 1) else None
 
 
 def resolve(index: Value, axis: Axis) -> bool:

@@ -9,6 +9,7 @@ from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, by_count
 from onnxserve_server.rows.values import (
+    PURE,
     Axes,
     Axis,
     Known,
@@ -156,7 +157,7 @@ def eye_like(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     (value,) = tensors(inputs)
     if value.row_axis is not None:
         raise Meet("its ones depend on the place of a row")
-    return [value.bare(by_count=False, dtype=node.number("dtype", value.dtype))]
+    return [value.bare(dtype=node.number("dtype", value.dtype))]
 
 
 @rule("ReverseSequence")
@@ -178,7 +179,6 @@ def tensor_scatter(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     cache, update, *more = tensors(inputs)
     if cache.row_axis is None and update.row_axis is None:
         return [cache.bare()]
-    rows = {each.row_axis for each in (cache, update, *more) if each.row_axis is not None}
-    if rows != {0} or cache.known[0] != update.known[0]:
+    if any(each.known[:1] != (PURE,) for each in (cache, update, *more)):
         raise Meet("it combines rows with something else by their place")
     return [cache.bare(by_count=any(each.by_count for each in (cache, update, *more)))]

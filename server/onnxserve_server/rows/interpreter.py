@@ -16,7 +16,6 @@ from onnxserve_server.spec import Rows
 _MAX_NODES = 100_000
 _MAX_DEPTH = 24
 _DETERMINISTIC = ("", registry.ML, registry.MICROSOFT)
-_SHAPE_ALONE = {"Shape", "Size"}
 
 Scope = MutableMapping[str, Abstract]
 
@@ -88,10 +87,8 @@ class Interpreter:
         if function is not None:
             return self._call(function, inputs, attributes, context.inside(_key(proto)))
         poison = worst(inputs)
-        if poison is not None and proto.op_type in _SHAPE_ALONE and poison.axes is not None:
-            inputs, poison = [Value(axes=poison.axes)], None
         if poison is not None:
-            return [replace(poison, axes=None)] * len(proto.output)
+            return [poison] * len(proto.output)
         known = [each for each in inputs if not isinstance(each, Poison)]
 
         def run(graph: GraphProto, given: Sequence[Abstract], label: str) -> list[Abstract]:
@@ -148,19 +145,24 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
     except Exception as error:  # a graph that violates the standard, in whatever way
         finding = Poison(Rows.UNKNOWN, f"{_operator(node)}: the analysis failed: {error!r}"[:300], node.name)
     without_rows = [each for each in inputs if isinstance(each, Value) and each.row_axis is None]
-    if node.domain in _DETERMINISTIC and len(without_rows) == sum(each is not None for each in inputs) > 0:
+    has_graphs = any(each.type == AttributeProto.GRAPH for each in node.attributes.values())  # they may use rows
+    if (
+        node.domain in _DETERMINISTIC
+        and not has_graphs
+        and len(without_rows) == sum(each is not None for each in inputs) > 0
+    ):
         return [Value(axes=None, by_count=any(each.by_count for each in without_rows))] * node.outputs
     return [finding] * node.outputs
 
 
 def _checked(value: Abstract, node: Node) -> Abstract:
-    """Return a value; poison if its rows depend on their number, and it is no index that a rule could resolve."""
+    """Return a value; poison if its rows depend on their number, unless a rule could resolve it as an index."""
     if isinstance(value, Value) and not _is_sound(value):
         reason = f"{_operator(node)}: the size of an axis depends on the number of rows"
         return Poison(Rows.MEET, reason, node.name)
     if isinstance(value, Value) and value.row_axis is not None and value.by_count and not (value.place or value.leads):
         reason = f"{_operator(node)}: its values depend on the number of rows, or on a row's place among them"
-        return Poison(Rows.MEET, reason, node.name, value.axes)
+        return Poison(Rows.MEET, reason, node.name)
     if isinstance(value, Poison) and not value.node:
         return replace(value, node=node.name, reason=f"{_operator(node)}: {value.reason}")
     return value

@@ -45,6 +45,8 @@ def resize(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
         raise Meet("the sizes of a row are used for all rows")
     if value.is_shared and all(each.is_shared for each in more) and any(each.contents is None for each in more[-1:]):
         return [value.bare(axes=tuple(Axis(node.fresh(k)) for k in range(value.rank)))]
+    if node.text("coordinate_transformation_mode") == "tf_crop_and_resize" and value.row_axis is not None:
+        raise Unclear("it cuts regions, which may be regions of rows")
     sizes = _resized(node, value, inputs)
     places = [place_in(axis, value.rank) for axis in node.numbers("axes") or range(value.rank)]
     if len(sizes) != len(places):

@@ -18,7 +18,7 @@ def product(one: Axes, other: Axes) -> Axes:
         Meet: it sums over rows, or combines rows with each other.
     """
     if not one or not other:
-        raise Unclear("a scalar is no matrix")
+        raise Unclear("a scalar cannot be multiplied as a matrix")
     left, right = (Axis(1), *one) if len(one) == 1 else one, (*other, Axis(1)) if len(other) == 1 else other
     if left[-1].rows or right[-2].rows:
         raise Meet(_SUMMED)
@@ -57,7 +57,7 @@ for _domain, _operator in MATRIX_PRODUCTS:
     rule(_operator, domain=_domain)(matrix_product)
 
 
-@rule("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", domain=MICROSOFT)
+@rule("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
 def fused_matmul(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """A product of matrices that may be transposed."""
     values = tensors(inputs)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from onnxserve_server.rows.elementwise_rules import tensors
+from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, place_in, sizes_value
 from onnxserve_server.rows.registry import MICROSOFT, rule
 from onnxserve_server.rows.sizes import Number, add, multiply
@@ -69,9 +69,9 @@ def top_k(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     refuse_rows(value, [k])
     count: Number = node.number("k", 0) or node.fresh("k")
     if given:
-        if given[0].row_axis is not None:
-            raise Meet("the number of elements is that of a row, and is used for all rows")
-        count = given[0].ints()[0] if given[0].contents is not None and not given[0].by_count else count
+        if not given[0].is_shared:
+            raise Meet("the number of elements depends on the rows")
+        count = given[0].ints()[0] if given[0].contents is not None else count
     depends = any(each.by_count for each in (value, *given))
     axes = (*value.known[:k], Axis(count), *value.known[k + 1 :])
     best = value.bare(axes=axes, by_count=depends)
@@ -104,6 +104,7 @@ def layer_normalization(node: Node, inputs: Sequence[Known | None]) -> list[Valu
     refuse_rows(value, range(first, value.rank))
     if any(weight.row_axis is not None for weight in weights):
         raise Meet("its weights are those of a row, and are used for all rows")
+    broadcast([value.known, *(weight.known for weight in weights)])
     depends = any(each.by_count for each in (value, *weights))
     statistics = value.bare(axes=_without(value.known, set(range(first, value.rank)), keep=True), by_count=depends)
     return [value.bare(by_count=depends), *[statistics] * (node.outputs - 1)]
@@ -121,13 +122,13 @@ def mean_variance(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 def batch_normalization(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """Element by element with fixed statistics; in training mode those of all rows."""
     value, *weights = tensors(inputs)
-    if node.number("training_mode", 0) or node.outputs > 1 or (node.version < 7 and not node.number("is_test", 0)):
+    if node.number("training_mode", 0) or sum(node.given) > 1 or (node.version < 7 and not node.number("is_test", 0)):
         raise Meet("in training mode it takes mean and variance over all rows")
     if any(weight.row_axis is not None for weight in weights):
         raise Meet("its weights are those of a row, and are used for all rows")
     if value.row_axis == min(1, value.rank - 1):
         raise Meet("it has weights of their own for each row, by its place")
-    return [value.bare(by_count=any(each.by_count for each in (value, *weights)))]
+    return [value.bare(by_count=any(each.by_count for each in (value, *weights)))] * node.outputs
 
 
 @rule("DynamicQuantizeLinear")
@@ -148,7 +149,7 @@ def quantize(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     if any(scale.row_axis is not None for scale in scales):
         raise Meet("its scale is that of a row, and is used for all rows")
     several = [scale for scale in scales if scale.axes is None or (scale.rank and scale.sizes != [1])]
-    if several and value.row_axis is not None and value.rank > 1:
+    if several and value.row_axis is not None:
         blocks = any(scale.axes is None or scale.rank > 1 for scale in several)
         if blocks or value.row_axis == node.axis(value.rank, 1):
             raise Meet("it has a scale of its own for each row, by its place")

@@ -15,7 +15,7 @@ from onnxserve_server.rows.values import (
     Axis,
     Known,
     Meet,
-    Place,
+    Position,
     Unclear,
     Value,
     axes_of,
@@ -231,14 +231,21 @@ def shape_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """The sizes of the axes."""
     (value,) = tensors(inputs)
     end = node.number("end", value.rank)
-    return [sizes_value(value.sizes[slice(node.number("start", 0), end)])]
+    return [sizes_value(_readable(value)[slice(node.number("start", 0), end)])]
 
 
 @rule("Size")
 def size_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """The number of elements."""
     (value,) = tensors(inputs)
-    return [replace(sizes_value([total(value.known)]), axes=())]
+    return [replace(sizes_value([multiply(*_readable(value))]), axes=())]
+
+
+def _readable(value: Value) -> list[Number]:
+    """Return the sizes of a value as a graph reads them: unknown ones may depend on what its elements depend on."""
+    if not value.by_count:
+        return value.sizes
+    return [size if size == ROWS or isinstance(size, int) else opaque("read", size, ROWS) for size in value.sizes]
 
 
 @rule("ConstantOfShape")
@@ -268,7 +275,7 @@ def range_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
         inner = divide(limit, ROWS)
         if start != 0 or step != 1 or inner is None or by_count(inner):
             raise Meet("its length depends on the number of rows")
-        return [Value(axes=(Axis(1, True, inner),), dtype=dtype, by_count=True, place=Place(inner, inner))]
+        return [Value(axes=(Axis(1, True, inner),), dtype=dtype, by_count=True, place=Position(inner, inner))]
     if isinstance(start, int) and isinstance(limit, int) and isinstance(step, int):
         numbers = range(start, limit, step)
         if len(numbers) <= MAX_CONTENTS:

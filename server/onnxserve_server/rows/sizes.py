@@ -96,9 +96,9 @@ def divide(size: Number, by: Number) -> Number | None:
     divisor = _terms(by)
     if len(divisor) == 1:
         return _divided_by_term(size, *divisor[0])
-    leading = min(divisor)
+    term = min(divisor)
     for monomial, factor in _terms(size):
-        quotient = _divided_by_term(_size(Counter({monomial: factor})), *leading)
+        quotient = _divided_by_term(_size(Counter({monomial: factor})), *term)
         if quotient is not None and by * quotient == size:
             return quotient
     return None

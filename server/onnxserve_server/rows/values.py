@@ -53,7 +53,7 @@ Axes: TypeAlias = tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Whole numbers that say which row they belong to: row * stride + something from 0 up to `below`, exclusive."""
 
     stride: Number
@@ -78,7 +78,7 @@ class Value:
     dtype: int = 0
     by_count: bool = False
     contents: tuple[Element, ...] | None = None
-    place: Place | None = None
+    place: Position | None = None
     below: Number | None = None
     leads: bool = False
 
@@ -144,15 +144,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A value whose rows may depend on each other, or of which nothing is known; and the node that it comes from.
-
-    `axes`: its axes where they are known nevertheless.
-    """
+    """A value whose rows may depend on each other, or of which nothing is known; and the node that it comes from."""
 
     rows: Rows
     reason: str
     node: str
-    axes: Axes | None = None
 
 
 @dataclass(frozen=True, slots=True)

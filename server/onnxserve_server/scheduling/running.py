@@ -66,7 +66,9 @@ class BatchRunner:
         self._rows_first = spec.rows_first
         self._checks: SpotChecks | None = None
         if spec.batching.enabled and spec.batching.spot_checks:
-            self._checks = SpotChecks(spec, session.run, clock, self._note_check, self.stop_batching)
+            self._checks = SpotChecks(
+                spec, session.run, clock, on_check=self._note_check, on_dependence=self.stop_batching
+            )
 
     def run(self, batch: Batch) -> "FinishedRun | None":
         """Run a batch. When it fails, halve it until the jobs at fault are alone: the others get their answer.

@@ -103,6 +103,9 @@ INDEPENDENT = {
         "g (float[batch, 4] x) => (float[batch, 9] y) { s = Shape<end=1>(x) f = Concat<axis=0>(s, five)"
         " z = ConstantOfShape(f) y = Concat<axis=1>(x, z) }"
     ),
+    "all of an axis up to the end that jax2tf writes": (
+        "g (float[batch, 4] x) => (float[batch, 4] y) { y = Slice(x, first, billion, first) }"
+    ),
     "the mean of each row": "g (float[batch, 4] x) => (float[batch] y) { y = ReduceMean<keepdims=0>(x, last) }",
     "a constant output": "g (float[batch, 4] x) => (float[batch, 4] y, float[2] z) { y = Relu(x) z = Identity(two) }",
     "rows that meet for nothing": "g (float[batch, 4] x) => (float[batch, 4] y) { m = ReduceMax(x) y = Relu(x) }",
@@ -110,6 +113,7 @@ INDEPENDENT = {
 CONSTANTS |= {
     "first": np.array([0]), "heads": np.array([2, 3]), "minus": np.array([-1]), "lines": np.array([-1, 6]),
     "weight": np.ones((6, 2), np.float32), "five": np.array([5]), "two": np.float32([1, 2]),
+    "billion": np.array([10**9]),
 }  # fmt: skip
 
 

@@ -1,0 +1,58 @@
+"""What realistic inputs are, for the server's check of rows: kept in report.json under "check"."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxserve.tensor import Array
+from onnxserve_converters.cases import Cases
+from onnxserve_converters.inputs import InputSpec, batch_axis
+
+_ROWS = 8
+_MAX_ELEMENTS = 1 << 14  # of all rows together: a report is read by people, too
+
+
+def describe_inputs(
+    inputs: Sequence[InputSpec],
+    sizes: Mapping[str, tuple[int, ...]],
+    ranges: Mapping[str, tuple[float, float]],
+    samples: Mapping[str, Array] | None,
+) -> dict[str, Any]:
+    """Return ranges and rows of realistic inputs, as JSON values; what is not known is left out.
+
+    Args:
+        inputs: complete descriptions.
+        sizes: as for Cases.
+        ranges: smallest and largest value, by input, as they were asked for.
+        samples: the caller's arrays; of their rows the first eight are kept, if they have few elements.
+    """
+    known = {name: limits for name, array in (samples or {}).items() if (limits := _limits(array))}
+    known |= {name: [low, high] for name, (low, high) in ranges.items()}
+    described: dict[str, Any] = {"ranges": known} if known else {}
+    if samples is None and any(spec.words for spec in inputs):
+        samples = Cases(inputs, sizes, ranges, None).rows(_ROWS).feeds
+    rows = {} if samples is None else _first_rows(inputs, samples)
+    if rows and sum(array.size for array in rows.values()) <= _MAX_ELEMENTS:
+        described["rows"] = {name: array.tolist() for name, array in rows.items()}
+    return described
+
+
+def _limits(array: Array) -> list[Any]:
+    """Return the smallest and the largest value of finite numbers; [] for other arrays."""
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        return []
+    return [array.min().item(), array.max().item()]
+
+
+def _first_rows(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the first rows of each input that JSON can express, or none."""
+    batch = batch_axis(inputs)
+    rows = {}
+    for spec in inputs:
+        array = samples[spec.name]
+        if array.dtype.kind not in "fiubO":
+            return {}
+        axis = spec.shape.index(batch) if batch in spec.shape else None
+        rows[spec.name] = array if axis is None else array.take(np.arange(min(_ROWS, array.shape[axis])), axis)
+    return rows

@@ -1,0 +1,100 @@
+"""Floods of what HTTP/2 allows, in a container of 1 GiB: it lives, and another caller's requests go on being answered.
+
+They are counted, not timed: attackers, server and caller share the CPUs of this machine.
+"""
+
+import resource
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from onnxserve import Client, OnnxserveError
+from support import flooding, zoo
+from support.asking import Http, port_of
+from support.cgroups import limited
+from support.http2 import Connection
+from support.waiting import until
+
+GIB = 1 << 30
+MODELS = {"double": zoo.double(), "wide": zoo.widening()}
+FROM_ONE = {flooding.unread, flooding.unread_streams}  # from four connections these take more than there is
+KINDS = [
+    flooding.resets,
+    flooding.pings,
+    flooding.settings,
+    flooding.headers,
+    flooding.unread,
+    flooding.unread_streams,
+    flooding.packed,
+]
+
+
+@pytest.fixture
+def container(launch):
+    with limited(2, GIB) as limits:
+        yield lambda *flags, within=(): (launch(MODELS, *flags, within=(*within, *limits.within)), limits)
+
+
+def ask(client):
+    assert client.predict("double", {"x": np.ones((1, 3), np.float32)}, timeout=60)["y"].tolist() == [[2, 2, 2]]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_flood_neither_ends_the_server_nor_keeps_others_out(container, attack, kind):
+    server, limits = container()
+    seconds, processes = attack.size(1, 10), 1 if kind in FROM_ONE else attack.size(1, 4)
+    answers = 0
+    with Client(server.address, retries=0) as client:
+        ask(client)
+        with flooding.flood(kind, server.address, processes, seconds) as sent:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end or answers < 3:
+                ask(client)
+                answers += 1
+        ask(client)
+    attack.count(f"{kind.__name__} sent", sum(sent.get(60)))
+    attack.count(f"answers beside {kind.__name__}", answers)
+    attack.count(f"MiB at most under {kind.__name__}", limits.peak_memory >> 20)
+    assert limits.peak_memory < GIB
+    assert server.stop()[0] == 0
+
+
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {1}))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("soft", "hard"), [(1024, 20_000), (1024, 1024)])
+def test_idle_connections_take_no_descriptors_that_others_need(container, attack, soft, hard):
+    number = 1100
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < number + 200:
+        pytest.skip(f"this process may open {most} files, too few to hold {number} connections")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    server, limits = container("--http-port", 0, within=(sys.executable, "-c", LIMITED.format(soft, hard)))
+    connections = [Connection(server.address) for _ in range(number)]
+    attack.count("idle connections", number)
+    try:
+        with Client(server.address, retries=4) as client:
+            until(lambda: answered(client), 60)
+            for _ in range(3):
+                ask(client)
+        assert Http(port_of(server.log)).status("/healthz") == 200
+        assert limits.peak_memory < GIB
+    finally:
+        for connection in connections:
+            connection.socket.close()
+    assert server.stop()[0] == 0
+
+
+def answered(client):
+    """Whether a request on a new connection is answered: idle ones make room within seconds."""
+    try:
+        ask(client)
+    except OnnxserveError:
+        return False
+    return True
