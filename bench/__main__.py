@@ -5,7 +5,21 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import figures, floor, load, models, ours, overload, report, sdk, sequences, spot_checks, stream, telemetry
+from bench import (
+    analysis,
+    figures,
+    floor,
+    load,
+    models,
+    ours,
+    overload,
+    report,
+    sdk,
+    sequences,
+    spot_checks,
+    stream,
+    telemetry,
+)
 from bench.cells import Contender, Plan, contender, measure
 from bench.soak import soak
 
@@ -30,6 +44,8 @@ _MEANINGS = {
     "overload.goodput_10x": "the lower of the two",
     "overload.single.refusal_p99_ms": "ms after which 99 % of the others had their error",
     "overload.batched.refusal_p99_ms": "the same with up to four requests a run",
+    "analysis.seconds": "CPU seconds to read the graph of the gallery's largest model and to judge its rows",
+    "analysis.nodes": "nodes of that model",
     "spot_check.cost": "time of spot checks over that of the runs, of the model for which it is larger",
     "spot_check.tiny.cpu": "CPU time a request with spot checks over that without, 64 callers",
     "spot_check.wide.cpu": "the same of the wide model",
@@ -119,8 +135,11 @@ def main() -> None:
     watched = telemetry.measure(plan.runs, plan.seconds) if calls_tiny else {}
     overloaded = overload.measure(plan.runs, plan.seconds) if calls_tiny else {}
     checked = spot_checks.measure(plan.runs, plan.seconds) if calls_tiny else {}
+    analysed = analysis.measure(plan.runs)
+    if not analysed:
+        print(analysis.HOW_TO_GET_THE_GALLERY, file=sys.stderr)
     of_cells = figures.bounds(results) | figures.raw(results) | figures.served(results, *_CONTENDERS)
-    keys = of_cells | called | streamed | watched | overloaded | checked | soaked
+    keys = of_cells | called | streamed | watched | overloaded | checked | analysed | soaked
     grids = [
         report.cell_grid(plan, keys, _CONTENDERS),
         report.raw_grid([model.name for model in plan.models], keys),

@@ -15,6 +15,7 @@ from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, PROBE_TIMEOUT, READY_TIMEOUT, BaseClient, closed
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
+from onnxserve._forking import check_process, forks
 from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction, read_prediction
@@ -50,6 +51,7 @@ class AsyncClient(BaseClient):
         request_id: str | None = None,
     ) -> Prediction:
         """Run a model once; as Client.predict."""
+        check_process(self._forks)
         call = PredictCall(
             model=model,
             inputs=inputs,
@@ -203,7 +205,9 @@ class AsyncClient(BaseClient):
             raise from_rpc_error(error) from error
 
     async def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight are cancelled. In a child of the client's process nothing happens."""
+        if self._forks != forks():
+            return
         self._closed = True
         await self._channel.close()
 

@@ -70,6 +70,8 @@ class AsyncModelSequence:
 
     async def close(self) -> None:
         """Close the sequence; the server frees its state."""
+        if self._protocol.is_foreign:
+            return
         self._protocol.close()
         self._drop_call()
 

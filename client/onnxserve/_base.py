@@ -4,7 +4,9 @@ import abc
 import functools
 import itertools
 import math
+import numbers
 import secrets
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -16,8 +18,10 @@ from onnxserve import _counting
 from onnxserve._call import PredictCall
 from onnxserve._channel import Methods, Options, channel_options, target_uri
 from onnxserve._coalescing import MIN_TIMEOUT, Coalescer
+from onnxserve._forking import check_process, forks, in_children, keep
 from onnxserve._joining import JoinedPart, Key, key_of
 from onnxserve._prediction import Prediction
+from onnxserve._proxy import proxy_hint
 from onnxserve._retrying import Failed, RetryPolicy
 from onnxserve._sequence import SequenceProtocol, State
 from onnxserve._waiting import Batch, Waiter
@@ -32,8 +36,23 @@ READY_TIMEOUT = 5.0
 NOT_READY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 _NO_TIMEOUT = 1e9  # seconds
+_MAX_MESSAGE_BYTES = (1 << 31) - 1  # gRPC takes no larger options
+_MAX_KEEPALIVE = 2_000_000  # seconds
 PROBE_TIMEOUT = 0.05
 """Seconds for a health check that finds out why there is no connection; without one, it fails at once."""
+
+
+def _check_options(max_message_bytes: int, keepalive: float, load_balancing: str) -> None:
+    if not isinstance(max_message_bytes, int) or not 0 < max_message_bytes <= _MAX_MESSAGE_BYTES:
+        raise ValueError(
+            f"max_message_bytes must be a whole number from 1 to {_MAX_MESSAGE_BYTES}, not {max_message_bytes!r}"
+        )
+    if not isinstance(keepalive, numbers.Real) or not 0 < keepalive <= _MAX_KEEPALIVE:
+        raise ValueError(f"keepalive must be a number of seconds above 0, {_MAX_KEEPALIVE} at most, not {keepalive!r}")
+    if not isinstance(load_balancing, str) or not load_balancing:
+        raise ValueError(
+            f"load_balancing must be the name of a gRPC policy, such as round_robin, not {load_balancing!r}"
+        )
 
 
 def closed() -> Cancelled:
@@ -44,6 +63,17 @@ def closed() -> Cancelled:
 def timed_out(request_id: str) -> DeadlineExceeded:
     """Return the error of a call whose timeout passes while it waits for others."""
     return DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", request_id=request_id)
+
+
+_clients: "weakref.WeakSet[BaseClient]" = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    for client in [*_clients]:
+        keep(client._channel)
+
+
+in_children(_leave_to_the_parent)
 
 
 class BaseClient(abc.ABC):
@@ -89,7 +119,10 @@ class BaseClient(abc.ABC):
                 traces, is always sent alone. False: every call is sent alone.
             options: further gRPC channel options; they override those that follow from the other arguments.
         """
-        self._policy = RetryPolicy(retries)
+        _check_options(max_message_bytes, keepalive, load_balancing)
+        self._policy = RetryPolicy(retries, target)
+        self._target = target
+        self._forks = forks()
         self._channel = self._open(
             target_uri(target),
             credentials,
@@ -101,6 +134,7 @@ class BaseClient(abc.ABC):
                 options=options,
             ),
         )
+        _clients.add(self)
         self._methods = Methods(self._channel)
         self._metadata = tuple(metadata)
         self._prefix = secrets.token_hex(4)
@@ -132,12 +166,12 @@ class BaseClient(abc.ABC):
     def _enter(self, key: Key, call: PredictCall) -> Any:
         """Return a waiter of _make_waiter()'s kind; None: the call is to be sent at once, and counts as in flight."""
         coalescer, part = self._coalescer, None
+        seconds = self._check(call.timeout)
         if call.timeout is None or call.timeout >= MIN_TIMEOUT:
             part = coalescer.offer(key, call.inputs)
         if part is None:
             coalescer.start(key)
             return None
-        seconds = self._check(call.timeout)
         deadline = math.inf if seconds is None else monotonic() + seconds
         waiter = self._make_waiter(key, part, deadline, self._new_id())
         return waiter if coalescer.wait(waiter) else None
@@ -176,7 +210,7 @@ class BaseClient(abc.ABC):
         """Return the error of a call whose timeout has passed, as a health check found out; None: there is a server."""
         if probe.code() is not grpc.StatusCode.UNAVAILABLE:
             return None
-        message = f"no server was reached: {probe.details()}"
+        message = f"no server was reached: {probe.details()}{proxy_hint(self._target)}"
         return Unavailable(grpc.StatusCode.UNAVAILABLE, message, request_id=request_id)
 
     def _new_id(self) -> str:
@@ -187,10 +221,15 @@ class BaseClient(abc.ABC):
 
         Raises:
             Cancelled: the client has been closed.
+            RuntimeError: another process made the client.
+            TypeError: the timeout is not a number.
             ValueError: the timeout is not above 0 seconds.
         """
+        check_process(self._forks)
         if self._closed:
             raise closed()
+        if type(timeout) is not float and not (timeout is None or isinstance(timeout, numbers.Real)):
+            raise TypeError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
         if timeout is None or timeout >= _NO_TIMEOUT:  # gRPC would take such a deadline for one in the past
             return None
         if timeout > 0:
@@ -211,5 +250,6 @@ class BaseClient(abc.ABC):
 
     def _protocol(self, call: PredictCall, *, state: State | None = None, keeps_state: bool = True) -> SequenceProtocol:
         """Return the protocol of a sequence of calls that differ in their inputs alone."""
+        check_process(self._forks)
         encode = functools.partial(self._streamed, call)
         return SequenceProtocol(call.model, encode, state, self._policy, call.timeout, keeps_state=keeps_state)

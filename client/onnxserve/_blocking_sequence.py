@@ -97,6 +97,8 @@ class ModelSequence:
 
     def close(self) -> None:
         """Close the sequence; the server frees its state."""
+        if self._protocol.is_foreign:
+            return
         self._protocol.close()
         self._drop_call()
 

@@ -13,6 +13,7 @@ from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, PROBE_TIMEOUT, READY_TIM
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
+from onnxserve._forking import check_process, forks
 from onnxserve._joining import JoinedPart, Key
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction, read_prediction
@@ -65,6 +66,7 @@ class Client(BaseClient):
             TypeError: an input is not a numpy array, or has a dtype that the protocol lacks.
             OnnxserveError: the call failed.
         """
+        check_process(self._forks)
         call = PredictCall(
             model=model,
             inputs=inputs,
@@ -139,7 +141,7 @@ class Client(BaseClient):
                 rpc = self._open_stream(source.messages(), span.metadata)
                 watched.follow(rpc)
                 try:
-                    while (response := _read(rpc, source, unanswered)) is not None:
+                    while (response := _read(rpc, source, unanswered, self._forks)) is not None:
                         with source.changed:
                             outcome = unanswered.answer(response)
                             source.changed.notify_all()
@@ -151,7 +153,8 @@ class Client(BaseClient):
                 except grpc.RpcError as error:
                     failed = error
                 finally:
-                    rpc.cancel()
+                    if self._forks == forks():  # a child of the process leaves the call to it
+                        rpc.cancel()
                 turn.close()
                 if watched.expired and not unanswered:  # but the server does not end the call
                     break
@@ -257,7 +260,9 @@ class Client(BaseClient):
             raise from_rpc_error(error) from error
 
     def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight are cancelled. In a child of the client's process nothing happens."""
+        if self._forks != forks():
+            return
         self._closed = True
         self._closing.set()
         self._channel.close()
@@ -380,8 +385,9 @@ class Client(BaseClient):
         return self._methods.check(health_request(model), timeout=timeout, metadata=self._metadata).value
 
 
-def _read(rpc: Any, source: MessageSource, unanswered: Unanswered) -> Any:
+def _read(rpc: Any, source: MessageSource, unanswered: Unanswered, made_after: int) -> Any:
     """Return the next answer of a call, which is cancelled when the answer is overdue; None: the call has ended."""
+    check_process(made_after)
     with source.changed:
         unanswered.wait()
     return next(rpc, None)

@@ -107,11 +107,7 @@ class Coalescer:
         self._specs: dict[tuple[str, str | None], Spec | float] = {}  # by model and version; or when to ask again
 
     def offer(self, key: Key, inputs: Mapping[str, Array]) -> JoinedPart | None:
-        """Return a copy of what a call adds to a joined request if it is to wait; None: it is to be sent at once.
-
-        Raises:
-            TypeError: see Spec.part_of().
-        """
+        """Return a copy of what a call adds to a joined request if it is to wait; None: it is to be sent at once."""
         group = self._groups.get(key)
         if group is None or group.calls < _FEW:
             return None

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 
 from onnxserve._channel import INFERENCE
+from onnxserve._forking import in_children
 
 try:
     from opentelemetry import metrics
@@ -22,6 +23,15 @@ _MAX_KINDS = 1000  # the program may pass on names that others make up
 
 _lock = threading.Lock()
 _counts: dict[tuple[str, str], int] = {}  # by method and model
+
+
+def _reset() -> None:
+    """Replace the lock, which another thread may have held, in a child process."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+in_children(_reset)
 
 
 def count(method: str, model: str) -> None:

@@ -52,7 +52,7 @@ def key_of(call: PredictCall) -> Key | None:
     try:
         for name, array in call.inputs.items():
             row = array.shape[1:]
-            if not array.ndim or not isinstance(array, np.ndarray) or array.dtype.byteorder == ">":
+            if not array.ndim or type(array) is not np.ndarray or array.dtype.byteorder == ">":
                 return None
             tensors.append((name, data_type_of(array), row))
     except (AttributeError, TypeError):  # not a mapping, not an array, or a type that the wire lacks
@@ -122,10 +122,8 @@ class Spec:
     def part_of(self, inputs: Mapping[str, Array]) -> JoinedPart | None:
         """Return a copy of a request's inputs as they are sent; None for a request that is never joined.
 
-        A request is never joined if a server would refuse it, or if two of its size exceed the limits.
-
-        Raises:
-            TypeError: an object array with other elements than strings.
+        A request is never joined if it cannot be sent or a server would refuse it, or if two of its size exceed the
+        limits.
         """
         arrays = inputs.values()
         rows = {*map(len, arrays)}

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import grpc
 
+from onnxserve._proxy import proxy_hint
 from onnxserve.errors import OnnxserveError, ServersBroke, from_rpc_error
 
 MAX_RETRIES = 4
@@ -66,8 +67,8 @@ class RetryPolicy:
         answers: the number of answers so far.
     """
 
-    def __init__(self, retries: int) -> None:
-        """Start with all tokens.
+    def __init__(self, retries: int, target: str = "") -> None:
+        """Start with all tokens; `target`: where the client connects to.
 
         Raises:
             ValueError: `retries` is out of range.
@@ -77,6 +78,7 @@ class RetryPolicy:
         self.retries = retries
         self.waits = retries > 0
         self.answers = 0
+        self._target = target
         self._tokens = _MAX_TOKENS
 
     @property
@@ -94,6 +96,8 @@ class RetryPolicy:
         """Return how a call failed that grpc or grpc.aio raised an error for."""
         failed = from_rpc_error(error, request_id)
         failed.__cause__ = error
+        if failed.code is grpc.StatusCode.UNAVAILABLE and not failed.reason:
+            failed.message += proxy_hint(self._target)
         asked = _pushback(error)
         failure = _failure_of(error, failed.reason, asked) if self.retries else Failure.FINAL
         if failure in (Failure.BROKE, Failure.REFUSED):

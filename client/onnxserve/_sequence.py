@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from onnxserve._forking import check_process, forks
 from onnxserve._prediction import Prediction, read_prediction
 from onnxserve._retrying import Attempts, Failure, RetryPolicy, is_broken
 from onnxserve._stream import check_answer
@@ -136,6 +137,7 @@ class SequenceProtocol:
         self._model = model
         self._encode = encode
         self._start = state
+        self._forks = forks()
         self._policy = policy
         self._timeout = timeout
         self._keeps_state = keeps_state
@@ -149,8 +151,9 @@ class SequenceProtocol:
         """Let one thread or task at a time make a step.
 
         Raises:
-            RuntimeError: another one is making a step.
+            RuntimeError: another one is making a step, or another process made the sequence.
         """
+        check_process(self._forks)
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("another thread or task is waiting for a step of this sequence; make one step at a time")
         try:
@@ -217,6 +220,11 @@ class SequenceProtocol:
                 "start another sequence, from a snapshot if there is one",
                 reason="SEQUENCE_LOST",
             ) from cause
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a child of the process that made the sequence."""
+        return self._forks != forks()
 
     def headers(self) -> Metadata:
         """Return the headers of a new call that pass on the span, which lasts over all calls of the sequence."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import grpc
 
+from onnxserve._forking import forks
 from onnxserve._prediction import Prediction, read_prediction
 from onnxserve._retrying import Attempts, Failed, Failure, RetryPolicy, retry_delay
 from onnxserve._watching import GRACE
@@ -262,6 +263,7 @@ class MessageSource:
         self.changed = threading.Condition()
         self._requests = requests
         self._unanswered = unanswered
+        self._forks = forks()
         self._call = 0
         self._pulling = False
         self._exhausted = False
@@ -276,6 +278,8 @@ class MessageSource:
 
     def close(self) -> None:
         """End the iteration of all calls."""
+        if self._forks != forks():  # the lock may be held by a thread of the parent process
+            return
         with self.changed:
             self._call += 1
             self._exhausted = True

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, wait
 from math import inf
 
+from onnxserve._forking import in_children
+
 _MAX_WAIT = 2.0  # seconds: requests that take long are not made to wait for each other's ends
 
 
@@ -20,6 +22,10 @@ class Turns:
 
     def __init__(self) -> None:
         """Start with nobody waiting."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again with nobody waiting."""
         self._lock = threading.Lock()
         self._queue: deque[Future[None]] = deque()
 
@@ -52,7 +58,8 @@ class Turns:
 
     def _leave(self, turn: "Future[None]") -> None:
         with self._lock:
-            self._queue.remove(turn)
+            if turn in self._queue:  # unless the process has forked since
+                self._queue.remove(turn)
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -62,3 +69,4 @@ class Turns:
 
 TURNS = Turns()
 """The turns of this process."""
+in_children(TURNS.reset)

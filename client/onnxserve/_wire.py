@@ -42,6 +42,8 @@ def predict_request(call: PredictCall, request_id: str, *, message_timeout: floa
         head.timeout.FromNanoseconds(round(message_timeout * 1e9))
     parts: list[bytes | memoryview] = [head.SerializeToString()]
     for name, array in inputs.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the names of inputs must be str, not {name!r}")
         header, data = _tensor(name, array)
         parts += (_INPUTS, _varint(len(header) + len(data)), header, data)
     return b"".join(parts)
@@ -68,14 +70,13 @@ def joined_request(
 
 
 def elements(array: tensor.Array) -> bytes | None:
-    """Return a copy of an array's elements as a piece for joined_request(); None if a server would refuse them.
-
-    Raises:
-        TypeError: the protocol lacks the element type, or an object array has elements other than strings.
-    """
+    """Return a copy of an array's elements as a piece for joined_request(); None if they cannot be sent."""
     number = tensor.data_type_of(array)
     if number == tensor.STRING:
-        strings = tensor.encode("", array).strings
+        try:
+            strings = tensor.encode("", array).strings
+        except TypeError:
+            return None
         if not all(map(_is_text, strings)):
             return None
         return tensor_pb2.Tensor(strings=strings).SerializeToString()
@@ -98,11 +99,14 @@ def stream_request(predict_request: bytes) -> bytes:
 
 def _tensor(name: str, array: tensor.Array) -> tuple[bytes, bytes | memoryview]:
     """Return a serialized Tensor in two parts, the second its data alone, so that large data is copied once."""
-    if not isinstance(array, np.ndarray):
+    if type(array) is not np.ndarray:
         array = _array(name, array)
-    number = tensor.data_type_of(array)
-    if number == tensor.STRING:
-        return tensor.encode(name, array).SerializeToString(), b""
+    try:
+        number = tensor.data_type_of(array)
+        if number == tensor.STRING:
+            return tensor.encode(name, array).SerializeToString(), b""
+    except TypeError as error:
+        raise TypeError(f"inputs[{name!r}]: {error}") from None
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     header = tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape).SerializeToString()
@@ -113,7 +117,13 @@ def _tensor(name: str, array: tensor.Array) -> tuple[bytes, bytes | memoryview]:
 
 
 def _array(name: str, value: object) -> tensor.Array:
-    if isinstance(value, np.generic):
+    """Return an unusual input as a plain array; a mask is no part of one."""
+    if np.ma.is_masked(value):
+        raise TypeError(
+            f"inputs[{name!r}] is a masked array, and masks cannot be sent: fill the masked elements with filled(), or "
+            f"send the mask as an input of its own"
+        )
+    if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     raise TypeError(
         f"inputs[{name!r}] must be a numpy array, not {type(value).__name__}: "

@@ -5,6 +5,7 @@ Numpy has no bfloat16 and no float8 dtypes; the package ml_dtypes has them.
 
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,12 +96,19 @@ def encode(name: str, array: Array) -> tensor_pb2.Tensor:
     Arrays of str, or of objects that are str or (UTF-8) bytes, become string tensors.
 
     Raises:
-        TypeError: the protocol lacks the element type, or an object array has elements other than strings.
+        TypeError: the protocol lacks the element type, an object array has elements other than strings, a str is not
+            valid Unicode, or elements are masked.
     """
     number = data_type_of(array)
+    if np.ma.is_masked(array):
+        raise TypeError("masks cannot be sent: fill the masked elements of the array with filled()")
     if number == STRING:
         elements = array.astype(object).ravel().tolist()  # row-major
-        return tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape, strings=[*map(_utf8, elements)])
+        try:
+            strings = [*map(_utf8, elements)]
+        except (TypeError, UnicodeEncodeError):
+            raise TypeError(_fault(elements, array.shape)) from None
+        return tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape, strings=strings)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     return tensor_pb2.Tensor(name=name, data_type=number, shape=array.shape, data=array.tobytes())
@@ -116,6 +124,8 @@ def decode(tensor: tensor_pb2.Tensor) -> Array:
         ImportError: bfloat16 or float8 without the package ml_dtypes.
     """
     shape = tuple(tensor.shape)
+    if shape and min(shape) < 0:
+        raise ValueError(f"tensor {tensor.name!r} has the shape {list(shape)}")
     if tensor.data_type == STRING:
         return strings_array([element.decode() for element in tensor.strings], shape)
     storage = STORAGE.get(tensor.data_type)
@@ -143,7 +153,33 @@ def _utf8(element: object) -> bytes:
         return element.encode()
     if isinstance(element, bytes):
         return element
-    raise TypeError(f"elements of a string tensor must be str or bytes, not {type(element).__name__}")
+    raise TypeError(type(element).__name__)
+
+
+def _fault(elements: list[object], shape: tuple[int, ...]) -> str:
+    """Return what is wrong with the elements of an object array: of numbers, the first that is none."""
+    wrong = [(i, element) for i, element in enumerate(elements) if not _is_string(element)]
+    odd = [(i, element) for i, element in wrong if not isinstance(element, numbers.Number)]
+    if not odd:
+        kinds = sorted({type(element).__name__ for _, element in wrong})
+        return (
+            f"elements of a string tensor must be str or bytes, not {', '.join(kinds)}: send numbers as "
+            f"np.asarray(x, dtype=...) with the dtype of the model's input"
+        )
+    i, element = odd[0]
+    place = f"element [{', '.join(map(str, np.unravel_index(i, shape)))}]"
+    if isinstance(element, str):
+        return f"{place} is a str with a lone surrogate, {element!a}, which has no UTF-8"
+    shown = "None" if element is None else f"a {type(element).__name__}"
+    return f"{place} is {shown}: an array of objects may have only str and (UTF-8) bytes, a tensor of numbers no gaps"
+
+
+def _is_string(element: object) -> bool:
+    try:
+        _utf8(element)
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _ml_dtype(name: str) -> np.dtype[np.generic]:

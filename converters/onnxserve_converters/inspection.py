@@ -14,6 +14,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxserve_converters import graph
 from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.rows import rows_of
 
 _FILE, _CONFIG, _REPORT = "model.onnx", "model.yaml", "report.json"
 
@@ -44,6 +45,8 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         operators: number of nodes by operator, the most frequent first; "Conv" is the standard's, others are named with
             their domain; inner graphs and functions are included.
         metadata: by key; text that is JSON is parsed.
+        rows: {"verdict", "node", "reason"}: whether the graph shows that rows of a run cannot change each other
+            ("independent"), that they reach a node together, where they may ("meet"), or neither ("unknown").
         config: the text of model.yaml in the model's directory; None without.
         report: the content of report.json beside the file; None without.
 
@@ -54,7 +57,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
     model = _read(file)
     parameters = list(_parameters(model))
     external = _external_data(file, model, parameters)
-    inputs = _values(_inputs(model))
+    inputs, config = _values(_inputs(model)), _config(file)
     return {
         "file": str(file),
         "bytes": file.stat().st_size + sum(entry["bytes"] or 0 for entry in external),
@@ -62,14 +65,15 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         "ir_version": model.ir_version,
         "opset": graph.opsets(model),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "doc": model.doc_string,
+        "doc": _text(model.doc_string),
         "inputs": inputs,
         "outputs": _values(model.graph.output),
         "free_axes": _free_axes(inputs),
         "parameters": _count(parameters),
         "operators": dict(sorted(graph.operators(model).items(), key=lambda entry: (-entry[1], entry[0]))),
-        "metadata": {entry.key: _parsed(entry.value) for entry in model.metadata_props},
-        "config": _config(file),
+        "metadata": {_text(entry.key): _parsed(_text(entry.value)) for entry in model.metadata_props},
+        "rows": rows_of(model, file, _inputs(model), config),
+        "config": config,
         "report": _report(file),
     }
 
@@ -111,7 +115,7 @@ def _inputs(model: ModelProto) -> list[ValueInfoProto]:
 
 
 def _values(values: Iterable[ValueInfoProto]) -> dict[str, dict[str, Any]]:
-    return {value.name: _value(value) for value in values}
+    return {_text(value.name): _value(value) for value in values}
 
 
 def _value(value: ValueInfoProto) -> dict[str, Any]:
@@ -119,13 +123,20 @@ def _value(value: ValueInfoProto) -> dict[str, Any]:
     if kind != "tensor_type":
         return {"dtype": (kind or "unknown").removesuffix("_type"), "shape": None}
     tensor = value.type.tensor_type
-    shape = [axis.dim_param or (axis.dim_value if axis.HasField("dim_value") else "?") for axis in tensor.shape.dim]
+    shape = [
+        _text(axis.dim_param) or (axis.dim_value if axis.HasField("dim_value") else "?") for axis in tensor.shape.dim
+    ]
     return {"dtype": _dtype(tensor.elem_type), "shape": shape if tensor.HasField("shape") else None}
 
 
 def _free_axes(values: dict[str, dict[str, Any]]) -> list[str]:
     axes = (axis for value in values.values() for axis in value["shape"] or ())
     return list(dict.fromkeys(axis for axis in axes if isinstance(axis, str) and axis != "?"))
+
+
+def _text(text: str | bytes) -> str:
+    """Return a field's text; what is not UTF-8, of which protobuf gives the bytes, is read with a replacement."""
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def _dtype(number: int) -> str:
@@ -184,7 +195,7 @@ def _bytes(file: Path) -> int | None:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

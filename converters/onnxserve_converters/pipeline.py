@@ -20,6 +20,7 @@ from onnxserve_converters.optimization import check_steps, optimize
 from onnxserve_converters.parity import Reference, observed_axes, run_reference
 from onnxserve_converters.request import Request, beyond_defaults
 from onnxserve_converters.row_hints import describe_inputs
+from onnxserve_converters.rows import describe
 from onnxserve_converters.sources.base import Model
 from onnxserve_converters.sources.detection import load_source
 
@@ -168,6 +169,7 @@ def _describe_parity(model: Model, proved: Candidate, cases: int) -> dict[str, A
         "cases": cases,
         "batchable": proved.runtime.verdict.batchable,
         "reason": proved.runtime.verdict.reason,
+        "rows": describe(proved.runtime.verdict.rows),
         "parity": [row.to_dict() for row in proved.parity],
     }
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxserve_converters.conversion import Conversion
+from onnxserve_converters.rows import sentence
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
@@ -79,6 +80,7 @@ def inspection(found: Mapping[str, Any]) -> None:
         "opset": ", ".join(f"{domain} {version}" for domain, version in found["opset"].items()),
         "parameters": f"{parameters['count']:,} in {size(parameters['bytes'])}: {by_dtype}",
         "operators": ", ".join(f"{operator} {count}" for operator, count in found["operators"].items()),
+        "rows": sentence(found["rows"]),
         "producer": found["producer"],
         "doc": found["doc"],
         **{f"metadata {key}": jsonlib.dumps(value, ensure_ascii=False) for key, value in found["metadata"].items()},
@@ -118,6 +120,8 @@ def _report(report: Mapping[str, Any]) -> Iterator[Table | str]:
     yield _parity(parity["parity"])
     yield f"compared with {parity['reference']}"
     yield "the server batches requests" if parity["batchable"] else f"the server does not batch: {parity['reason']}"
+    if "rows" in parity:
+        yield f"rows of one run: {printable(sentence(parity['rows']))}"
     if report["shrinking"]:
         yield _steps(report["shrinking"])
     if report["accuracy"]:

@@ -80,6 +80,7 @@ class App:
             deadlines=self._deadlines,
             backlog=backlog,
             observer=observer,
+            max_response_bytes=settings.max_response_bytes or settings.max_message_bytes,
             default_timeout=settings.default_timeout or math.inf,
         )
         self.engine = Engine(table, services)

@@ -165,6 +165,7 @@ class Job:
     Attributes:
         inputs: one array an input of the model, in the model's order.
         outputs: the outputs wanted, in the caller's order.
+        answered: how many of the outputs the caller gets; the server keeps those after them.
         rows: rows of the batch axis; 1 for a model that is not batched.
         nbytes: bytes of its inputs.
         key: jobs with equal keys may share a batch; made of the shape of a row and the values of shared inputs.
@@ -176,6 +177,7 @@ class Job:
     __slots__ = (
         "_done",
         "_end",
+        "answered",
         "arrived",
         "deadline",
         "inputs",
@@ -204,9 +206,11 @@ class Job:
         rank: float,
         done: Done,
         trace: Trace | None = None,
+        answered: int | None = None,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
+        self.answered = len(outputs) if answered is None else answered
         self.rows = rows
         self.nbytes = nbytes
         self.key = key

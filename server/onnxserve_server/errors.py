@@ -79,6 +79,13 @@ class OutOfMemory(ServeError):
     reason = "OUT_OF_MEMORY"
 
 
+class ResponseTooLarge(ServeError):
+    """The answer holds more bytes than one may; the message names the output and the setting."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "RESPONSE_TOO_LARGE"
+
+
 class EncodingNotSupported(ServeError):
     """The message is compressed in a way that this server does not take."""
 

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds that a request may take whose caller names no deadline; 0: as long as it takes",
     )
+    max_response_bytes: int = Field(
+        0, ge=0, le=2**31 - 1, description="maximum bytes of the outputs of one answer; 0: as max_message_bytes"
+    )
     compression: Literal["identity", "gzip"] = Field(
         "identity", description="how messages may be compressed: identity (not at all) or gzip; also bodies by HTTP"
     )
@@ -165,7 +168,7 @@ class Settings(BaseSettings):
         0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
     )
     probe_timeout: float = Field(
-        30.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
+        60.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
     )
     probe_memory_bytes: int = Field(
         0,

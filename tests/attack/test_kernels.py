@@ -6,13 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
 from onnxserve import Client, OnnxserveError
-from support import zoo
 from support.asking import Http, port_of
 from support.kernel_cases import FATAL, cases
 from support.kernels import trials
@@ -47,15 +44,16 @@ def test_what_is_listed_as_fatal_still_is(attack):
 
 
 @as_listed
+@pytest.mark.slow
 def test_no_other_operator_ends_the_process(attack):
-    outcomes = tried(*attack.size((len(FATAL), 60), (len(FATAL), 1)))
+    outcomes = tried(0, attack.size(60, 1))
     attack.count("operators tried", len({each["operator"] for each in outcomes}))
     attack.count("trials", sum(each["trials"] for each in outcomes))
     listed = {case.operator for case in cases()} | OTHER_OPERATORS
     assert {each["operator"] for each in outcomes if each["deaths"]} <= listed
 
 
-SAMPLE = ("gru", "Div by a constant", "Mod int32", "einsum")  # of which the short form makes a server
+SAMPLE = ("Mod int32", "length", "transposed convolution")  # of which the short form makes a server
 
 
 @as_listed
@@ -89,27 +87,3 @@ def is_refused(client, page, model, feeds):
 
 def as_json(array):
     return {"base64": base64.b64encode(array.tobytes()).decode(), "shape": array.shape}
-
-
-def test_sixty_bytes_of_json_do_not_end_a_server(launch):
-    server = launch({"gru": recurrent_network()}, "--http-port", 0)
-    page, body = Http(port_of(server.log)), b'{"model":"gru","inputs":{"x":{"data":[],"shape":[1,0,4]}}}'
-    status, reply = page.predict(body)
-    assert (status, reply["reason"]) == (400, "INVALID_REQUEST")
-    assert reply["message"].startswith("inputs.x.shape: axis 1 of input 'x' has the size 0"), reply
-    assert page.predict({"model": "gru", "inputs": {"x": {"data": [[[1, 2, 3, 4]]]}}})[0] == 200
-    assert server.stop()[0] == 0
-
-
-def recurrent_network():
-    """A GRU as torch exports it with batch_first: float32 x [batch, time, 4] to y [batch, time, 3]."""
-    rng = np.random.default_rng(0)
-    nodes = [
-        onnx.helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
-        onnx.helper.make_node("GRU", ["steps", "w", "r"], ["states"], hidden_size=3),
-        onnx.helper.make_node("Squeeze", ["states", "axis"], ["by_steps"]),
-        onnx.helper.make_node("Transpose", ["by_steps"], ["y"], perm=[1, 0, 2]),
-    ]
-    constants = [zoo.constant("w", rng.standard_normal((1, 9, 4))), zoo.constant("r", rng.standard_normal((1, 9, 3)))]
-    shapes = [zoo.tensor("x", ["batch", "time", 4])], [zoo.tensor("y", ["batch", "time", 3])]
-    return zoo.model(nodes, *shapes, [*constants, zoo.constant("axis", [1], np.int64)])

@@ -99,6 +99,39 @@ def test_a_file_of_each_kind_is_read(files, file):
     np.testing.assert_array_equal(array, files)
 
 
+@pytest.mark.parametrize(
+    ("batching", "lines"),
+    [
+        ({"enabled": True, "max_rows": 32}, ["batches of up to 32 rows"]),
+        (
+            {"enabled": True, "max_rows": 32, "rows": {"rows": "ROWS_INDEPENDENT", "reason": "no row changed"}},
+            ["batches of up to 32 rows", "rows independent (proved): no row changed"],
+        ),
+        (
+            {"enabled": True, "max_rows": 1, "rows": {"rows": "ROWS_UNKNOWN", "reason": "who knows", "node": "odd"}},
+            ["batches of up to 1 rows", "rows unknown because of node odd: who knows"],
+        ),
+        (
+            {
+                "reason": "its rows meet at node sum: they add up",
+                "rows": {"rows": "ROWS_MEET", "reason": "they add up"},
+            },
+            ["one request at a time: its rows meet at node sum: they add up"],
+        ),
+        (
+            {"reason": "model.yaml says so", "rows": {"rows": "ROWS_DEPENDENT", "reason": "row 0 changes"}},
+            ["one request at a time: model.yaml says so", "rows dependent: row 0 changes"],
+        ),
+    ],
+)
+def test_models_shows_whether_rows_can_change_each_other(run, monkeypatch, batching, lines):
+    model = model_service_pb2.Model()
+    model.CopyFrom(MODEL)
+    model.batching.CopyFrom(model_service_pb2.Batching(**batching))
+    monkeypatch.setitem(globals(), "MODEL", model)
+    assert [line.strip() for line in run("models").stdout.splitlines()][3:] == lines
+
+
 def test_json_itself_is_read(files):
     (array,) = read_inputs(["x=[[0.1, 0.7, 0.2], [3, 2, 1]]"], specs(x="float32")).values()
     assert array.dtype == np.float32

@@ -60,6 +60,39 @@ def test_the_whole_description_can_be_json(look):
         assert json.loads(json.dumps(found)) == found
 
 
+def test_text_that_is_not_utf_8_is_read_with_a_replacement(tmp_path):
+    made = zoo.double()
+    helper.set_model_props(made, {"some key": "value", "nested": "[" * 100_000})
+    data = made.SerializeToString().replace(b"batch", b"bat\xffh").replace(b"some key", b"some\xffkey")
+    (tmp_path / "some.onnx").write_bytes(data)
+    found = inspect(tmp_path / "some.onnx")
+    assert json.loads(json.dumps(found)) == found
+    assert found["inputs"]["x"]["shape"] == ["bat\ufffdh", 3]
+    assert found["metadata"] == {"some\ufffdkey": "value", "nested": "[" * 100_000}
+
+
+INDEPENDENT = {"verdict": "independent", "node": "", "reason": ""}
+
+
+def test_the_graph_shows_that_rows_are_independent_and_where_they_meet(look):
+    assert inspect(DIGITS)["rows"] == INDEPENDENT
+    met = look(zoo.mixing())["rows"]
+    assert (met["verdict"], met["node"]) == ("meet", "mean")
+    assert met["reason"] == "output y: ReduceMean: it mixes the elements along the axis that counts rows"
+
+
+def test_rows_are_looked_for_where_model_yaml_or_the_file_says_that_they_lie(tmp_path):
+    zoo.write(
+        tmp_path,
+        {"a": zoo.columns(8), "b": zoo.mixing(1)},
+        {"a": "batch_axis: {x: 1, y: 1}", "b": "batch_axis: {x: 1, y: 1}"},
+    )
+    assert inspect(tmp_path / "a")["rows"] == INDEPENDENT
+    assert inspect(tmp_path / "b")["rows"]["verdict"] == "meet"
+    (tmp_path / "b" / "model.yaml").write_text("batch_axis: {nothing: 1}")
+    assert "batch_axis.nothing" in inspect(tmp_path / "b")["rows"]["reason"]
+
+
 def test_a_models_folder_stands_for_its_newest_version(repository):
     found = inspect(repository / "net")
     assert found["file"] == str(repository / "net" / "10" / "model.onnx")

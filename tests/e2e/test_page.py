@@ -156,6 +156,7 @@ def test_a_row_opens_to_what_the_model_is(opened):
         "b: int64 [batch, 3]",
         "p: float32 [batch, 2]",
         "up to 64 rows",
+        "independent (proved): no row changed",
         "ready since",
     ):
         assert part in details

@@ -16,11 +16,29 @@ from support.waiting import until
 ROWS = 4
 # Batching is on although the graph may say that rows meet. Full batches, of callers that send at the same time.
 FULL = f"max_rows: {ROWS}, max_delay_us: 10000000"
-TRUSTED = f"batching: {{enabled: true, {FULL}}}"
-BATCHED = f"batching: {{{FULL}}}"
-MAX_AFFECTED = 4000
-"""Batches after which a dependence is found but once in thousands of runs, of a model whose checks cost far more than
-its runs."""
+
+
+def random_model():
+    """y = x + random noise, float32 [batch, 3]."""
+    nodes = [helper.make_node("RandomUniformLike", ["x"], ["noise"]), helper.make_node("Add", ["x", "noise"], ["y"])]
+    return zoo.model(nodes, [zoo.tensor("x", ["batch", 3])], [zoo.tensor("y", ["batch", 3])])
+
+
+INDEPENDENT = {  # the inputs of a batch, of models whose rows do not change each other
+    "mlp": lambda rng: {"x": rng.standard_normal((ROWS, 64)).astype("f4")},
+    "two_by_two": lambda rng: {"a": rng.random((ROWS, 2), "f4"), "b": rng.integers(0, 9, (ROWS, 3))},
+    "gather": lambda rng: {"id": rng.integers(0, 9, (ROWS, 1))},
+    "lstm": lambda rng: {"x": rng.random((ROWS, 5, 2), "f4")},
+}
+MODELS = {name: getattr(zoo, name)() for name in [*INDEPENDENT, "triggered", "double", "recurrent", "layered"]}
+MODELS |= {"random": random_model()}
+CONFIGS = dict.fromkeys(MODELS, f"batching: {{enabled: true, spot_checks: 1, {FULL}}}")
+CONFIGS["double"] = f"batching: {{spot_checks: 0, {FULL}}}"
+CONFIGS["recurrent"] += "\nstate: auto"
+CONFIGS["layered"] += "\nbatch_axis: {state: 1, stateN: 1}\nshared: [scale]"
+SETTINGS = {"http_port": 0}
+MAX_AFFECTED = 200
+"""Batches after which a dependence is found but once in thousands of times, if every second one is checked."""
 
 
 def send_batch(server, model, rows):
@@ -35,100 +53,73 @@ def triggered_rows():
     return {"x": x}
 
 
-def checks(server):
-    """{result: checks} of all models so far."""
+def checks(server, model):
+    """{result: checks} of a model so far."""
     metrics = {metric.instrument: metric.points for metric in server.app.telemetry.metrics.collect()}
-    counts = {}
-    for (_, _, result), count in metrics.get(catalogue.SPOT_CHECKS, []):
-        counts[result] = counts.get(result, 0) + count
-    return counts
+    points = metrics.get(catalogue.SPOT_CHECKS, [])
+    return {result: count for (name, _, result), count in points if name == model}
 
 
-def random_model():
-    """y = x + random noise, float32 [batch, 3]."""
-    nodes = [helper.make_node("RandomUniformLike", ["x"], ["noise"]), helper.make_node("Add", ["x", "noise"], ["y"])]
-    return zoo.model(nodes, [zoo.tensor("x", ["batch", 3])], [zoo.tensor("y", ["batch", 3])])
-
-
-def test_a_dependence_that_values_of_callers_alone_cause_is_found_and_stops_batching(serve, caplog):
-    server = serve({"m": zoo.triggered()}, {"m": TRUSTED}, http_port=0)
+def test_a_dependence_that_values_of_callers_alone_cause_is_found_and_stops_batching(server, caplog):
     harmless = {"x": np.ones((ROWS, 3), np.float32)}
     for _ in range(5):
-        send_batch(server, "m", harmless)
-    assert server.client.model("m").batching.enabled
+        send_batch(server, "triggered", harmless)
+    assert server.client.model("triggered").batching.enabled
     for _ in range(MAX_AFFECTED):
-        send_batch(server, "m", triggered_rows())
-        if not server.app.engine.spec("m").batching.enabled:
+        send_batch(server, "triggered", triggered_rows())
+        if not server.app.engine.spec("triggered").batching.enabled:
             break
-    batching = server.client.model("m").batching
+    batching = server.client.model("triggered").batching
     assert not batching.enabled
     assert batching.rows.rows == "DEPENDENT"
     assert "output y depends on the other rows of its batch: row" in batching.reason
     (line,) = until(lambda: [record for record in caplog.records if record.levelno == logging.ERROR])
     assert "output y" in line.getMessage()
-    assert line.model == "m"
-    assert checks(server)["dependent"] == 1
+    assert line.model == "triggered"
+    assert checks(server, "triggered")["dependent"] == 1
     status = Http(server.app.http_port).fetch_status()
-    shown = status["models"][0]["batching"]
+    shown = next(model for model in status["models"] if model["name"] == "triggered")["batching"]
     assert (shown["stopped"], shown["rows"]["rows"], shown["reason"]) == (True, "dependent", batching.reason)
-    answers = send_batch(server, "m", triggered_rows())
+    answers = send_batch(server, "triggered", triggered_rows())
     assert all(answer.receipt.batch_requests == 1 for answer in answers)
     assert np.frombuffer(answers[1].outputs[0].data, np.float32).tolist() == [1, 1, 1]
     assert json.dumps(zoo.TRIGGER) not in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("made", "rows"),
-    [
-        (zoo.mlp(), lambda rng: {"x": rng.standard_normal((ROWS, 64)).astype("f4")}),
-        (zoo.two_by_two(), lambda rng: {"a": rng.random((ROWS, 2), "f4"), "b": rng.integers(0, 9, (ROWS, 3))}),
-        (zoo.gather(), lambda rng: {"id": rng.integers(0, 9, (ROWS, 1))}),
-        (zoo.lstm(), lambda rng: {"x": rng.random((ROWS, 5, 2), "f4")}),
-    ],
-    ids=["mlp", "two_by_two", "gather", "lstm"],
-)
-def test_models_whose_rows_are_independent_go_on_in_batches(serve, made, rows):
-    server = serve({"m": made}, {"m": f"batching: {{enabled: true, spot_checks: 1, {FULL}}}"})
+@pytest.mark.parametrize("model", INDEPENDENT)
+def test_models_whose_rows_are_independent_go_on_in_batches(server, model):
     rng = np.random.default_rng(0)
     for _ in range(100):
-        send_batch(server, "m", rows(rng))
-    assert server.client.model("m").batching.enabled
-    found = until(lambda: checks(server))
+        send_batch(server, model, INDEPENDENT[model](rng))
+    assert server.client.model(model).batching.enabled
+    found = until(lambda: checks(server, model))
     assert found.get("failed", 0) == 0
     assert sum(found.values()) >= 2
 
 
-def test_a_model_that_draws_random_numbers_is_left_out(serve):
-    server = serve({"m": random_model()}, {"m": f"batching: {{enabled: true, spot_checks: 1, {FULL}}}"})
+def test_a_model_that_draws_random_numbers_is_left_out(server):
     for _ in range(20):
-        send_batch(server, "m", {"x": np.ones((ROWS, 3), np.float32)})
-    assert server.client.model("m").batching.enabled
-    assert checks(server) == {}
+        send_batch(server, "random", {"x": np.ones((ROWS, 3), np.float32)})
+    assert server.client.model("random").batching.enabled
+    assert checks(server, "random") == {}
 
 
-@pytest.mark.parametrize("setting", ["model", "server"])
-def test_without_a_share_nothing_is_checked(serve, setting):
-    config = f"batching: {{{FULL}, spot_checks: 0}}" if setting == "model" else BATCHED
-    server = serve({"double": zoo.double()}, {"double": config}, **({"spot_checks": 0} if setting == "server" else {}))
+def test_without_a_share_nothing_is_checked(server):
     for _ in range(20):
         send_batch(server, "double", {"x": np.ones((ROWS, 3), np.float32)})
-    assert checks(server) == {}
+    assert checks(server, "double") == {}
 
 
-def test_the_time_of_checks_is_counted(serve):
-    server = serve({"double": zoo.double()}, {"double": BATCHED})
+def test_the_time_of_checks_is_counted(server):
     for _ in range(20):
-        send_batch(server, "double", {"x": np.ones((ROWS, 3), np.float32)})
-    until(lambda: checks(server).get("same", 0) >= 1)
+        send_batch(server, "two_by_two", INDEPENDENT["two_by_two"](np.random.default_rng(0)))
+    until(lambda: checks(server, "two_by_two").get("same", 0) >= 1)
     metrics = {metric.instrument: metric.points for metric in server.app.telemetry.metrics.collect()}
-    ((labels, seconds),) = metrics[catalogue.SPOT_CHECK_TIME]
-    assert labels == ("double", "1")
+    (seconds,) = [value for labels, value in metrics[catalogue.SPOT_CHECK_TIME] if labels == ("two_by_two", "1")]
     assert 0 < seconds < 10
 
 
-def test_steps_of_sequences_are_checked_as_requests_are(serve):
-    config = f"state: auto\nbatching: {{spot_checks: 1, {FULL}}}"
-    server = serve({"recurrent": zoo.recurrent()}, {"recurrent": config})
+def test_steps_of_sequences_are_checked_as_requests_are(server):
     lines = [Line(server.stub) for _ in range(ROWS)]
     values = range(1, 31)
     got = []
@@ -140,17 +131,15 @@ def test_steps_of_sequences_are_checked_as_requests_are(serve):
         line.close()
     for number, answers in enumerate(np.transpose(got)):
         np.testing.assert_allclose(answers, expected([value + number for value in values]), rtol=1e-5)
-    assert until(lambda: checks(server).get("same", 0)) >= 2
+    assert until(lambda: checks(server, "recurrent").get("same", 0)) >= 2
     assert server.client.model("recurrent").batching.enabled
 
 
-def test_inputs_without_rows_and_rows_along_other_axes_are_checked_too(serve):
-    axes = "batch_axis: {state: 1, stateN: 1}\nshared: [scale]\n"
-    server = serve({"m": zoo.layered()}, {"m": f"{axes}batching: {{spot_checks: 1, {FULL}}}"})
+def test_inputs_without_rows_and_rows_along_other_axes_are_checked_too(server):
     for _ in range(10):
         state = np.random.default_rng(0).random((2, 1, 3), np.float32)
         rows = {"x": np.ones((1, 3), np.float32), "state": state, "scale": np.float32(2)}
-        for call in [server.send("m", **rows) for _ in range(ROWS)]:
+        for call in [server.send("layered", **rows) for _ in range(ROWS)]:
             call.result(timeout=30)
-    assert until(lambda: checks(server).get("same", 0)) >= 2
-    assert server.client.model("m").batching.enabled
+    assert until(lambda: checks(server, "layered").get("same", 0)) >= 2
+    assert server.client.model("layered").batching.enabled

@@ -89,9 +89,10 @@ def classifier(*, zipmap_alone=False):
 
 
 def scaled(default):
-    """y = x scale, float32 [batch, 4]; scale is [1], and has a default."""
-    nodes = [helper.make_node("Mul", ["x", "scale"], ["y"])]
-    return unchecked(nodes, [tensor("x", ["batch", 4]), tensor("scale", [1])], [tensor("y", ["batch", 4])], [default])
+    """y = x scale, [batch, 4]; scale is [1], and has a default."""
+    kind, nodes = default.data_type, [helper.make_node("Mul", ["x", "scale"], ["y"])]
+    inputs = [tensor("x", ["batch", 4], kind), tensor("scale", [1], kind)]
+    return unchecked(nodes, inputs, [tensor("y", ["batch", 4], kind)], [default])
 
 
 def made_up_names():
@@ -120,6 +121,10 @@ MODELS = {
     "made_up_names": made_up_names(),
     "scaled": scaled(constant("scale", [2])),
     "scaled_by_floats": scaled(helper.make_tensor("scale", FLOAT, [1], [2.0])),
+    "scaled_by_int64": scaled(helper.make_tensor("scale", TensorProto.INT64, [1], [-3])),
+    "scaled_by_float16": scaled(helper.make_tensor("scale", TensorProto.FLOAT16, [1], [0.5])),
+    "scaled_by_double": scaled(helper.make_tensor("scale", TensorProto.DOUBLE, [1], [2.0])),
+    "scaled_by_int32": scaled(helper.make_tensor("scale", TensorProto.INT32, [1], [-3])),
 }
 CONFIGS = {"joined_in_batches": "batch_axis: {y: 0}"}
 SETTINGS = {"inline_us": 3000}
@@ -209,6 +214,16 @@ def test_an_input_with_a_default_may_be_given_and_left_out(served, model):
 def test_names_that_a_converter_made_up_do_not_keep_rows_apart(served):
     assert served.model("made_up_names").batching.enabled
     np.testing.assert_array_equal(served.predict("made_up_names", {"a": X, "b": X})["y"], 2 * X)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "default"),
+    [("int64", -3), ("float16", 0.5), ("double", 2.0), ("int32", -3)],
+    ids=str,
+)
+def test_a_default_is_read_in_whatever_way_the_file_has_it(served, dtype, default):
+    x = X.astype(dtype)
+    np.testing.assert_array_equal(served.predict(f"scaled_by_{dtype}", {"x": x})["y"], x * x.dtype.type(default))
 
 
 def test_text_that_is_not_utf_8_is_read_with_a_replacement(served):

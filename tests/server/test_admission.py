@@ -118,7 +118,7 @@ def test_what_is_wrong_with_a_tensor_is_told_with_its_field(tensor, field, messa
             (wire("x", floats(5)),),
             "inputs",
             "5 rows (60 bytes) exceed what the model's queue can ever hold: max_queue_rows is 4, "
-            "max_queue_bytes 268435456",
+            "max_queue_bytes 268435456; send less at a time, or raise them",
         ),
         (
             spec(MASK),

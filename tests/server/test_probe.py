@@ -74,7 +74,7 @@ def test_others_are_not_and_the_reason_is_given(prober, saved, model, reason):
 
 
 def test_rows_that_meet_are_not_batched_though_none_was_seen_to_change(prober, saved):
-    verdict = prober.probe(saved(zoo.slow()), OPTIONS)
+    verdict = verdict_of(prober, saved(zoo.slow()))
     assert (verdict.batchable, verdict.rows.rows) == (False, Rows.MEET)
     assert verdict.reason.startswith("its rows meet at node largest: ")
 

@@ -40,6 +40,7 @@ MEETING = {
     "mask, lengths first": zoo_rows.masks_beside_ids(lengths_first=True),
     "mask, ids first": zoo_rows.masks_beside_ids(lengths_first=False),
     "a neighbour above 7": zoo_rows.loud_neighbour(7),
+    "any above 1, as most rows are themselves": zoo_rows.loud_neighbour(1, columns=16),
     "a neighbour above 300": zoo_rows.loud_neighbour(300),
     "a high id of a table": zoo_rows.loud_id(threshold=9_990, size=10_000),
     "scale of 8 bits": zoo_rows.quantized(),
@@ -166,6 +167,10 @@ def test_the_check_is_bounded_in_time(examine, monkeypatch):
     verdict = examine(zoo.double())
     assert verdict.batchable
     assert "; not tried for lack of time or memory: batches of 2, 5, 8 rows" in verdict.rows.reason
+
+
+def test_runs_that_take_much_longer_than_others_are_stopped(examine):
+    assert examine(zoo.slow(factor=30)).batchable  # some of its rows would take a quarter of an hour
 
 
 def test_the_check_is_bounded_in_bytes(examine, monkeypatch):

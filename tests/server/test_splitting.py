@@ -10,10 +10,12 @@ from onnxserve.tensor import DataType
 from onnxserve_server.core import Receipt, Request, Result, WireTensor
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.splitting import Split
-from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed, QueueFull
+from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed, QueueFull, ResponseTooLarge
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.batcher import Batcher
+from onnxserve_server.scheduling.response_size import ResponseSize
 from onnxserve_server.spec import BatchPolicy, ModelSpec, TensorSpec
+from support.batching import model_spec
 from support.engines import make_engine, make_services
 
 COLUMN = (TensorSpec(name="x", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch", 1)),)
@@ -23,9 +25,10 @@ ANSWER = (TensorSpec(name="y", data_type=DataType.DATA_TYPE_FLOAT, shape=("batch
 class Whole:
     """A model that keeps which jobs it is to run whole, and why."""
 
-    def __init__(self, joins=True):
+    def __init__(self, joins=True, max_bytes=math.inf):
         self.joins = joins
         self.ran = []
+        self.check_answer = ResponseSize(model_spec(), max_bytes).check_after
 
     def run_whole(self, job, fault):
         self.ran.append((job, fault))
@@ -92,6 +95,13 @@ def test_the_first_part_that_fails_ends_the_whole_and_the_other_parts(make_job):
     assert all(part.has_ended for part in split.parts)
     split.parts[3].end(result(split.parts[3]))
     assert isinstance(whole.outcome, ModelRunFailed)
+
+
+def test_parts_that_are_too_large_together_are_not_joined(make_job):
+    whole = counted(make_job, 4)
+    for part in split_of(whole, 2, Whole(max_bytes=12)).parts:
+        part.end(Result("m", "1", [(ANSWER[0], np.zeros((2, 1), np.float32))], Receipt(0, 0, 0, 1, 1, "cpu")))
+    assert isinstance(whole.outcome, ResponseTooLarge)
 
 
 def test_answers_that_cannot_be_joined_have_the_whole_run_in_one_run(make_job):

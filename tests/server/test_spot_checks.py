@@ -7,10 +7,10 @@ import pytest
 
 from onnxserve.tensor import DataType
 from onnxserve_server.observing import CheckResult
-from onnxserve_server.runtime.session import RunFailed
+from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.running import BatchRunner
-from onnxserve_server.scheduling.spot_checks import Judge, Sample, take_sample
+from onnxserve_server.scheduling.spot_checks import Judge, Sample, SpotChecks, take_sample
 from onnxserve_server.spec import Rows, TensorSpec
 from support.batching import ANSWER, Hooked, answer, model_spec, new_batcher, submit, values
 
@@ -134,6 +134,51 @@ class Checked:
         if run is not None:
             run.scatter()
             self.runner.spot_check(run)
+
+
+class Ticking:
+    """A clock on which a moment passes whenever it is read."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 12e-6
+        return self.now
+
+
+def affected_until_found(rng, make_job, share_of_requests=0.005, rows=8):
+    """How many batches of eight callers were affected until a value of one of them was found to change the others."""
+    found, seen = [], []
+    clock = Ticking()
+
+    def run(feeds, names):
+        return [doubling(feeds["x"]) for _ in names]
+
+    spec = model_spec(spot_checks=0.02)
+    checks = SpotChecks(spec, run, clock, on_check=seen.append, on_dependence=found.append, cpu_time=clock)
+    run_seconds, affected = 0.0, 0
+    while not found:
+        x = rng.standard_normal((rows, 1)).astype(np.float32)
+        x[rng.random(rows) < share_of_requests] = 7 + rng.exponential()
+        run_seconds += 30e-6
+        affected += bool((x > 7).any() and not (x > 7).all())
+        jobs = [make_job(1, inputs=(x[i : i + 1],)) for i in range(rows)]
+        checks.after(Batch(jobs, rows, Slot()), {"y": doubling(x)}, run_seconds, waiting=False)
+    return affected
+
+
+def test_a_dependence_on_values_beyond_those_of_other_callers_is_found_as_soon_as_the_docs_promise(make_job):
+    rng = np.random.default_rng(0)
+    found = [affected_until_found(rng, make_job) for _ in range(60)]
+    assert np.quantile(found, 0.95) <= 20
+
+
+def test_a_row_beyond_is_not_the_one_that_is_taken(make_job):
+    jobs = [make_job(1, value=value) for value in (1, 2, 3)]
+    columns = {"y": np.zeros((3, 1), np.float32)}
+    taken = {take_sample(Batch(jobs, 3, Slot()), columns, model_spec(), 1).row for _ in range(100)}
+    assert taken == {0, 2}
 
 
 def test_the_first_batch_is_checked_after_it_was_answered(clock, make_job):

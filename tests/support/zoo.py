@@ -435,3 +435,56 @@ def summing():
     ]
     inputs = [tensor("x", ["batch", "k"]), tensor("s", ["batch", 1])]
     return model(nodes, inputs, [tensor("s_out", ["batch", 1])], [constant("axes", [1], np.int64)])
+
+
+def gru():
+    """A GRU as torch exports it, batch_first: float32 x [batch, time, 4] to y [batch, time, 3]. No time: SIGABRT."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        helper.make_node("GRU", ["steps", "w", "r"], ["states"], hidden_size=3),
+        helper.make_node("Squeeze", ["states", "axis"], ["by_steps"]),
+        helper.make_node("Transpose", ["by_steps"], ["y"], perm=[1, 0, 2]),
+    ]
+    weights = [constant("w", rng.standard_normal((1, 9, 4))), constant("r", rng.standard_normal((1, 9, 3)))]
+    inputs, outputs = [tensor("x", ["batch", "time", 4])], [tensor("y", ["batch", "time", 3])]
+    return model(nodes, inputs, outputs, [*weights, constant("axis", [1], np.int64)])
+
+
+def quotient():
+    """q = x / y, int64 [batch]. The smallest number by -1: SIGFPE."""
+    nodes = [helper.make_node("Div", ["x", "y"], ["q"])]
+    return model(nodes, [tensor(name, ["batch"], INT64) for name in "xy"], [tensor("q", ["batch"], INT64)])
+
+
+def negated():
+    """y = x / -1 - 1, int64 [batch, 1]. The smallest number: SIGFPE; y of the largest is that number."""
+    nodes = [helper.make_node("Div", ["x", "minus_one"], ["n"]), helper.make_node("Sub", ["n", "one"], ["y"])]
+    shapes = [tensor("x", ["batch", 1], INT64)], [tensor("y", ["batch", 1], INT64)]
+    return model(nodes, *shapes, [constant("minus_one", -1, np.int64), constant("one", 1, np.int64)])
+
+
+def fatal_inside(value):
+    """y = -2^63 / (x - value - 1), int64 [batch]: x of `value`, an ordinary number, is fatal."""
+    nodes = [helper.make_node("Sub", ["x", "next"], ["d"]), helper.make_node("Div", ["smallest", "d"], ["y"])]
+    shapes = [tensor("x", ["batch"], INT64)], [tensor("y", ["batch"], INT64)]
+    return model(nodes, *shapes, [constant("next", value + 1, np.int64), constant("smallest", -(2**63), np.int64)])
+
+
+def endless():
+    """y = x, float32 [batch, 2], after a loop that never ends."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_in"], ["go_out"]), helper.make_node("Identity", ["v_in"], ["v_out"])],
+        "step",
+        [tensor("i", [], INT64), tensor("go_in", [], TensorProto.BOOL), tensor("v_in", ["batch", 2])],
+        [tensor("go_out", [], TensorProto.BOOL), tensor("v_out", ["batch", 2])],
+    )
+    nodes = [helper.make_node("Loop", ["", "true", "x"], ["y"], body=body)]
+    return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("true", True, bool)])
+
+
+def widened(size):
+    """y = x, float32 [batch, 1] to [batch, size]."""
+    nodes = [helper.make_node("Expand", ["x", "shape"], ["y"])]
+    shapes = [tensor("x", ["batch", 1])], [tensor("y", ["batch", size])]
+    return model(nodes, *shapes, [constant("shape", [1, size], np.int64)])

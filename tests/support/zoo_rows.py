@@ -30,15 +30,17 @@ def masks_beside_ids(lengths_first):
     return model(nodes, inputs if lengths_first else inputs[::-1], outputs, values)
 
 
-def loud_neighbour(threshold):
-    """y = x, or 0 where no x of the run is above the threshold: float32 [n, 4]."""
+def loud_neighbour(threshold, columns=4):
+    """y = x, or 0 where no x of the run is above the threshold: float32 [n, columns]."""
     nodes = [
         helper.make_node("Greater", ["x", "threshold"], ["above"]),
         helper.make_node("Cast", ["above"], ["ones"], to=FLOAT),
         helper.make_node("ReduceMax", ["ones"], ["any"], keepdims=0),
         helper.make_node("Mul", ["x", "any"], ["y"]),
     ]
-    return model(nodes, [tensor("x", ["n", 4])], [tensor("y", ["n", 4])], [constant("threshold", threshold)])
+    return model(
+        nodes, [tensor("x", ["n", columns])], [tensor("y", ["n", columns])], [constant("threshold", threshold)]
+    )
 
 
 def by_count():

@@ -61,7 +61,7 @@ def make(specs: Sequence[TensorSpec], given: Inputs, *, rows: int | None, sizes:
     Raises:
         InputError: a size is missing, or names an unknown axis, or the given arrays cannot be cut.
     """
-    made_up = [spec for spec in specs if spec.name not in given]
+    made_up = [spec for spec in specs if spec.name not in given and not spec.optional]
     _check_sizes(sizes, specs, made_up)
     given_rows = _rows_of(specs, given)
     if rows is not None and given_rows is None and not any(_row_axis(spec) for spec in made_up):
@@ -138,6 +138,8 @@ def _shapes(
     known |= {_row_axis(spec): rows for spec in specs}
     shapes: dict[str, tuple[int, ...]] = {}
     for spec in made_up:
+        if spec.any_shape:
+            raise InputError(f"input {spec.name}: the model declares no shape for it; give it with --input")
         shape: list[int] = []
         for axis, fixed in enumerate(spec.shape):
             name = _axis_name(spec, axis)

@@ -13,6 +13,7 @@ from onnxserve.tensor import BOOL, NAMES, STORAGE, STRING, Array, DataType, stri
 from onnxserve_server.core import Done, Job, Request, WireTensor
 from onnxserve_server.engine.rules import Rules
 from onnxserve_server.errors import InvalidRequest, Violation
+from onnxserve_server.scheduling.response_size import ResponseSize
 from onnxserve_server.spec import ModelSpec, TensorSpec
 
 _MAX_NAMES = 10  # in one message
@@ -35,10 +36,16 @@ class ServerInputs(NamedTuple):
 
 
 class Admission:
-    """Admits requests for one model. Thread-safe: it only reads the model's spec."""
+    """Admits requests for one model. Thread-safe: it only reads the model's spec.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    Args:
+        spec: what the model is.
+        response_size: bounds the answers; None: they have no bound.
+    """
+
+    def __init__(self, spec: ModelSpec, response_size: ResponseSize | None = None) -> None:
         self._spec = spec
+        self._response_size = response_size or ResponseSize(spec, math.inf)
         self._inputs = {tensor.name: _Input(i, tensor) for i, tensor in enumerate(spec.inputs)}
         self._defaults = {i: tensor.default for i, tensor in enumerate(spec.inputs) if tensor.default is not None}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
@@ -56,6 +63,7 @@ class Admission:
 
         Raises:
             InvalidRequest: it does not fit the model; all that is wrong with it is listed.
+            ResponseTooLarge: its answer would hold more than one may.
         """
         spec, faults = self._spec, list[Violation]()
         outputs = self._wanted(request.outputs, faults) if request.outputs else spec.outputs
@@ -63,8 +71,10 @@ class Admission:
             message = f"must be between {_PRIORITIES[0]} and {_PRIORITIES[-1]}, not {request.priority}"
             faults.append(Violation("priority", message))
         given: Mapping[int, Array] = {}
+        answered = len(outputs)
         if server_inputs is not None:
-            outputs = (*(outputs if request.outputs else server_inputs.answered), *server_inputs.outputs)
+            own = outputs if request.outputs else server_inputs.answered
+            outputs, answered = (*own, *server_inputs.outputs), len(own)
             given = server_inputs.inputs
         arrays = self._arrays(request.inputs, faults, given)
         if faults or arrays is None:
@@ -85,6 +95,7 @@ class Admission:
             ]
         if faults:
             raise InvalidRequest(faults, model=spec.name, version=spec.version)
+        self._response_size.check_before(outputs[:answered], arrays, rows or 1)
         return Job(
             inputs=arrays,
             outputs=outputs,
@@ -97,6 +108,7 @@ class Admission:
             rank=arrived - request.priority * spec.batching.ageing,
             done=done,
             trace=request.trace,
+            answered=answered,
         )
 
     def _key(self, arrays: tuple[Array, ...]) -> object:
@@ -182,8 +194,8 @@ class Admission:
             faults.append(Violation(self._path(self._batch_axes[0][0], tensors), message))
         if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
             message = (
-                f"{rows} rows ({nbytes} bytes) exceed what the model's queue can ever hold: "
-                f"max_queue_rows is {policy.max_queue_rows}, max_queue_bytes {policy.max_queue_bytes}"
+                f"{rows} rows ({nbytes} bytes) exceed what the model's queue can ever hold: max_queue_rows is "
+                f"{policy.max_queue_rows}, max_queue_bytes {policy.max_queue_bytes}; send less at a time, or raise them"
             )
             faults.append(Violation("inputs", message))
 

@@ -1,7 +1,9 @@
 """One version of an ONNX model that serves: its admission, its queue, its executors and its live sequences."""
 
 import math
+from collections.abc import Sequence
 
+from onnxserve.tensor import Array
 from onnxserve_server.core import Done, Job, Request
 from onnxserve_server.engine.admission import Admission, ServerInputs
 from onnxserve_server.engine.live_sequences import LiveSequences
@@ -10,9 +12,10 @@ from onnxserve_server.engine.splitting import Split
 from onnxserve_server.errors import ServeError
 from onnxserve_server.scheduling.batcher import Batcher, Load
 from onnxserve_server.scheduling.executor import Executor, run_waiting
+from onnxserve_server.scheduling.response_size import ResponseSize
 from onnxserve_server.scheduling.running import BatchRunner, Model
 from onnxserve_server.scheduling.services import Services
-from onnxserve_server.spec import ModelSpec
+from onnxserve_server.spec import ModelSpec, TensorSpec
 
 
 class ServedModel:
@@ -35,9 +38,12 @@ class ServedModel:
         self._services = services
         # A graph that loops over its data may suddenly take long, and would hold up the thread that brings the jobs.
         self._max_inline = max_inline if spec.fixed_cost else 0.0
-        self._admission = Admission(spec)
+        self._response_size = ResponseSize(spec, services.max_response_bytes)
+        self._admission = Admission(spec, self._response_size)
         self._batcher = Batcher(spec.batching, services, spec.instances)
-        self._runner = BatchRunner(spec, session, self._batcher, services.clock, services.observer)
+        self._runner = BatchRunner(
+            spec, session, self._batcher, services.clock, services.observer, response_size=self._response_size
+        )
         label = f"{spec.name}/{spec.version}"
         run_then_flush = services.flusher.run_then_flush
         self._runner.on_stop = self._admit_by
@@ -104,6 +110,10 @@ class ServedModel:
         """See splitting.Runs: whether a large job may still run in parts."""
         return self.spec.batching.enabled
 
+    def check_answer(self, outputs: Sequence[tuple[TensorSpec, Array]]) -> None:
+        """See splitting.Runs."""
+        self._response_size.check_after(outputs)
+
     def run_whole(self, job: Job, fault: str) -> None:
         """See splitting.Runs: run a job in one run, of however many rows, whose parts' answers would be wrong."""
         if fault:
@@ -115,7 +125,7 @@ class ServedModel:
 
     def _admit_by(self, spec: ModelSpec) -> None:
         """Admit requests by a new spec."""
-        self._admission = Admission(spec)
+        self._admission = Admission(spec, ResponseSize(spec, self._services.max_response_bytes))
 
     def _queue_parts(self, job: Job, max_rows: int) -> None:
         """Queue the parts of a large job, all or none."""

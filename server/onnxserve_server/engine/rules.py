@@ -21,7 +21,7 @@ class Rules:
         return bool(self._rules)
 
     def broken(self, arrays: Sequence[Array]) -> Iterator[tuple[int, str, str]]:
-        """Yield, for each rule that a request breaks, the position of an input, its field at fault, and what is wrong."""
+        """Yield, for each rule that is broken, the position of an input, its field at fault, and what is wrong."""
         for rule in self._rules:
             if all(self._holds(condition, arrays) for condition in rule.conditions):
                 name, axis, _ = rule.conditions[-1]

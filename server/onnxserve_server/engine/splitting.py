@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from onnxserve.tensor import Array
 from onnxserve_server.core import Done, Job, Receipt, Result
 from onnxserve_server.errors import ServeError
 from onnxserve_server.spec import TensorSpec
@@ -17,6 +18,10 @@ class Runs(Protocol):
     @property
     def joins(self) -> bool:
         """Whether the rows of the model are still taken to be independent, so that a job may run in parts."""
+        ...
+
+    def check_answer(self, outputs: Sequence[tuple[TensorSpec, Array]]) -> None:
+        """Raise ResponseTooLarge if these outputs, of all parts, are more than one answer may hold."""
         ...
 
     def run_whole(self, job: Job, fault: str) -> None:
@@ -63,6 +68,7 @@ class Split:
             rank=whole.rank,
             done=self._collector(i),
             trace=whole.trace,
+            answered=whole.answered,
         )
 
     def _collector(self, i: int) -> Done:
@@ -85,6 +91,9 @@ class Split:
             try:
                 self._whole.end(self._joined())
                 return
+            except ServeError as error:  # too large
+                self._whole.end(error)
+                return
             except ValueError as error:  # rows of different shapes
                 fault = str(error)
         self._results.clear()
@@ -92,6 +101,8 @@ class Split:
 
     def _joined(self) -> Result:
         results = [result for result in self._results if result is not None]
+        answered = self._whole.answered
+        self._model.check_answer([output for result in results for output in result.outputs[:answered]])
         outputs = [
             (output, np.concatenate([result.outputs[i][1] for result in results], output.batch_axis))
             for i, output in enumerate(self._whole.outputs)

@@ -122,6 +122,9 @@ class ModelConfig(BaseModel):
     graph_optimization: Literal["disable", "basic", "extended", "layout", "all"] = Field(
         "all", description="how far ONNX Runtime optimizes the graph"
     )
+    arena: bool = Field(
+        True, description="whether ONNX Runtime keeps memory for the next runs; `false` gives it back after each run"
+    )
     session_config: dict[str, str] = Field(
         default_factory=dict, description="ONNX Runtime session configuration entries"
     )

@@ -111,6 +111,7 @@ def _session_options(found: Found, defaults: Defaults) -> SessionOptions:
         threads=config.threads or defaults.threads,
         graph_optimization=config.graph_optimization,
         config=config.session_config,
+        arena=config.arena,
         custom_operators=_libraries(found),
         axes=BatchAxes(file=str(found.config_file), batch_axis=config.batch_axis, shared=config.shared),
         tolerance=config.batching.tolerance,

@@ -166,8 +166,8 @@ def _initial(value: float | str, spec: TensorSpec, directory: Path, place: str) 
         array: Array = np.lib.format.open_memmap(path, mode="r")  # takes no memory, whatever size the file claims
     except ConfigurationError as error:
         raise ConfigurationError(f"{place}: {error}") from error
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"{place}: {path}: {error}") from error
+    except Exception as error:  # a header is Python source, with all errors that Python's parser has
+        raise ConfigurationError(f"{place}: {path}: not a valid .npy file: {error}") from error
     row = spec.row_of(spec.shape)
     fits = array.ndim == len(row) and all(
         isinstance(size, str) or size == other for size, other in zip(row, array.shape, strict=True)

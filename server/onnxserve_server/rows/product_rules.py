@@ -57,7 +57,7 @@ for _domain, _operator in MATRIX_PRODUCTS:
     rule(_operator, domain=_domain)(matrix_product)
 
 
-@rule("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", domain=MICROSOFT)
+@rule("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
 def fused_matmul(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """A product of matrices that may be transposed."""
     values = tensors(inputs)

@@ -14,12 +14,12 @@ ELEMENTWISE: Mapping[str, tuple[str, ...]] = {
         *("Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow"),
         *("Reciprocal", "RegexFullMatch", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh"),
         *("Softplus", "Softsign", "Sqrt", "StringConcat", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
-        *("Where", "Xor", "Affine", "ParametricSoftplus", "ScaledTanh"),
+        *("Where", "Xor"),
     ),
     "ai.onnx.ml": ("Binarizer", "CategoryMapper", "LabelEncoder"),
     "com.microsoft": (
-        *("BiasAdd", "BiasGelu", "ComplexMul", "ComplexMulConj", "FastGelu", "Gelu", "GatedAdd", "MurmurHash3"),
-        *("QuickGelu", "ScaledSiLU"),
+        *("BiasAdd", "BiasGelu", "ComplexMul", "ComplexMulConj", "FastGelu", "Gelu", "MurmurHash3"),
+        "QuickGelu",
     ),
 }
 """By domain, operators that work element by element; their inputs are broadcast as numpy does."""
@@ -115,7 +115,6 @@ NOTATION: Mapping[tuple[str, str], str] = {
     ("com.microsoft", "Inverse"): "@MN -> @MN",
     ("com.microsoft", "LongformerAttention"): "bSD, _, _, bS, _, _, bS -> bSD",
     ("com.microsoft", "MatMulBnb4"): "@K, _, _ -> @N",
-    ("com.microsoft", "MatMulFpQ4"): "@K, _, _ -> @N",
     ("com.microsoft", "MatMulNBits"): "@K, _, _, _, _, _ -> @N",
     ("com.microsoft", "MultiHeadAttention"): ("bSD, b*, b*, _, b*, b*, b*, b*, _, b* -> bSE, bNTH, bNTH, bNST"),
     ("com.microsoft", "NGramRepeatBlock"): "bS, bV -> bV",
@@ -127,8 +126,6 @@ NOTATION: Mapping[tuple[str, str], str] = {
     ("com.microsoft", "QLinearGlobalAveragePool"): "n*, _, _, _, _ -> n~",
     ("com.microsoft", "QLinearLeakyRelu"): _QUANTIZED,
     ("com.microsoft", "QLinearSigmoid"): _QUANTIZED,
-    ("com.microsoft", "SkipGroupNorm"): "n*, _, _, n*, _ -> n*, n*",
-    ("com.microsoft", "TorchEmbedding"): "_, @, _, _ -> @E",
 }
 """By domain and operator."""
 

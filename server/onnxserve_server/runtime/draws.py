@@ -193,15 +193,20 @@ class Draws:
             case Values.SMALL:
                 return normal
             case Values.WIDE:
-                return np.asarray(normal * 10 ** self._by_row(spec, shape, -1, 2))
+                return np.asarray(normal * 10 ** self._by_row(spec, shape, -2, 2))
             case Values.ZERO:
                 return np.zeros(shape)
         return np.abs(normal) * (1e3 if values is Values.HIGH else -1e3)
 
     def _by_row(self, spec: TensorSpec, shape: tuple[int, ...], low: float, high: float) -> npt.NDArray[np.float64]:
-        """Return a number for each row, in a shape that is broadcast to that of the input."""
+        """Return a number for each row, in a shape that is broadcast to that of the input.
+
+        They are spread over the range: some rows are quiet, and show the influence of others that are loud.
+        """
         sizes = [size if axis == spec.batch_axis else 1 for axis, size in enumerate(shape)]
-        return self._rng.uniform(low, high, sizes)
+        count = math.prod(sizes)
+        shares = (self._rng.permutation(count) + self._rng.random(count)) / max(count, 1)
+        return np.asarray(low + (high - low) * shares).reshape(sizes)
 
     def _foreign(self, data_type: DataType, shape: tuple[int, ...], values: Values) -> Array:
         """Return the bits of zeros and of positive numbers, for a type that numpy does not have."""

@@ -8,6 +8,7 @@ from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.session import RunHandle, Session
 
 _MIN_LIMIT = 0.05  # seconds that any run may take
+_POLL = 0.02  # seconds between two looks at a run
 _MEASURED = 2  # runs of one row
 _TIMES = 20.0  # so often the time of an ordinary run of one row
 
@@ -17,7 +18,7 @@ class TookTooLong(RunFailed):
 
 
 class LimitedRuns:
-    """Runs a model and counts the runs.
+    """Runs a model and counts the runs, as a context.
 
     Args:
         session: the model.
@@ -31,6 +32,8 @@ class LimitedRuns:
         self.count = 0
         self.row_seconds = 0.0
         self.row_bytes = 0
+        self._limited: tuple[float, RunHandle] | None = None
+        self._closed = threading.Event()
 
     @property
     def in_time(self) -> bool:
@@ -54,21 +57,27 @@ class LimitedRuns:
     def run_briefly(self, feeds: Feeds, rows: int) -> Feeds:
         """Return all outputs of one run of so many rows; raises RunFailed, TookTooLong too."""
         limit = max(_MIN_LIMIT, _TIMES * self.row_seconds * rows)
-        handle, stopped = RunHandle(), threading.Event()
-
-        def stop() -> None:
-            stopped.set()
-            handle.stop()
-
-        timer = threading.Timer(limit, stop)
-        timer.daemon = True
-        timer.start()
+        handle, end = RunHandle(), time.monotonic() + limit
+        self._limited = end, handle
         try:
             return self._run(feeds, handle)
         except RunFailed as error:
-            raise (TookTooLong(f"it took more than {limit:.1f} s") if stopped.is_set() else error) from None
+            raise (TookTooLong(f"it took more than {limit:.1f} s") if time.monotonic() > end else error) from None
         finally:
-            timer.cancel()
+            self._limited = None
+
+    def __enter__(self) -> "LimitedRuns":
+        threading.Thread(target=self._stop_long_runs, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+
+    def _stop_long_runs(self) -> None:
+        """Look at the current run now and then: a timer for each would take longer than the run of a small model."""
+        while not self._closed.wait(_POLL):
+            if (limited := self._limited) is not None and time.monotonic() > limited[0]:
+                limited[1].stop()
 
     def _run(self, feeds: Feeds, handle: RunHandle | None) -> Feeds:
         self.count += 1

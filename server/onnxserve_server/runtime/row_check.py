@@ -19,11 +19,12 @@ from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import read_hints
 from onnxserve_server.runtime.session import Session
-from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of_output_axes
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
 from onnxserve_server.spec import Rows, RowVerdict
 
-_SECONDS = 8.0  # after which only the first batch is still checked
+_SECONDS = 5.0  # after which only the first batch is still checked
+_SECONDS_IF_PROVED = 2.0
 _LONG = 1.0  # seconds of one row, from which the first batch has two rows
 _MAX_BYTES = 256 << 20  # of the inputs and outputs of one batch
 _ROUNDS = ((3, Values.SMALL), (2, Values.WIDE), (5, Values.WIDE), (8, Values.SMALL))
@@ -36,8 +37,13 @@ def examine(session: Session) -> Verdict:
     if not declared.batchable:
         return declared
     analysed = _analyse(session)
+    with LimitedRuns(session, _SECONDS_IF_PROVED if analysed.rows is Rows.INDEPENDENT else _SECONDS) as runs:
+        return _try(session, runs, analysed)
+
+
+def _try(session: Session, runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
+    """Judge a model whose shapes allow that requests share runs, and of whose rows the graph shows `analysed`."""
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
-    runs = LimitedRuns(session, _SECONDS)
     try:
         draws, values = first_that_runs(
             session.inputs, hints, lambda draws, values: runs.measure(draws.feed(1, values))
@@ -68,6 +74,7 @@ class _RowCheck:
         self._draws = draws
         self._base = base
         self._runs = runs
+        self._inputs = session.inputs
         self._outputs = session.outputs
         self._neighbours = Neighbours(session.outputs, draws, runs, tolerance)
         self._places = Places(draws, runs, tolerance)
@@ -100,7 +107,8 @@ class _RowCheck:
         if analysed.rows is Rows.MEET:
             where = f"its rows meet at node {analysed.node}: {reason}"
             return Verdict(False, where, replace(analysed, reason=reason), analysed)
-        return Verdict(True, "", replace(analysed, reason=reason), analysed)
+        other_rows = "" if analysed.rows is Rows.INDEPENDENT else fault_of_output_axes(self._inputs, self._outputs)
+        return Verdict(not other_rows, other_rows, replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
         yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"

@@ -15,6 +15,7 @@ import onnxruntime
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.rows.table import RANDOM
+from onnxserve_server.runtime.arena import Arena
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
 from onnxserve_server.runtime.failures import failure_of
 from onnxserve_server.runtime.interface import describe
@@ -48,6 +49,7 @@ class SessionOptions:
         threads: threads of one run, at least 1.
         graph_optimization: "disable", "basic", "extended", "layout" or "all".
         config: ONNX Runtime session configuration entries, such as {"session.set_denormal_as_zero": "1"}.
+        arena: whether memory is kept for the next runs; else each allocation is the operating system's.
         custom_operators: paths of libraries that have them.
         axes: where the model's rows lie, as far as its configuration says.
         tolerance: how far a row may change with the other rows of its batch, as a share of its largest value; None: as
@@ -60,6 +62,7 @@ class SessionOptions:
     threads: int = 1
     graph_optimization: str = "all"
     config: Mapping[str, str] = field(default_factory=dict)
+    arena: bool = True
     custom_operators: Sequence[str] = ()
     axes: BatchAxes = field(default_factory=BatchAxes)
     tolerance: float | None = None
@@ -126,6 +129,8 @@ class Session:
         }
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.optional + self.outputs}
         self._has_run = False
+        is_on_cpu = self.providers == ("CPUExecutionProvider",)
+        self._arena = Arena() if options.arena and is_on_cpu else None
         self._plain = all(_numpy_has(number) for number in self._types.values())
         if self._names and not self._plain:
             raise ConfigurationError(f"{path}: bfloat16 or float8 beside names that are not UTF-8; rename these")
@@ -140,7 +145,9 @@ class Session:
         Raises:
             RunFailed: ONNX Runtime did not complete the run; ValuesRefused, MemoryRefused where it is known why.
         """
-        run_options = None if handle is None else handle.options
+        run_options = (handle or RunHandle()).options
+        if self._arena is not None:
+            self._arena.prepare(run_options)
         try:
             arrays: list[Array]
             if self._names:
@@ -152,6 +159,8 @@ class Session:
         except Exception as error:  # as above
             raise failure_of(error, has_run=self._has_run) from error
         self._has_run = True
+        if self._arena is not None:
+            self._arena.note(feeds.values(), arrays)
         return arrays
 
     def _run_with_names(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object) -> list[Array]:
@@ -201,6 +210,7 @@ def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = requested.threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = _OPTIMIZATION[requested.graph_optimization]
+    options.enable_cpu_mem_arena = requested.arena
     options.enable_mem_pattern = False  # patterns are kept for each shape, and batches have many
     options.log_severity_level = _SILENT
     # A spinning pool takes the cores that the other models and the edge need.

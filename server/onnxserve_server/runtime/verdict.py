@@ -10,6 +10,7 @@ from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 _UNKNOWN = RowVerdict()
 _ONE_NAME = " (if the rows of all inputs belong together, export it with one name for these axes)"
 _MADE_UP = re.compile(r"unk__\d+|(p2o\.)?DynamicDimension\.\d+")  # by tf2onnx and Paddle, one for each free axis
+_OF_AN_OUTPUT = re.compile(r".*_dim_\d+|[su]\d+")  # by torch, where it does not see that an axis is that of an input
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,28 @@ def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, 
         different = ", ".join(sorted(map(repr, names)))
         return Verdict(False, f"the batch axes of its inputs have different names: {different}{_ONE_NAME}")
     return Verdict(True)
+
+
+def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> str:
+    """Return which output has another name for its batch axis than the inputs have, as a sentence; "" for none.
+
+    Whoever named them so says that the output may have another number of rows; names that exporters make up do not.
+    """
+    names = {_batch_size(spec) for spec in inputs if spec.batch_axis is not None}
+    for spec in outputs:
+        size = _batch_size(spec)
+        if size not in names and all(map(_says_something, {size, *names})):
+            expected = ", ".join(sorted(repr(name) for name in names))
+            return (
+                f"the batch axis of output {spec.name} is named {size!r}, that of the inputs {expected}: it may have "
+                "another number of rows; give both one name, or set `batching.enabled: true` if it never has"
+            )
+    return ""
+
+
+def _says_something(name: int | str | None) -> bool:
+    """Whether the size of an axis is a name that relates it to other axes."""
+    return isinstance(name, str) and bool(_given(name)) and not _OF_AN_OUTPUT.fullmatch(name)
 
 
 def _fault_of(kind: str, spec: TensorSpec) -> str:

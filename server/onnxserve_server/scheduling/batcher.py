@@ -356,8 +356,9 @@ class Batcher:
         policy = self.policy
         rows, size = self._queued_rows, self._queued_bytes
         raise QueueFull(
-            f"the queue is full: {rows} rows ({size} bytes) wait, at most {policy.max_queue_rows} rows "
-            f"({policy.max_queue_bytes} bytes) may, and this request has {job.rows} rows ({job.nbytes} bytes)",
+            f"the queue is full: {rows} rows ({size} bytes) wait, of at most {policy.max_queue_rows} rows "
+            f"(max_queue_rows) and {policy.max_queue_bytes} bytes (max_queue_bytes), and this request has "
+            f"{job.rows} rows ({job.nbytes} bytes)",
             retry_after=self._seconds_until_empty(),
             queued_rows=str(rows),
             queued_bytes=str(size),
@@ -366,8 +367,8 @@ class Batcher:
     def _refuse_for_memory(self, job: Job) -> None:
         waiting = self._backlog.nbytes
         raise QueueFull(
-            f"the server's memory is full: {waiting} bytes wait for all models, at most {self._backlog.limit} may, "
-            f"and this request has {job.nbytes} bytes",
+            f"the server's memory is full: {waiting} bytes wait for all models, at most {self._backlog.limit} may "
+            f"(all_queue_bytes), and this request has {job.nbytes} bytes",
             retry_after=self._seconds_until_empty(),
             queued_rows=str(self._queued_rows),
             queued_bytes=str(waiting),

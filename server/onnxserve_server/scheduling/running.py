@@ -1,6 +1,7 @@
 """Hops 5 and 6: run a batch on a session, give every job its own rows."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -15,6 +16,7 @@ from onnxserve_server.runtime.failures import MemoryRefused, RunFailed, ValuesRe
 from onnxserve_server.runtime.session import RunHandle
 from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.batcher import Batcher
+from onnxserve_server.scheduling.response_size import ResponseSize
 from onnxserve_server.scheduling.spot_checks import SpotChecks
 from onnxserve_server.spec import ModelSpec, TensorSpec, without_batching
 
@@ -44,7 +46,14 @@ class BatchRunner:
     """
 
     def __init__(
-        self, spec: ModelSpec, session: Model, batcher: Batcher, clock: Clock, observer: Observer | None = None
+        self,
+        spec: ModelSpec,
+        session: Model,
+        batcher: Batcher,
+        clock: Clock,
+        observer: Observer | None = None,
+        *,
+        response_size: ResponseSize | None = None,
     ) -> None:
         self.spec = spec
         self.on_stop: Callable[[ModelSpec], None] = _nothing
@@ -53,10 +62,13 @@ class BatchRunner:
         self._batcher = batcher
         self._clock = clock
         self._observer = observer
+        self._response_size = response_size or ResponseSize(spec, math.inf)
         self._rows_first = spec.rows_first
         self._checks: SpotChecks | None = None
         if spec.batching.enabled and spec.batching.spot_checks:
-            self._checks = SpotChecks(spec, session.run, clock, self._note_check, self.stop_batching)
+            self._checks = SpotChecks(
+                spec, session.run, clock, on_check=self._note_check, on_dependence=self.stop_batching
+            )
 
     def run(self, batch: Batch) -> "FinishedRun | None":
         """Run a batch. When it fails, halve it until the jobs at fault are alone: the others get their answer.
@@ -93,7 +105,16 @@ class BatchRunner:
             return None
         self._batcher.finished(batch, seconds)
         columns = {output.name: array for output, array in zip(wanted, arrays, strict=True)}
-        return FinishedRun(batch, columns, started, seconds, spec, observer=self._observer, rows_first=self._rows_first)
+        return FinishedRun(
+            batch,
+            columns,
+            started,
+            seconds,
+            spec,
+            observer=self._observer,
+            rows_first=self._rows_first,
+            response_size=self._response_size,
+        )
 
     def spot_check(self, run: "FinishedRun") -> None:
         """Spot-check a batch that was answered, if it is its turn. Call it in the batch's slot, at the end of it."""
@@ -169,7 +190,7 @@ class BatchRunner:
 class FinishedRun:
     """A batch whose run is over. `columns` are its outputs by name, `rows_first` is the spec's, worked out once."""
 
-    __slots__ = ("_observer", "_rows_first", "_spec", "_started", "batch", "columns", "seconds")
+    __slots__ = ("_observer", "_response_size", "_rows_first", "_spec", "_started", "batch", "columns", "seconds")
 
     def __init__(
         self,
@@ -181,7 +202,9 @@ class FinishedRun:
         *,
         observer: Observer | None,
         rows_first: bool,
+        response_size: ResponseSize,
     ) -> None:
+        self._response_size = response_size
         self.batch = batch
         self.columns = columns
         self._started = started
@@ -195,6 +218,7 @@ class FinishedRun:
         batch, columns, rows_first = self.batch, self.columns, self._rows_first
         alone = len(batch.jobs) == 1
         batched = self._spec.batching.enabled
+        all_fit = self._response_size.fits(columns.values())
         first = wasted = 0
         for job in batch.jobs:
             last = first + job.rows
@@ -204,7 +228,8 @@ class FinishedRun:
                 outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
             else:
                 outputs = [(output, output.cut(columns[output.name], first, last)) for output in job.outputs]
-            if not job.end(Result(self._spec.name, self._spec.version, outputs, self._receipt(job))):
+            fault = None if all_fit else self._response_size.fault(outputs[: job.answered])
+            if not job.end(fault or Result(self._spec.name, self._spec.version, outputs, self._receipt(job))):
                 wasted += job.rows
             first = last
         if self._observer is not None:

@@ -20,6 +20,7 @@ class Services:
         backlog: bounds what waits for all models together.
         flusher: dispatches what was submitted.
         observer: is told of each run; None: nobody is.
+        max_response_bytes: the most that the outputs of one answer may hold.
         default_timeout: seconds that a request has whose caller names no deadline; inf: as long as it takes.
     """
 
@@ -28,4 +29,5 @@ class Services:
     backlog: Backlog = field(default_factory=Backlog)
     flusher: Flusher = field(default_factory=Flusher)
     observer: Observer | None = None
+    max_response_bytes: float = math.inf
     default_timeout: float = math.inf

@@ -8,6 +8,7 @@ neighbours: there a kernel does the same arithmetic. If it differs still, its ne
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,14 +20,17 @@ from onnxserve_server.observing import CheckResult, SpotCheck
 from onnxserve_server.runtime.comparing import rounding, row_changes
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.scheduling.batch import Batch
+from onnxserve_server.scheduling.extremes import Extremes
 from onnxserve_server.scheduling.sampling import Sampling
-from onnxserve_server.spec import ModelSpec, TensorSpec
+from onnxserve_server.spec import ModelSpec, Rows, TensorSpec
 
 logger = logging.getLogger(__name__)
 
 _ALONE = 16  # roundings by which a row may differ at another batch size before it is looked at again
 _REPEATS = 3  # further runs of the same rows that must give the same, else the output is random
 _MAX_PASSED = 8  # batches that may go first while a check is due
+_LOOK = 3e-6  # seconds of CPU time a batch, and
+_LOOK_SHARE = 0.005  # share of the run time, that looking for values that no batch had before may take
 
 Arrays = Mapping[str, Array]
 
@@ -49,6 +53,7 @@ class SpotChecks:
         clock: tells the time in seconds.
         on_check: called with each check that is over.
         on_dependence: called with a sentence that says which row of which output changed with its neighbours.
+        cpu_time: tells the CPU time of the calling thread, in seconds.
     """
 
     def __init__(
@@ -56,15 +61,22 @@ class SpotChecks:
         spec: ModelSpec,
         run: Callable[[dict[str, Array], Sequence[str]], list[Array]],
         clock: Clock,
+        *,
         on_check: Callable[[SpotCheck], None],
         on_dependence: Callable[[str], object],
+        cpu_time: Clock = time.thread_time,
     ) -> None:
         self._spec = spec
         self._judge = Judge(spec, run)
         self._clock = clock
+        self._cpu_time = cpu_time
         self._on_check = on_check
         self._on_dependence = on_dependence
         self._sampling = Sampling(spec.batching.spot_checks)
+        self._extremes = Extremes(spec.inputs)
+        self._looks = spec.batching.rows.rows is not Rows.INDEPENDENT
+        self._looked = 0.0  # seconds
+        self._batches = 0
         self._lock = threading.Lock()
         self._due: Sample | None = None
         self._passed = 0
@@ -80,23 +92,32 @@ class SpotChecks:
             run_seconds: what all runs of the model have taken so far.
             waiting: whether jobs wait for a slot.
         """
-        if self._due is None and not self._wants(batch, run_seconds):
-            return
         if not self._lock.acquire(blocking=False):  # another slot's thread is here
             return
         try:
-            if self._due is None:
-                self._due, self._passed = take_sample(batch, columns, self._spec), 0
+            if self._due is None and batch.rows > 1:
+                self._due, self._passed = self._sample(batch, columns, run_seconds), 0
             if waiting and self._passed < _MAX_PASSED:
                 self._passed += 1
-            else:
+            elif self._due is not None:
                 sample, self._due = self._due, None
                 self._check(sample)
         finally:
             self._lock.release()
 
-    def _wants(self, batch: Batch, run_seconds: float) -> bool:
-        return batch.rows > 1 and self._sampling.wants(hash(batch.jobs[0].key), run_seconds)
+    def _sample(self, batch: Batch, columns: Arrays, run_seconds: float) -> Sample | None:
+        self._batches += 1
+        if self._sampling.wants(hash(batch.jobs[0].key), run_seconds):
+            return take_sample(batch, columns, self._spec)
+        if not self._looks or self._looked > _LOOK * self._batches + _LOOK_SHARE * run_seconds:
+            return None
+        started = self._cpu_time()
+        beyond = self._extremes.row_beyond(batch)
+        self._looked += self._cpu_time() - started
+        if beyond is None or not self._sampling.grants(run_seconds):
+            return None
+        self._extremes.take_in()
+        return take_sample(batch, columns, self._spec, beyond)
 
     def _check(self, sample: Sample) -> None:
         started = self._clock()
@@ -171,15 +192,19 @@ class Judge:
         return {spec.name: spec.cut(outputs[spec.name], sample.row, sample.row + 1) for spec in self._returned(sample)}
 
 
-def take_sample(batch: Batch, columns: Arrays, spec: ModelSpec) -> Sample:
+def take_sample(batch: Batch, columns: Arrays, spec: ModelSpec, other_than: int | None = None) -> Sample:
     """Return a copy of a random row of a batch: any row may be the one that others change.
 
     Args:
-        batch: of at least one row.
+        batch: of at least two rows.
         columns: its outputs by name.
         spec: the model's.
+        other_than: a row that may change others, and is not taken.
     """
-    place = row = random.randrange(batch.rows)  # noqa: S311 - nothing secret
+    row = random.randrange(batch.rows - (other_than is not None))  # noqa: S311 - nothing secret
+    if other_than is not None and row >= other_than:
+        row += 1
+    place = row
     for job in batch.jobs:
         if place < job.rows:
             break

@@ -45,7 +45,7 @@ export class Form {
     this.chosen = chosen;
     setText(byId("form-description"), spec.description);
     setText(this.error, "");
-    this.inputs = spec.inputs.map((input) => new Input(input));
+    this.inputs = spec.inputs.filter(({ optional }) => !optional).map((input) => new Input(input));
     byId("form-inputs").replaceChildren(...this.inputs.map(({ fieldset }) => fieldset));
   }
 

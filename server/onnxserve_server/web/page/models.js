@@ -157,6 +157,7 @@ function factsOf(spec) {
     ...(spec.description ? [["description", spec.description]] : []),
     ["inputs", spec.inputs.map(tensorText).join("\n")],
     ["outputs", spec.outputs.map(tensorText).join("\n")],
+    ...(spec.left_out.length ? [["not served", spec.left_out.join("\n")]] : []),
     ["providers", spec.providers.map(shortened).join(", ") + (missing.length ? `\nrequested, but not available: ${missing.map(shortened).join(", ")}` : "")],
     [
       "batching",
@@ -193,7 +194,8 @@ function drawFaults(id, faults, textsOf) {
   );
 }
 
-export const tensorText = ({ name, data_type: type, shape }) => `${name}: ${type} ${format.shape(shape)}`;
+export const tensorText = ({ name, data_type: type, shape, any_shape: any, optional }) =>
+  `${name}: ${type} ${any ? "[...]" : format.shape(shape)}${optional ? ", optional" : ""}`;
 
 const shortened = (name) => name.replace("ExecutionProvider", "");
 

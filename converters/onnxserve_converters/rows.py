@@ -1,0 +1,67 @@
+"""What the graph of an ONNX file shows of its rows: whether requests could change each other's answers."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from onnx import ModelProto, ValueInfoProto
+
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.rows.analysis import analyse
+from onnxserve_server.runtime.axes import BatchAxes, assign_axes
+from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
+
+
+def rows_of(model: ModelProto, file: Path, inputs: Iterable[ValueInfoProto], config: str | None) -> dict[str, str]:
+    """Return the verdict of the graph alone, as describe() has it.
+
+    Args:
+        model: without external data.
+        file: that it is from.
+        inputs: those that are not weights.
+        config: the text of its model.yaml, which may say where the rows lie; None without.
+    """
+    try:
+        takes, gives, _ = assign_axes(
+            file,
+            _configured(config),
+            tuple(map(_spec, inputs)),
+            tuple(map(_spec, model.graph.output)),
+            {entry.key: entry.value for entry in model.metadata_props},
+        )
+    except ConfigurationError as error:
+        return describe(RowVerdict(Rows.UNKNOWN, str(error)))
+    return describe(analyse(model, takes, gives))
+
+
+def describe(verdict: RowVerdict) -> dict[str, str]:
+    """Return a verdict as reports have it: {"verdict": its name in lower case, "node", "reason"}."""
+    return {"verdict": verdict.rows.value, "node": verdict.node, "reason": verdict.reason}
+
+
+def sentence(rows: dict[str, str]) -> str:
+    """Return a described verdict in words."""
+    what = {
+        Rows.INDEPENDENT: "independent: the graph shows that rows of a run cannot change each other",
+        Rows.MEET: "rows meet",
+        Rows.DEPENDENT: "dependent: a row was seen to change with its neighbours",
+        Rows.UNKNOWN: "unknown",
+    }[Rows(rows["verdict"])]
+    where = f" at node {rows['node']}" if rows["node"] else ""
+    return f"{what}{where}{': ' * bool(rows['reason'])}{rows['reason']}"
+
+
+def _configured(config: str | None) -> BatchAxes:
+    try:
+        said: Any = yaml.safe_load(config or "")
+    except yaml.YAMLError:
+        said = None
+    said = said if isinstance(said, dict) else {}
+    return BatchAxes(file="model.yaml", batch_axis=said.get("batch_axis"), shared=said.get("shared"))
+
+
+def _spec(value: ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in tensor.shape.dim)
+    return TensorSpec(name=value.name, data_type=tensor.elem_type, shape=shape)  # type: ignore[arg-type] # not read

@@ -1,0 +1,72 @@
+"""The analysis of rows against brute force: on graphs made at random, and on what exporters make."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from onnxserve_server.rows.analysis import analyse
+from onnxserve_server.spec import Rows
+from support import exported, exported_nets
+from support.brute_force import specs, witness
+from support.random_graphs import random_graph
+
+
+def test_no_random_graph_whose_rows_depend_on_each_other_is_called_independent(attack):
+    found = Counter()
+    wrong, seed, tried = [], 0, attack.size(60, 400)
+    while found.total() < tried:
+        seed += 1
+        model, axes = random_graph(seed)
+        try:
+            seen = witness(model, axes=axes, seeds=range(2), tolerance=1e-4, optimize=False)
+        except Exception:  # one row alone fails: nothing to compare
+            continue
+        verdict = analyse(model, *specs(model, axes=axes))
+        found[verdict.rows.value, bool(seen)] += 1
+        if seen and verdict.rows is Rows.INDEPENDENT:
+            wrong.append((seed, seen))
+    for (rows, dependent), count in sorted(found.items()):
+        attack.count(f"random graphs {'dependent' if dependent else 'without a witness'}, called {rows}", count)
+    assert wrong == []
+    assert found[Rows.INDEPENDENT, False] > tried / 5  # it is no analysis that finds fault with everything
+
+
+def exports(*, whole):
+    """What exporters make: by PyTorch's two, from scikit-learn, quantized, fused, and a network for speech."""
+    some = None if whole else {"masked attention", "pooled at argmax", "windows", "centered"}
+    scripted = [*exported.networks(exported_nets.INDEPENDENT, dynamo=False, names=some)]
+    yield from scripted
+    yield from exported.networks(exported_nets.DEPENDENT, dynamo=False, names=some)
+    if whole:
+        yield from exported.networks(exported_nets.INDEPENDENT, dynamo=True)
+        yield from exported.networks(exported_nets.DEPENDENT, dynamo=True)
+        yield from exported.estimators()
+        yield exported.voice()
+    chosen = [each for each in scripted if whole or each.name.startswith("masked")]
+    yield from exported.quantized(chosen[1:4] if whole else chosen)
+    yield from exported.optimized(chosen[2:12] if whole else chosen)
+
+
+@pytest.mark.timeout(900)
+def test_real_exports_get_a_verdict_and_few_independent_ones_are_said_to_meet(attack):
+    verdicts, wrong, meeting, unknown = Counter(), [], [], []
+    for export in exports(whole=attack.full):
+        began = time.process_time()
+        verdict = analyse(export.model, *specs(export.model, axes=export.axes))
+        verdicts["ms in all"] += int((time.process_time() - began) * 1e3)
+        seen = witness(export.model, draws=export.draws, axes=export.axes, seeds=range(2))
+        verdicts["dependent" if seen else "independent", verdict.rows] += 1
+        if verdict.rows is Rows.UNKNOWN:
+            unknown.append(f"{export.name}: {verdict.reason}")
+        elif seen and verdict.rows is Rows.INDEPENDENT:
+            wrong.append(f"{export.name}: {seen}")
+        elif not seen and verdict.rows is Rows.MEET:
+            meeting.append(f"{export.name}: {verdict.reason}")
+    taken = verdicts.pop("ms in all")
+    for (truth, rows), count in sorted(verdicts.items()):
+        attack.count(f"{truth} exports called {rows.value}", count)
+    attack.count("ms for all of them", taken)
+    assert wrong == []
+    assert len(unknown) <= verdicts.total() / 10, unknown
+    assert len(meeting) <= sum(count for (truth, _), count in verdicts.items() if truth == "independent") / 20, meeting

@@ -1,0 +1,109 @@
+"""The probe: which requests would end the process, and what it may take to find out."""
+
+import contextlib
+import threading
+
+import onnx
+import pytest
+
+from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.runtime import prober as module
+from onnxserve_server.runtime.prober import ProbeLimits, Prober
+from onnxserve_server.runtime.session import SessionOptions
+from onnxserve_server.spec import Condition
+from support import zoo
+
+MIN = -(2**63)
+
+
+@pytest.fixture(scope="module")
+def prober():
+    with Prober() as shared:
+        yield shared
+
+
+@pytest.fixture
+def probe(tmp_path, prober):
+    """Probe a model; returns what was found. With limits of its own it has a child of its own."""
+
+    def start(model, stop=None, **limits):
+        onnx.save(model, tmp_path / "model.onnx")
+        with Prober(ProbeLimits(**limits), stop) if limits else contextlib.nullcontext(prober) as chosen:
+            return chosen.probe(tmp_path / "model.onnx", SessionOptions(), max_rows=4)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("model", "conditions"),
+    [
+        (zoo.gru(), [{Condition("x", 0, 0)}, {Condition("x", 1, 0)}]),
+        (zoo.negated(), [{Condition("x", None, MIN)}]),
+        (zoo.quotient(), [{Condition("x", None, MIN), Condition("y", None, -1)}]),
+        (zoo.double(), []),
+        (zoo.gather(), []),
+    ],
+    ids=["gru", "negated", "quotient", "double", "gather"],
+)
+def test_what_ends_the_process_becomes_a_rule_and_nothing_else_does(probe, model, conditions):
+    findings = probe(model)
+    assert [set(rule.conditions) for rule in findings.rules] == conditions
+    assert all("ended the process (killed by signal " in rule.reason for rule in findings.rules)
+    assert findings.verdict.batchable
+    assert (findings.untried, findings.warm_up_failure, findings.warm_up_rows) == ("", "", 4)
+
+
+def test_an_endless_run_is_stopped_and_the_model_is_not_warmed_up(probe):
+    findings = probe(zoo.endless(), tries=1.0)
+    assert findings.verdict.reason.endswith("it takes longer than --probe-timeout")
+    assert (findings.warm_up_rows, findings.untried) == (0, "it takes longer than --probe-timeout")
+
+
+def test_many_free_axes_are_tried_with_small_sizes(probe):
+    shape = [f"axis{i}" for i in range(9)]
+    nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
+    findings = probe(zoo.model(nodes, [zoo.tensor("x", ["batch", *shape])], [zoo.tensor("y", ["batch", *shape])]))
+    assert (findings.verdict.batchable, findings.warm_up_failure, findings.untried) == (True, "", "")
+
+
+def test_a_row_that_is_too_large_is_not_made_up(probe):
+    shape = ["batch", 2**28]
+    nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
+    findings = probe(zoo.model(nodes, [zoo.tensor("x", shape)], [zoo.tensor("y", shape)]))
+    assert not findings.verdict.batchable
+    assert (findings.warm_up_rows, findings.warm_up_failure[:44]) == (0, "inputs of one row take more than 256 MiB, wh")
+
+
+def test_a_child_that_takes_too_much_memory_is_ended(probe):
+    findings = probe(zoo.widened(2**29), memory_bytes=512 << 20)
+    assert findings.verdict.reason == (
+        "trying it ended the process that probes it (it took more than 512 MiB of memory)"
+    )
+    assert findings.warm_up_rows == 0
+
+
+def test_a_model_that_dies_of_ordinary_inputs_is_not_batched_and_not_warmed_up(probe):
+    findings = probe(zoo.fatal_inside(1))
+    assert findings.verdict.reason == "trying it ended the process that probes it (killed by signal 8)"
+    assert (findings.warm_up_rows, findings.untried) == (0, "")
+
+
+def test_so_many_deaths_are_enough(probe, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_DEATHS", 1)
+    findings = probe(zoo.gru())
+    assert (len(findings.rules), findings.untried) == (1, "1 trials ended the process that probes it")
+
+
+def test_a_stop_ends_a_probe_under_way(probe, monkeypatch):
+    stop, steps = threading.Event(), []
+    note = module._Progress.note
+
+    def stop_at_the_first_run(progress, message):
+        note(progress, message)
+        steps.append(progress.step)
+        stop.set()
+
+    monkeypatch.setattr(module._Progress, "note", stop_at_the_first_run)
+    with pytest.raises(ConfigurationError, match=r"it is not loaded, for the server stops$"):
+        probe(zoo.endless(), stop, tries=3000)
+    assert len(steps) == 1
