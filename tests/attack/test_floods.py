@@ -71,10 +71,10 @@ os.execvp(sys.argv[1], sys.argv[1:])
 @pytest.mark.parametrize(("soft", "hard"), [(1024, 20_000), (1024, 1024)])
 def test_idle_connections_take_no_descriptors_that_others_need(container, attack, soft, hard):
     number = 1100
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most < number + 200:
-        pytest.skip(f"this process may open {most} files, too few to hold {number} connections")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard_limit < number + 200:
+        pytest.skip(f"this process may open {hard_limit} files, too few to hold {number} connections")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     server, limits = container("--http-port", 0, within=(sys.executable, "-c", LIMITED.format(soft, hard)))
     connections = [Connection(server.address) for _ in range(number)]
     attack.count("idle connections", number)
