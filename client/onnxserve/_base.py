@@ -6,6 +6,7 @@ import itertools
 import math
 import numbers
 import secrets
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -17,7 +18,7 @@ from onnxserve import _counting
 from onnxserve._call import PredictCall
 from onnxserve._channel import Methods, Options, channel_options, target_uri
 from onnxserve._coalescing import MIN_TIMEOUT, Coalescer
-from onnxserve._forking import check_process, forks
+from onnxserve._forking import check_process, forks, in_children, keep
 from onnxserve._joining import JoinedPart, Key, key_of
 from onnxserve._prediction import Prediction
 from onnxserve._proxy import proxy_hint
@@ -62,6 +63,17 @@ def closed() -> Cancelled:
 def timed_out(request_id: str) -> DeadlineExceeded:
     """Return the error of a call whose timeout passes while it waits for others."""
     return DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", request_id=request_id)
+
+
+_clients: "weakref.WeakSet[BaseClient]" = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    for client in [*_clients]:
+        keep(client._channel)
+
+
+in_children(_leave_to_the_parent)
 
 
 class BaseClient(abc.ABC):
@@ -122,6 +134,7 @@ class BaseClient(abc.ABC):
                 options=options,
             ),
         )
+        _clients.add(self)
         self._methods = Methods(self._channel)
         self._metadata = tuple(metadata)
         self._prefix = secrets.token_hex(4)
@@ -215,7 +228,7 @@ class BaseClient(abc.ABC):
         check_process(self._forks)
         if self._closed:
             raise closed()
-        if timeout is not None and not isinstance(timeout, numbers.Real):
+        if type(timeout) is not float and not (timeout is None or isinstance(timeout, numbers.Real)):
             raise TypeError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
         if timeout is None or timeout >= _NO_TIMEOUT:  # gRPC would take such a deadline for one in the past
             return None

@@ -5,6 +5,7 @@ end the child, and locks that another thread held stay locked. So a child may no
 found out before any lock is taken.
 """
 
+import ctypes
 import os
 from collections.abc import Callable
 
@@ -28,6 +29,14 @@ def check_process(made_after: int) -> None:
             "in the child. If calls may be in flight while the process forks, start children by multiprocessing's "
             "'spawn' or 'forkserver' instead"
         )
+
+
+def keep(inherited: object) -> None:
+    """Have a child process never destroy an object of gRPC that it inherited, not even when it exits.
+
+    Its destructor would take locks that threads of the parent held, or end a call that is the parent's.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
 
 def in_children(reset: Callable[[], None]) -> None:

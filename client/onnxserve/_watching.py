@@ -7,7 +7,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from onnxserve._forking import in_children
+from onnxserve._forking import in_children, keep
 
 GRACE = 0.5
 """Seconds beyond a request's timeout: the server itself says that the time is over, and that message takes a while."""
@@ -60,6 +60,7 @@ class _Watch:
 
     Attributes:
         wakes_at: when the thread wakes by itself; inf: never.
+        watched: all streams.
     """
 
     def __init__(self) -> None:
@@ -69,12 +70,12 @@ class _Watch:
         """Begin without a thread and without a stream."""
         self.wakes_at = inf
         self._changed = threading.Condition()
-        self._watched: weakref.WeakSet[Watched] = weakref.WeakSet()
+        self.watched: weakref.WeakSet[Watched] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
 
     def add(self, watched: Watched) -> None:
         with self._changed:
-            self._watched.add(watched)
+            self.watched.add(watched)
 
     def wake(self) -> None:
         """Let the thread look at the deadlines."""
@@ -93,15 +94,23 @@ class _Watch:
         """Expire what is overdue; return the seconds until the next deadline."""
         self.wakes_at = inf  # a deadline that is set from now on comes with a call of wake()
         now = monotonic()
-        for watched in [*self._watched]:
+        for watched in [*self.watched]:
             if watched.deadline <= now:
                 watched.expire()
-        self.wakes_at = min((each.deadline for each in self._watched), default=inf)
+        self.wakes_at = min((each.deadline for each in self.watched), default=inf)
         return min(_MAX_SLEEP, max(0.0, self.wakes_at - now))
 
 
 _WATCH = _Watch()
-in_children(_WATCH.reset)
+
+
+def _leave_to_the_parent() -> None:
+    for watched in [*_WATCH.watched]:
+        keep(watched.call)
+    _WATCH.reset()
+
+
+in_children(_leave_to_the_parent)
 
 
 class AsyncWatched:

@@ -54,7 +54,11 @@ def _probe(path: Path, report: Path | None) -> tuple[SessionOptions, Verdict]:
         for level in _LEVELS:
             options = SessionOptions(graph_optimization=level, report=str(report or ""))
             try:
-                return options, prober.probe(path, options).verdict
+                findings = prober.probe(path, options)
             except ConfigurationError as error:
                 refused = error
+                continue
+            if not findings.died:
+                return options, findings.verdict
+            refused = ConfigurationError(f"{path}: {findings.died}")
     raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX file: {refused}") from refused

@@ -168,7 +168,7 @@ class Settings(BaseSettings):
         0.0, ge=0, le=86_400, description="seconds that calls on such a connection may still take; 0: no limit"
     )
     probe_timeout: float = Field(
-        30.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
+        60.0, ge=0.1, le=3600, description="seconds that a model's runs may take when it is tried before it serves"
     )
     probe_memory_bytes: int = Field(
         0,

@@ -70,7 +70,7 @@ class ModelManager:
         self._on_change = on_change
         self._lock = threading.Lock()  # one load or stop at a time
         self._adding = threading.Lock()  # stop_all() does not wait for a load, but none may add a model after it
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def load_all(self, stop: threading.Event | None = None) -> None:
         """Load every model of the repository, or stop between two models once `stop` is set.
@@ -79,7 +79,7 @@ class ModelManager:
             ConfigurationError: a model cannot be loaded; with skip_broken, none can.
         """
         repository = self._repository
-        with Prober(repository.probe_limits, stop) as prober:
+        with Prober(repository.probe_limits, stop or self._stopping) as prober:
             for found in discover(repository.root, repository.batching_defaults, self._note_broken):
                 if stop is not None and stop.is_set():
                     return
@@ -101,7 +101,7 @@ class ModelManager:
             ConfigurationError: it cannot be loaded; the version that served before goes on serving.
         """
         with self._lock, contextlib.ExitStack() as stack:
-            self._load(found, prober or stack.enter_context(Prober(self._repository.probe_limits)))
+            self._load(found, prober or stack.enter_context(Prober(self._repository.probe_limits, self._stopping)))
 
     def stop(self, name: str, version: str) -> None:
         """Refuse new requests for a version with MODEL_STOPPED, finish those that wait, and give back its memory.
@@ -121,7 +121,7 @@ class ModelManager:
     def stop_all(self) -> None:
         """Stop every version, and load no more; the statuses stay as they are, because the server stops too."""
         with self._adding:
-            self._stopping = True
+            self._stopping.set()
         for model in self._table.models():
             model.stop()
 
@@ -164,7 +164,7 @@ class ModelManager:
     def _put(self, model: Servable, old: Servable | None) -> None:
         """Have a version serve, in the place of the old one; stop it if the server has stopped meanwhile."""
         with self._adding:
-            if not self._stopping:
+            if not self._stopping.is_set():
                 self._table.add(model) if old is None else self._table.swap(old, model)
                 return
         model.stop()

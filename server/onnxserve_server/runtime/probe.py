@@ -39,7 +39,7 @@ from onnxserve_server.spec import Condition, InputRule
 
 LOAD, BASES, TRIAL, ROWS, WARM_UP, END = "load", "bases", "trial", "rows", "warm-up", "end"  # the steps
 
-_BASES_SHARE = 1 / 3  # of the time for all runs
+_BASES_SHARE, _TRIALS_SHARE = 1 / 4, 1 / 2  # of the time for all runs, which must be over then
 _MIN_CPU = 4.0  # seconds of CPU time after which a kernel is taken never to return from a trial
 _TIMES = 20.0  # or so often the CPU time of the longest run so far
 _MAX_STARTS = 6
@@ -56,6 +56,7 @@ class Findings:
         rules: what no request may hold.
         warm_up_rows: the rows that the model was warmed up with; 0: it could not be, for `warm_up_failure`.
         untried: why some trials were not made; "" if all were.
+        died: how ordinary inputs ended the process; "" if they did not.
     """
 
     verdict: Verdict
@@ -63,6 +64,7 @@ class Findings:
     warm_up_rows: int = 0
     warm_up_failure: str = ""
     untried: str = ""
+    died: str = ""
 
 
 class _BoundedSession(Session):
@@ -132,11 +134,11 @@ def _try_all(session: _BoundedSession, request: dict[str, Any]) -> Iterator[dict
         for number, trial in enumerate(trials(session.inputs)):
             if number < request["done"] or any(conditions <= set(trial) for conditions in known):
                 continue
-            if not session.seconds_left:
+            if session.seconds_left < request["seconds"] * (1 - _TRIALS_SHARE):
                 yield {"untried": _TOO_LONG}
                 return
             yield {"step": TRIAL, "trial": (number, trial), "cpu_seconds": max(_MIN_CPU, _TIMES * session.cpu_seconds)}
-            for feeds in starts:
+            for feeds in starts[: None if any(axis is not None for _, axis, _ in trial) else 1]:
                 with contextlib.suppress(RunFailed):
                     run_sample(session, changed(feeds, trial))
 

@@ -19,11 +19,11 @@ _PIECE = 1 << 16
 
 
 class ProbeEnded(Exception):
-    """The child has ended, `by_itself` or because it was to; the text says how."""
+    """The child has ended, with a `status` of its own or, without one, because it was to; the text says how."""
 
-    def __init__(self, how: str, *, by_itself: bool) -> None:
+    def __init__(self, how: str, status: int | None = None) -> None:
         super().__init__(how)
-        self.by_itself = by_itself
+        self.status = status
 
 
 class Bounds(NamedTuple):
@@ -104,11 +104,11 @@ class ProbeProcess:
     def _end(self) -> ProbeEnded:
         """Wait for a child that ends, and return how it did."""
         status = self._wait()
-        return ProbeEnded(f"killed by signal {-status}" if status < 0 else f"exit status {status}", by_itself=True)
+        return ProbeEnded(f"killed by signal {-status}" if status < 0 else f"exit status {status}", status)
 
     def _kill(self, why: str) -> ProbeEnded:
         self._popen.kill()
-        return ProbeEnded(why, by_itself=False)
+        return ProbeEnded(why)
 
     def _wait(self) -> int:
         try:

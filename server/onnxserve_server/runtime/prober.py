@@ -1,6 +1,7 @@
 """The parent of the process that probes models; see probe.py for what that one does."""
 
 import math
+import signal
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,7 @@ class ProbeLimits:
     """
 
     load: float = 300.0
-    tries: float = 30.0
+    tries: float = 60.0
     memory_bytes: int = 0
 
 
@@ -125,6 +126,7 @@ class _Progress:
     warm_up_rows: int = 0
     warm_up_failure: str = ""
     untried: str = ""
+    died: str = ""
 
     def as_request(self) -> dict[str, Any]:
         """Return what need not be tried again."""
@@ -156,7 +158,7 @@ class _Progress:
         self.deaths += 1
         if self.step == TRIAL:
             self._note_fatal_trial(ended)
-        elif self.step == BASES and ended.by_itself:
+        elif self.step == BASES and ended.status is not None:
             self.bases_done = self.base + 1
         else:
             self._give_up(f"trying it ended the process that probes it ({ended})")
@@ -164,7 +166,7 @@ class _Progress:
             self.skip_trials(f"{self.deaths} trials ended the process that probes it")
 
     def _give_up(self, reason: str) -> None:
-        self.warm_up_failure = reason
+        self.died = self.warm_up_failure = reason
         if self.step != WARM_UP:
             self.verdict = Verdict(False, reason)
         if self.step in (LOAD, BASES):
@@ -176,9 +178,11 @@ class _Progress:
         self.untried = self.untried or reason
 
     def _note_fatal_trial(self, ended: ProbeEnded) -> None:
+        if ended.status == -signal.SIGKILL:  # by the system, for lack of memory, which need not be the trial's fault
+            self.skip_trials(f"the process that probes it was {ended}")
         # A value of which a run takes very long, such as a number of steps, has neighbours of which it does, too: a
         # rule against the one value would be of no use.
-        if ended.by_itself or any(axis is not None for _, axis, _ in self.conditions):
+        elif ended.status is not None or any(axis is not None for _, axis, _ in self.conditions):
             self.rules.append(InputRule(self.conditions, f"a trial of it ended the process ({ended})"))
 
     def findings(self) -> Findings:
@@ -188,11 +192,12 @@ class _Progress:
             warm_up_rows=self.warm_up_rows,
             warm_up_failure=self.warm_up_failure,
             untried=self.untried,
+            died=self.died,
         )
 
 
 def _why_not_loaded(ended: ProbeEnded) -> str:
-    if ended.by_itself:
+    if ended.status is not None:
         return (
             f"loading the model ended the process that probes it ({ended}), so it is not loaded here; another "
             f"graph_optimization may help"

@@ -89,7 +89,7 @@ class Batcher:
             DeadlineExceeded: the job cannot be done in time, going by the last runs and the jobs ahead of it.
             ModelStopped: the batcher has been closed.
         """
-        policy = self.policy
+        policy = self._planner.policy
         with self._lock:
             if (
                 self._queued_rows + _weight(job) > policy.max_queue_rows
@@ -273,19 +273,20 @@ class Batcher:
         buckets = self._buckets.values()
         if not buckets:
             return None
-        delay = self.policy.max_delay
+        policy = self._planner.policy
+        delay = policy.max_delay
         if delay == 0.0 or self._closed:
             return next(iter(buckets)) if len(buckets) == 1 else min(buckets, key=lambda bucket: bucket.head().rank)
         ready, soonest = [], math.inf
         for bucket in buckets:
             due = bucket.oldest_arrival() + delay
-            if due <= now or bucket.rows >= self.policy.max_rows:
+            if due <= now or bucket.rows >= policy.max_rows:
                 ready.append(bucket)
             soonest = min(soonest, due)
         return min(ready, key=lambda bucket: bucket.head().rank) if ready else soonest
 
     def _is_short(self, bucket: Bucket, longest: float) -> bool:
-        rows = min(bucket.rows, self.policy.max_rows)
+        rows = min(bucket.rows, self._planner.policy.max_rows)
         return longest > 0 and not self._closed and self._times.at_most(rows) <= longest
 
     def _sleeper_to_wake(self, now: float) -> Slot | None:
@@ -378,7 +379,7 @@ class Batcher:
         return max(0.01, self._planner.seconds_until_empty(self._queued_rows))
 
     def _refuse_for_time(self, job: Job) -> None:
-        needed = self._planner.refusal(job, self._buckets, self._running)
+        needed = self._planner.refusal(job, self._buckets, self._queued_rows, self._running)
         if needed is None:
             return
         if job.deadline <= job.arrived:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 _RECENT = 32  # runs of one size that count
 _QUANTILE = 0.95  # of them; the two slowest of 32 are outliers: a collection of garbage, a burst of a neighbour
+_FADING = 0.99  # of the longest run, with each run
 _MAX_SHAPES = 64  # row shapes that are remembered, those that ran last
 _PROBE_AFTER = 1.0  # seconds without a run of a size, after which its estimate is doubted ...
 _PROBE_SHARE = 4  # ... and at least so many times the estimate: trials take a fifth of the time at most
@@ -18,9 +19,15 @@ class Forecast:
     Sizes are powers of two: a run of 33 rows is estimated by the runs of 33 to 64 rows. What has not run at a size is
     scaled from the nearest size at which it has, in proportion to the rows. A row shape that has not run is estimated
     by the fastest runs of all others, and before the first run everything takes no time: one run tells more.
+
+    Attributes:
+        longest: what a run of `max_rows` rows would take at most, by the runs of late: who has more time than that
+            needs no closer look.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int = 1) -> None:
+        self.longest = 0.0
+        self._max_rows = max_rows
         self._all = _Shape()
         self._shapes: OrderedDict[int, _Shape] = OrderedDict()  # by the hash of a key: a key can hold a whole tensor
 
@@ -45,6 +52,7 @@ class Forecast:
 
     def note(self, key: object, rows: int, seconds: float, now: float) -> None:
         """Take in a run that succeeded."""
+        self.longest = max(self.longest * _FADING, seconds * self._max_rows / max(rows, 1))
         self._all.size(rows).note(rows, seconds, now)
         if key is not None:
             shape = self._shapes.setdefault(hash(key), _Shape())
@@ -85,11 +93,12 @@ class Forecast:
 class _Size:
     """The last runs of one size."""
 
-    __slots__ = ("_ordered", "_recent", "is_tried", "rows", "touched")
+    __slots__ = ("_ordered", "_recent", "_slowest", "is_tried", "rows", "touched")
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque()
         self._ordered: list[float] = []  # the same
+        self._slowest: float | None = None  # worked out when it is needed
         self.rows = 1  # of the last one
         self.touched = -math.inf  # when the last one began or ended
         self.is_tried = False  # by a run that the estimate spoke against
@@ -103,6 +112,7 @@ class _Size:
             del self._ordered[bisect_left(self._ordered, self._recent.popleft())]
         self._recent.append(seconds)
         insort(self._ordered, seconds)
+        self._slowest = None
         self.rows, self.touched, self.is_tried = max(rows, 1), now, False
 
     def slowest(self) -> float:
@@ -110,8 +120,10 @@ class _Size:
 
         Where it depends on the values how long a run takes, most can be done in time although one in ten cannot.
         """
-        last = len(self._ordered) - 1
-        return min(self._ordered[int(_QUANTILE * last)], 2 * self._ordered[last // 2])
+        if self._slowest is None:
+            last = len(self._ordered) - 1
+            self._slowest = min(self._ordered[int(_QUANTILE * last)], 2 * self._ordered[last // 2])
+        return self._slowest
 
     def fastest(self) -> float:
         """Return the fastest time."""
@@ -135,10 +147,11 @@ class _Shape:
 
     def size(self, rows: int) -> _Size:
         """Return the runs of so many rows or a few less."""
-        bits = max(rows - 1, 0).bit_length()
-        if bits not in self._sizes:
-            self._sizes[bits] = _Size()
-        return self._sizes[bits]
+        bits = (rows - 1).bit_length() if rows else 0
+        size = self._sizes.get(bits)
+        if size is None:
+            size = self._sizes[bits] = _Size()
+        return size
 
     def estimate(self, rows: int, statistic: Callable[[_Size], float]) -> float:
         """Return a statistic of the runs of so many rows; 0 where nothing has run."""

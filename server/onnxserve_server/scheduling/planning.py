@@ -26,7 +26,7 @@ class Planner:
 
     def __init__(self, policy: BatchPolicy, instances: int) -> None:
         self.policy = policy
-        self.forecast = Forecast()
+        self.forecast = Forecast(policy.max_rows if policy.enabled else 1)
         self._instances = instances
 
     def rows_within(self, key: object, seconds: float) -> int:
@@ -35,13 +35,26 @@ class Planner:
         A run may take half of that: a caller who comes just after it has begun can still be served by the next.
         """
         rows = self._max_rows()
+        if seconds / 2 >= self.forecast.longest:
+            return rows
         while rows > 1 and self.forecast.likely(key, rows) > seconds / 2:
             rows //= 2
         return rows
 
-    def refusal(self, job: Job, buckets: Mapping[object, Bucket], running: Collection[Batch]) -> float | None:
-        """Return how many seconds a job would take from its arrival, if that is too long; None: it is admitted."""
+    def refusal(
+        self, job: Job, buckets: Mapping[object, Bucket], waiting: int, running: Collection[Batch]
+    ) -> float | None:
+        """Return how many seconds a job would take from its arrival, if that is too long; None: it is admitted.
+
+        Args:
+            job: it.
+            buckets: the jobs that wait.
+            waiting: their rows.
+            running: the batches that run.
+        """
         key, rows = job.key, job.rows
+        if job.deadline - job.arrived > self.forecast.longest * (waiting + len(running) + 1) * _WAIT_MARGIN:
+            return None
         ahead = 0.0
         if buckets or running:
             ahead, rows = self._ahead(job, buckets)
@@ -106,22 +119,24 @@ class Draft:
         rows: theirs.
     """
 
-    __slots__ = ("_full", "_full_seconds", "_now", "_planner", "_tightest", "jobs", "rows")
+    __slots__ = ("_enough", "_full", "_full_seconds", "_now", "_planner", "_tightest", "jobs", "rows")
 
     def __init__(self, planner: Planner, bucket: Bucket, now: float) -> None:
         head = bucket.head()
         self._planner = planner
         self._now = now
+        self._enough = now + planner.forecast.longest  # a deadline that any run keeps
         self._full = planner.rows_within(head.key, head.deadline - head.arrived)
-        is_crowded = bucket.rows > self._full
-        self._full_seconds = planner.forecast.likely(head.key, self._full) if is_crowded else None
+        self._full_seconds: float | None = None
+        if bucket.rows > self._full:
+            self._full_seconds = planner.forecast.likely(head.key, self._full)
         self._tightest = math.inf
         self.jobs: list[Job] = []
         self.rows = 0
 
     def is_late(self, job: Job) -> bool:
         """Whether a job cannot be done in time; a trial of an old estimate is never late, unless its time is over."""
-        if job.deadline == math.inf:
+        if job.deadline > self._enough:
             return False
         if job.deadline <= self._now:
             return True
@@ -143,7 +158,7 @@ class Draft:
         rows, tightest = self.rows + job.rows, min(self._tightest, job.deadline)
         if rows > self._full or not self._planner.policy.enabled:
             return False
-        if self._full_seconds is not None or tightest == math.inf:
+        if self._full_seconds is not None or tightest > self._enough:
             return True
         return self._now + self._planner.forecast.likely(job.key, rows) <= tightest
 
