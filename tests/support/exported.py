@@ -161,7 +161,6 @@ def estimators():
         neural_network.MLPClassifier((5,), max_iter=20), cluster.KMeans(3, n_init=1, random_state=0),
         ensemble.IsolationForest(n_estimators=5, random_state=0),
         pipeline.make_pipeline(preprocessing.PolynomialFeatures(2), preprocessing.StandardScaler(), linear_model.LogisticRegression()),
-        pipeline.make_pipeline(preprocessing.KBinsDiscretizer(3), linear_model.LogisticRegression()),
     )  # fmt: skip
     for estimator in made:
         with _silent():
