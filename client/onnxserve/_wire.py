@@ -117,7 +117,7 @@ def _tensor(name: str, array: tensor.Array) -> tuple[bytes, bytes | memoryview]:
 
 
 def _array(name: str, value: object) -> tensor.Array:
-    """Return an unusual input as a plain array; a mask cannot be sent."""
+    """Return an unusual input as a plain array, which cannot have a mask."""
     if np.ma.is_masked(value):
         raise TypeError(
             f"inputs[{name!r}] is a masked array, and masks cannot be sent: fill the masked elements with filled(), or "
