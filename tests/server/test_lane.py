@@ -146,6 +146,12 @@ def test_the_lane_works_with_this_grpcio():
     until(lambda: threading.active_count() <= before)
 
 
+def test_the_self_test_goes_through_no_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    self_test.run()
+
+
 # The lane's thread may end by a fault.
 tolerant = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
