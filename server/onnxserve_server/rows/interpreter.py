@@ -28,7 +28,7 @@ class OverBudget(Exception):
 class _Context:
     """What surrounds the nodes of a graph: versions by domain, attributes of the function's call, keys, depth."""
 
-    versions: Mapping[str, int]
+    versions: dict[str, int]
     call: Mapping[str, AttributeProto]
     key: str = ""
     depth: int = 0
@@ -123,7 +123,10 @@ class Interpreter:
     ) -> list[Abstract]:
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         scope: Scope = {name: each for name, each in zip(function.input, inputs, strict=False) if each is not None}
-        inner = replace(context, versions=_versions(function.opset_import), call={**defaults, **attributes})
+        versions = (
+            _versions(function.opset_import) | context.versions
+        )  # ONNX Runtime takes the model's, where it has one
+        inner = replace(context, versions=versions, call={**defaults, **attributes})
         self._walk(function.node, scope, inner)
         return [_lookup(scope, name) for name in function.output]
 

@@ -81,6 +81,20 @@ def test_a_detour_is_not_missed(name):
     assert witness(model, draws={"x": Draw(5), "k": Draw(2)})
 
 
+@pytest.mark.parametrize("opset", [11, 21])
+@pytest.mark.parametrize("of_function", [11, 21])
+def test_functions_are_run_with_the_opset_of_the_model(opset, of_function):
+    """Before opset 13 a softmax takes all axes from its own on together."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : {opset}, "own" : 1]>
+        g (float[3, 4, batch] x) => (float[3, 4, batch] y) {{ y = own.f (x) }}
+        <domain: "own", opset_import: ["" : {of_function}]> f (a) => (b) {{ b = Softmax <axis = 1> (a) }}"""
+    )
+    along = {"x": 2, "y": 2}
+    assert analyse(model, *specs(model, axes=along)).rows is (Rows.MEET if opset == 11 else Rows.INDEPENDENT)
+    assert bool(witness(model, axes=along)) is (opset == 11)
+
+
 @pytest.mark.parametrize(("pads", "size"), [("0, 1", 3), ("1, 0", 4)])
 def test_a_pooling_that_rounds_up_has_the_size_that_its_kernel_gives(pads, size):
     model = made(f"""g (float[batch, 1, 6] x) => (float[batch, {size}] y) {{
