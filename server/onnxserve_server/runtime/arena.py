@@ -38,5 +38,4 @@ class Arena:
         for array in outputs:
             last += array.nbytes
         self._last = last
-        if last > self._largest:
-            self._largest = last
+        self._largest = max(self._largest, last)

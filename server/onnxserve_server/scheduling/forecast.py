@@ -52,7 +52,7 @@ class Forecast:
     def note(self, key: object, rows: int, seconds: float, now: float) -> None:
         """Take in a run that succeeded."""
         full, faded = seconds * self._max_rows / (rows or 1), self.longest * _FADING
-        self.longest = full if full > faded else faded
+        self.longest = max(faded, full)
         self._all.size(rows).note(rows, seconds, now)
         if key is not None:
             self._noted_shape(hash(key)).size(rows).note(rows, seconds, now)

@@ -158,7 +158,7 @@ class Draft:
         rows = self.rows + job.rows
         if rows > self._full or not self._planner.policy.enabled:
             return False
-        tightest = job.deadline if job.deadline < self._tightest else self._tightest
+        tightest = min(self._tightest, job.deadline)
         if self._full_seconds is not None or tightest > self.enough:
             return True
         return self._now + self._planner.forecast.likely(job.key, rows) <= tightest
@@ -167,5 +167,4 @@ class Draft:
         """Take a job."""
         self.jobs.append(job)
         self.rows += job.rows
-        if job.deadline < self._tightest:
-            self._tightest = job.deadline
+        self._tightest = min(self._tightest, job.deadline)
