@@ -19,7 +19,7 @@ _Size = TypeVar("_Size", int, int | str)
 class TensorSpec:
     """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
 
-    `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
+    `batch_axis` is the axis that rows lie along; None for a tensor without one, which all rows of a run share.
     `any_shape`: the model declares none, and `shape` is (). `default`: what an input is where a request leaves it out.
     """
 
