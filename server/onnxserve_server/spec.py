@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from onnxserve.tensor import Array, DataType
 
 MAX_TENSORS = 4096  # of a request
+MAX_OPTIONAL = 64  # inputs with a default; a model that has more was exported with its weights as inputs
 
 _Size = TypeVar("_Size", int, int | str)
 
