@@ -1,6 +1,6 @@
 """The answer to one request."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -91,10 +91,10 @@ class Prediction(Mapping[str, Array]):
             receipt.provider,
         )
 
-    def _part(self, first: int, last: int, request_id: str) -> Self:
-        """Return the rows from `first` up to `last` of every output, as views, under another name."""
+    def _part(self, first: int, last: int, request_id: str, shared: Container[str]) -> Self:
+        """Return the rows from `first` up to `last` of every output, as views, under another name; all of `shared`."""
         part = object.__new__(type(self))
-        part._arrays = {name: array[first:last] for name, array in self._arrays.items()}
+        part._arrays = {name: array if name in shared else array[first:last] for name, array in self._arrays.items()}
         part.model = self.model
         part.version = self.version
         part.request_id = request_id

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from onnxserve.tensor import Array, DataType
 
 MAX_TENSORS = 4096  # of a request
+MAX_OPTIONAL = 64  # inputs with a default; a model that has more was exported with its weights as inputs
 
 _Size = TypeVar("_Size", int, int | str)
 
@@ -19,7 +20,7 @@ _Size = TypeVar("_Size", int, int | str)
 class TensorSpec:
     """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
 
-    `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
+    `batch_axis` is the axis that rows lie along; None for a tensor without one, which all rows of a run share.
     `any_shape`: the model declares none, and `shape` is (). `default`: what an input is where a request leaves it out.
     """
 

@@ -80,6 +80,13 @@ def two_by_two():
     return model(nodes, inputs, outputs, [constant("two", 2), constant("one", 1, np.int64)])
 
 
+def constant_beside(outputs, nodes=(), initializers=(), inputs=()):
+    """y = 2 x, float32 [batch, 3], and other outputs, of nodes that do not take x."""
+    double_ = helper.make_node("Mul", ["x", "two"], ["y"])
+    shapes = [tensor("x", ["batch", 3]), *inputs], [tensor("y", ["batch", 3]), *outputs]
+    return model([double_, *nodes], *shapes, [constant("two", 2), *initializers])
+
+
 def mlp(width=64):
     """Two dense layers, float32 [batch, width] to [batch, 10]: kernels round differently at other batch sizes."""
     rng = np.random.default_rng(0)

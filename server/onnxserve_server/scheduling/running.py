@@ -303,8 +303,8 @@ def _one_row(tensor: TensorSpec, empty: Array) -> Array:
 def _fault_of_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], rows: int) -> str:
     """Return which output has not one row for each of `rows` rows that were run, as a sentence; "" for none."""
     for output, array in zip(wanted, arrays, strict=True):
-        axis = output.batch_axis or 0
-        if array.shape[axis : axis + 1] != (rows,):
+        axis = output.batch_axis
+        if axis is not None and array.shape[axis : axis + 1] != (rows,):
             count = "1 row" if rows == 1 else f"{rows} rows"
             return f"its output {output.name} had the shape {list(array.shape)} for {count}"
     return ""
