@@ -45,9 +45,9 @@ def read_prediction(
         prediction = Prediction(response)
     except ValueError as error:
         raise invalid_answer(str(error), request_id) from error
-    if response.request_id not in ("", request_id):
-        raise invalid_answer(f"it is for request {response.request_id!r}, not {request_id!r}", request_id)
-    if len(prediction) != len(response.outputs):
+    if prediction.request_id not in ("", request_id):
+        raise invalid_answer(f"it is for request {prediction.request_id!r}, not {request_id!r}", request_id)
+    if len(prediction._arrays) != len(response.outputs):
         raise invalid_answer("two outputs have the same name", request_id)
     if outputs is not None and prediction.keys() != {*outputs}:
         raise invalid_answer(f"it has the outputs {[*prediction]}, not {[*outputs]}", request_id)
