@@ -54,6 +54,9 @@ class SpotChecks:
         on_check: called with each check that is over.
         on_dependence: called with a sentence that says which row of which output changed with its neighbours.
         cpu_time: tells the CPU time of the calling thread, in seconds.
+
+    Attributes:
+        due: what is checked next.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class SpotChecks:
         self._looked = 0.0  # seconds
         self._batches = 0
         self._lock = threading.Lock()
-        self._due: Sample | None = None
+        self.due: Sample | None = None
         self._passed = 0
 
     def after(self, batch: Batch, columns: Arrays, run_seconds: float, *, waiting: bool) -> None:
@@ -95,12 +98,12 @@ class SpotChecks:
         if not self._lock.acquire(blocking=False):  # another slot's thread is here
             return
         try:
-            if self._due is None and batch.rows > 1:
-                self._due, self._passed = self._sample(batch, columns, run_seconds), 0
+            if self.due is None and batch.rows > 1:
+                self.due, self._passed = self._sample(batch, columns, run_seconds), 0
             if waiting and self._passed < _MAX_PASSED:
                 self._passed += 1
-            elif self._due is not None:
-                sample, self._due = self._due, None
+            elif self.due is not None:
+                sample, self.due = self.due, None
                 self._check(sample)
         finally:
             self._lock.release()
