@@ -3,7 +3,7 @@
 Once it is loaded, nothing of it changes, except that its batching may stop: then a new spec takes the old one's place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -47,6 +47,17 @@ class TensorSpec:
         if self.batch_axis is None:
             return array
         return array[(*[slice(None)] * self.batch_axis, slice(first, last))]
+
+    def repeat(self, array: Array, times: int) -> Array:
+        """Return an array of this tensor with each row so many times; as it is if shared."""
+        return array if self.batch_axis is None else array.repeat(times, self.batch_axis)
+
+    def filled(self, rows: int, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of so many rows whose other free axes have `sizes`, which has one for each axis."""
+        return tuple(
+            rows if axis == self.batch_axis else size if isinstance(size, int) else sizes[axis]
+            for axis, size in enumerate(self.shape)
+        )
 
 
 class Rows(StrEnum):

@@ -81,26 +81,15 @@ def test_the_graph_shows_that_rows_are_independent_and_where_they_meet(look):
     assert met["reason"] == "output y: ReduceMean: it mixes the elements along the axis that counts rows"
 
 
-def with_default(ir_version=10):
-    """y = x - its largest along axes, float32 [batch, 4]; axes is an input, by default [1]."""
-    nodes = [helper.make_node("ReduceMax", ["x", "axes"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])]
-    made = zoo.model(
-        nodes, [zoo.tensor("x", ["batch", 4])], [zoo.tensor("y", ["batch", 4])], [zoo.constant("axes", [1], np.int64)]
-    )
-    made.graph.input.append(zoo.tensor("axes", [1], TensorProto.INT64))
-    made.ir_version = ir_version
-    return made
-
-
 def test_inputs_with_a_default_are_listed_apart_and_taken_for_no_constants(look):
-    found = look(with_default())
+    found = look(zoo.with_default())
     assert list(found["inputs"]) == ["x"]
     assert found["optional_inputs"] == {"axes": {"dtype": "int64", "shape": [1]}}
     assert found["rows"]["verdict"] == "unknown"
 
 
 def test_weights_of_old_files_are_no_inputs(look):
-    found = look(with_default(ir_version=3))
+    found = look(zoo.with_default(ir_version=3))
     assert (list(found["inputs"]), found["optional_inputs"]) == (["x"], {})
     assert found["rows"] == INDEPENDENT
 

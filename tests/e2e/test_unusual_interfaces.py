@@ -95,13 +95,6 @@ def scaled(default):
     return unchecked(nodes, inputs, [tensor("y", ["batch", 4], kind)], [default])
 
 
-def reduced_along():
-    """y = x - its largest along axes, float32 [batch, 4]; axes is an input, by default [1]."""
-    nodes = [helper.make_node("ReduceMax", ["x", "axes"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])]
-    inputs = [tensor("x", ["batch", 4]), tensor("axes", [1], TensorProto.INT64)]
-    return unchecked(nodes, inputs, [tensor("y", ["batch", 4])], [constant("axes", [1], np.int64)])
-
-
 def made_up_names():
     """y = a + b, float32 [?, 4] each, with the names that tf2onnx gives axes it knows nothing of."""
     inputs = [tensor("a", ["unk__1", 4]), tensor("b", ["unk__2", 4])]
@@ -125,7 +118,7 @@ MODELS = {
         tensor("z", ["batch", 4], TensorProto.INT4), helper.make_node("Cast", ["x"], ["z"], to=TensorProto.INT4)
     ),
     "zipmap_beside": classifier(),
-    "reduced_along": reduced_along(),
+    "with_default": zoo.with_default(),
     "made_up_names": made_up_names(),
     "scaled": scaled(constant("scale", [2])),
     "scaled_by_floats": scaled(helper.make_tensor("scale", FLOAT, [1], [2.0])),
@@ -220,7 +213,7 @@ def test_an_input_with_a_default_may_be_given_and_left_out(served, model):
 
 
 def test_a_default_by_which_rows_do_not_meet_proves_nothing_for_other_values(served):
-    batching = served.model("reduced_along").batching
+    batching = served.model("with_default").batching
     assert (batching.enabled, batching.rows.rows) == (False, "UNKNOWN")
     assert "default of input axes" in batching.reason
 

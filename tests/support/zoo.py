@@ -87,6 +87,15 @@ def constant_beside(outputs, nodes=(), initializers=(), inputs=()):
     return model([double_, *nodes], *shapes, [constant("two", 2), *initializers])
 
 
+def with_default(ir_version=10):
+    """y = x - its largest along axes, float32 [batch, 4]; axes is an input, by default [1]: by [0] rows meet."""
+    nodes = [helper.make_node("ReduceMax", ["x", "axes"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])]
+    made = model(nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", 4])], [constant("axes", [1], np.int64)])
+    made.graph.input.append(tensor("axes", [1], INT64))
+    made.ir_version = ir_version
+    return made
+
+
 def mlp(width=64):
     """Two dense layers, float32 [batch, width] to [batch, 10]: kernels round differently at other batch sizes."""
     rng = np.random.default_rng(0)

@@ -190,7 +190,7 @@ class Judge:
     def _row_among_copies(self, sample: Sample) -> Arrays:
         """Return what the row gets at its place in a batch of as many rows, all copies of it."""
         inputs = self._spec.inputs
-        feeds = {spec.name: _repeat(spec, sample.inputs[spec.name], sample.rows) for spec in inputs}
+        feeds = {spec.name: spec.repeat(sample.inputs[spec.name], sample.rows) for spec in inputs}
         outputs = self._outputs(feeds, sample)
         return {spec.name: spec.cut(outputs[spec.name], sample.row, sample.row + 1) for spec in self._returned(sample)}
 
@@ -223,10 +223,6 @@ def take_sample(batch: Batch, columns: Arrays, spec: ModelSpec, other_than: int 
         row,
         batch.rows,
     )
-
-
-def _repeat(spec: TensorSpec, array: Array, times: int) -> Array:
-    return array if spec.batch_axis is None else np.repeat(array, times, spec.batch_axis)
 
 
 def _change(spec: TensorSpec, one: Array, other: Array) -> float:
