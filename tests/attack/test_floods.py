@@ -19,7 +19,6 @@ from support.waiting import until
 
 GIB = 1 << 30
 MODELS = {"double": zoo.double(), "wide": zoo.widening()}
-FROM_ONE = {flooding.unread, flooding.unread_streams}  # from four connections these take more than there is
 KINDS = [
     flooding.resets,
     flooding.pings,
@@ -44,7 +43,7 @@ def ask(client):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_flood_neither_ends_the_server_nor_keeps_others_out(container, attack, kind):
     server, limits = container()
-    seconds, processes = attack.size(1, 10), 1 if kind in FROM_ONE else attack.size(1, 4)
+    seconds, processes = attack.size(1, 10), attack.size(1, 4)
     answers = 0
     with Client(server.address, retries=0) as client:
         ask(client)

@@ -81,7 +81,22 @@ class Connections:
         self._resets[peer] = count = self._resets.get(peer, 0) + 1
         if count >= MAX_RESETS:
             self._resets.pop(peer, None)
-            self._close_resetting(peer)
+            if self._close_of(peer):
+                logger.warning(
+                    "%s: its connection is closed: it reset %d calls in %.0f s before their messages came",
+                    _address_in(peer),
+                    MAX_RESETS,
+                    _RESET_WINDOW,
+                )
+
+    def close_unread(self, peer: str) -> None:
+        """Close the connection of a caller, as the core names it, that does not read its answers."""
+        if self._close_of(peer):
+            logger.warning(
+                "%s: its connection is closed: answers on it were not read, and others needed their memory; "
+                "--all-unsent-bytes bounds it",
+                _address_in(peer),
+            )
 
     def look(self) -> None:
         """Close the connections above the limits, those first that have been idle longest."""
@@ -103,17 +118,16 @@ class Connections:
             if sum(1 for _ in _DESCRIPTORS.iterdir()) > bound:  # cheaper than a look at each
                 self.look()
 
-    def _close_resetting(self, peer: str) -> None:
-        caller = unquote(peer).partition(":")[2]
-        for connection in _connections(self._port):
-            if caller == _caller(connection):
-                _close(connection)
-                logger.warning(
-                    "%s: its connection is closed: it reset %d calls in %.0f s before their messages came",
-                    caller,
-                    MAX_RESETS,
-                    _RESET_WINDOW,
-                )
+    def _close_of(self, peer: str) -> bool:
+        """Close the connection of a caller; return whether there was one."""
+        found = [each for each in _connections(self._port) if _caller(each) == _address_in(peer)]
+        for connection in found:
+            _close(connection)
+        return bool(found)
+
+
+def _address_in(peer: str) -> str:
+    return unquote(peer).partition(":")[2]
 
 
 def _connections(port: int) -> Iterator[Connection]:

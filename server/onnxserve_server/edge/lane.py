@@ -219,7 +219,9 @@ class UnaryCall:
     def reply(self, message: bytes) -> None:
         """Reply with a message and the status OK."""
         trailer = self._lane.trailer
-        self._lane.unsent.add(self, len(message))
+        if (why := self._lane.unsent.add(self, len(message))) is not None:
+            self.fail(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, why, ()))
+            return
         self._call.start_server_batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
@@ -249,6 +251,10 @@ class UnaryCall:
         """End the call, whose reply is on its way. Implements unsent.Abandonable."""
         self._call.cancel(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], why)
 
+    def peer(self) -> str:
+        """Return the caller as the core names it. Implements unsent.Abandonable."""
+        return _peer_of(self._call)
+
     # Each returns whether the call is over.
 
     def _on_message(self, event: Any) -> bool:
@@ -257,7 +263,7 @@ class UnaryCall:
         if self._failed:
             return False
         if message is None:
-            self._lane.note_reset(self._call.peer().decode())
+            self._lane.note_reset(self.peer())
         if message is None or self._closed:  # the core may have a status of its own, as for a message that is too long
             self.fail(Status(grpc.StatusCode.CANCELLED, "the caller left, or sent no complete message", ()))
         else:
@@ -304,6 +310,9 @@ class StreamCall:
     def send(self, message: bytes, *, more: bool = False) -> None:
         """Send a message; the next one when the events have on_sent(). `more`: it waits, and may be written with it."""
         flags = _BUFFER_HINT if more else _NO_FLAGS
+        if (why := self._lane.unsent.add(self, len(message), stream=True)) is not None:
+            self.abandon(why)
+            message = b""  # of a call that has ended: nothing goes out, and on_sent() comes
         self._call.start_server_batch((cygrpc.SendMessageOperation(message, flags),), self._on_sent)
 
     def end(self, status: Status | None) -> None:
@@ -312,6 +321,14 @@ class StreamCall:
         self._call.start_server_batch(
             (cygrpc.SendStatusFromServerOperation(metadata, code, details, _NO_FLAGS),), self._on_ended
         )
+
+    def abandon(self, why: str) -> None:
+        """End the call, whose message is on its way. Implements unsent.Abandonable."""
+        self._call.cancel(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], why)
+
+    def peer(self) -> str:
+        """Return the caller as the core names it. Implements unsent.Abandonable."""
+        return _peer_of(self._call)
 
     # Each returns whether the call is over.
 
@@ -325,6 +342,7 @@ class StreamCall:
         return False
 
     def _on_sent(self, _: Any) -> bool:
+        self._lane.unsent.remove(self)
         self._events.on_sent()
         return False
 
@@ -337,6 +355,11 @@ class StreamCall:
     def _on_ended(self, _: Any) -> bool:
         self._ended = True
         return self._closed
+
+
+def _peer_of(call: Any) -> str:
+    peer: bytes = call.peer()
+    return peer.decode()
 
 
 def _nothing(_: Any) -> bool:

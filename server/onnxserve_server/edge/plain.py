@@ -15,6 +15,7 @@ import grpc
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
 from onnxserve_server.edge.pool import CallPool
 from onnxserve_server.edge.status import Status
+from onnxserve_server.edge.unsent import UnsentAnswers
 
 _APART = 8  # calls at a time of the methods that have threads of their own
 _STREAMS = 1024  # streams at a time
@@ -30,6 +31,7 @@ class PlainEdge:
         methods: full names of unary methods, such as "/package.Service/Method", each with its handler.
         streams: the same of bidirectional methods; each call has a second thread, which reads.
         flush: called, on the thread of each call, after its handler.
+        unsent: bounds the replies that are not read.
         trailer: gives the trailing metadata of successful unary replies.
         apart: those of `methods` that have threads of their own, so that no others can take them.
     """
@@ -42,11 +44,13 @@ class PlainEdge:
         streams: Mapping[str, StreamHandler],
         flush: Callable[[], None],
         *,
+        unsent: UnsentAnswers,
         trailer: Callable[[], Metadata] | None = None,
         apart: Collection[str] = (),
     ) -> None:
         self._flush = flush
         self._trailer = trailer
+        self.unsent = unsent
         self._live = 0
         self._idle = threading.Condition()
         self._apart = CallPool(_APART, "onnxserve-grpc-apart")
@@ -84,7 +88,7 @@ class PlainEdge:
     def _served_by(self, handler: Handler, pool: CallPool) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def serve(message: bytes, context: grpc.ServicerContext) -> bytes:
             with pool.running(), self._counted():
-                call = PlainCall(context)
+                call = PlainCall(context, self.unsent)
                 handler(call, message)
                 self._flush()
                 reply = call.wait()
@@ -101,7 +105,7 @@ class PlainEdge:
         def serve(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             self._streams.begin()
             with self._counted():
-                yield from PlainStreamCall(context, messages, handler, self._flush).messages()
+                yield from PlainStreamCall(context, messages, handler, self._flush, self.unsent).messages()
 
         serve.experimental_thread_pool = self._streams  # type: ignore[attr-defined]  # for grpcio
         return serve
@@ -121,10 +125,11 @@ class PlainEdge:
 class PlainCall:
     """One call: its thread waits until another one replies. Implements calls.Call."""
 
-    def __init__(self, context: grpc.ServicerContext) -> None:
+    def __init__(self, context: grpc.ServicerContext, unsent: UnsentAnswers) -> None:
         self.deadline = _deadline(context)
         self.metadata = context.invocation_metadata()
         self._context = context
+        self._unsent = unsent
         self._outcome: bytes | Status = b""
         self._replied = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
@@ -160,13 +165,27 @@ class PlainCall:
         """
         self._replied.wait()
         if isinstance(self._outcome, bytes):
-            return self._outcome
+            if (why := self._unsent.add(self, len(self._outcome))) is None:
+                if self._gone:
+                    self._unsent.remove(self)
+                return self._outcome
+            self._outcome = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, why, ())
         self._context.set_trailing_metadata(tuple(self._outcome.trailing_metadata))
         self._context.abort(self._outcome.code, self._outcome.details)
         raise AssertionError("abort() raises")
 
+    def abandon(self, why: str) -> None:  # noqa: ARG002 - grpc.server has no way to say it
+        """End the call, whose reply is on its way. Implements unsent.Abandonable."""
+        self._context.cancel()
+
+    def peer(self) -> str:
+        """Return the caller as the core names it. Implements unsent.Abandonable."""
+        peer: str = self._context.peer()
+        return peer
+
     def _on_closed(self) -> None:
         self._gone = True
+        self._unsent.remove(self)
         if not self._replied.is_set() and self._on_cancel is not None:
             self._on_cancel()
 
@@ -180,12 +199,14 @@ class PlainStreamCall:
         messages: Iterator[bytes],
         handler: StreamHandler,
         flush: Callable[[], None],
+        unsent: UnsentAnswers,
     ) -> None:
         self.deadline = _deadline(context)
         self.metadata = context.invocation_metadata()
         self._context = context
         self._messages = messages
         self._flush = flush
+        self._unsent = unsent
         self._may_read = threading.Semaphore(0)
         self._over = False
         self._out: queue.SimpleQueue[bytes | Status | None] = queue.SimpleQueue()
@@ -206,15 +227,29 @@ class PlainStreamCall:
         """End the call; None: with OK."""
         self._out.put(status)
 
+    def abandon(self, why: str) -> None:  # noqa: ARG002 - grpc.server has no way to say it
+        """End the call, whose message is on its way. Implements unsent.Abandonable."""
+        self._context.cancel()
+
+    def peer(self) -> str:
+        """Return the caller as the core names it. Implements unsent.Abandonable."""
+        peer: str = self._context.peer()
+        return peer
+
     def messages(self) -> Iterator[bytes]:
         """Give the messages to send, until the call is to end."""
         try:
             while isinstance(item := self._out.get(), bytes):
+                if (why := self._unsent.add(self, len(item), stream=True)) is not None:
+                    item = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, why, ())
+                    break
                 yield item  # comes back when it is sent
+                self._unsent.remove(self)
                 self._events.on_sent()
             if item is not None:
                 _set_status(self._context, item)
         finally:  # when the caller leaves grpc drops this generator where it stands
+            self._unsent.remove(self)
             self._over = True
             self._may_read.release()
             self._events.on_gone()

@@ -175,6 +175,7 @@ class GrpcServer:
         self.edge, self.edge_name = self._make_edge(
             {_PREDICT: predict, _CHECK: health_status.check},
             {_STREAM: self.streams.open, reflection.METHOD: self._reflection.open},
+            budget,
         )
 
     def start(self) -> int:
@@ -224,10 +225,12 @@ class GrpcServer:
         self._pool.shutdown()
 
     def _make_edge(
-        self, methods: dict[str, Handler], streams: dict[str, StreamHandler]
+        self, methods: dict[str, Handler], streams: dict[str, StreamHandler], budget: StreamBudget
     ) -> tuple[Edge, Literal["lane", "plain"]]:
         """Return the edge that the options ask for, or the plain one when the lane does not work with this grpcio."""
         options, flush = self._options, self._engine.flush
+        unsent = UnsentAnswers(options.max_unsent_bytes, self._connections.close_unread)
+        budget.on_excess = unsent.make_room
         if options.edge == "lane":
             try:
                 from onnxserve_server.edge import lane, self_test
@@ -238,7 +241,7 @@ class GrpcServer:
                     methods,
                     streams,
                     flush,
-                    unsent=UnsentAnswers(options.max_unsent_bytes),
+                    unsent=unsent,
                     note_reset=self._connections.note_reset,
                     note_burst=options.note_burst,
                     trailer=options.trailer,
@@ -249,7 +252,16 @@ class GrpcServer:
                 )
             else:
                 return edge, "lane"
-        plain = PlainEdge(self._server, self._pool, methods, streams, flush, trailer=options.trailer, apart=(_CHECK,))
+        plain = PlainEdge(
+            self._server,
+            self._pool,
+            methods,
+            streams,
+            flush,
+            unsent=unsent,
+            trailer=options.trailer,
+            apart=(_CHECK,),
+        )
         return plain, "plain"
 
 

@@ -172,6 +172,9 @@ class Stream:
         """Add a reply to a request; send it if its turn has come."""
         with self._lock:
             self._inflight.put(request, message, final=final)
+            grown = self._inflight.grown() if self._sending else 0
+        if grown:
+            self._budget.grow(grown)
         self._pump()
 
     def leave(self, request: InflightRequest) -> None:
