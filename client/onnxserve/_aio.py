@@ -30,8 +30,6 @@ from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
 
-_NO_TURN = contextlib.nullcontext()
-
 
 class AsyncClient(BaseClient):
     """Client for asyncio: the same calls, awaited. It belongs to the event loop in which it is made.
@@ -100,6 +98,7 @@ class AsyncClient(BaseClient):
         try:
             with _tracing.start_stream(model) as span:
                 async with contextlib.AsyncExitStack() as turn:
+                    has_turn = False
                     while True:
                         self._check(None)
                         rpc = self._open_stream(span.metadata, source.messages())
@@ -107,11 +106,12 @@ class AsyncClient(BaseClient):
                         failed = None
                         try:
                             unanswered.wait()
-                            while (response := await rpc.read()) is not grpc.aio.EOF:
+                            async for response in rpc:
                                 outcome = unanswered.answer(response)
                                 source.notify()
-                                if not unanswered.one_by_one:
+                                if has_turn and not unanswered.one_by_one:
                                     await turn.aclose()
+                                    has_turn = False
                                 yield checked(outcome, return_errors)
                                 unanswered.wait()
                             unanswered.check_empty()
@@ -131,7 +131,8 @@ class AsyncClient(BaseClient):
                             yield checked(delay, return_errors)
                         else:
                             await asyncio.sleep(delay)
-                        if unanswered.one_by_one:
+                        has_turn = unanswered.one_by_one
+                        if has_turn:
                             await turn.enter_async_context(TURNS.async_turn())
                 source.check()
         finally:
@@ -311,16 +312,19 @@ class AsyncClient(BaseClient):
     ) -> Any:
         """Make a call until it is answered; `failed`: how the joined request failed that it was a part of."""
         attempts = Attempts(self._policy, self._check(timeout))
-        metadata = (*self._metadata, *headers)
+        send = functools.partial(
+            method, request, metadata=(*self._metadata, *headers), wait_for_ready=self._policy.waits
+        )
         while True:
             if failed is not None:
                 await asyncio.sleep(attempts.delay_after(failed))
                 self._check(None)
             try:
-                async with TURNS.async_turn(attempts.time_left) if attempts.broke else _NO_TURN:
-                    response = await self._answer(
-                        method(request, timeout=attempts.timeout, metadata=metadata, wait_for_ready=self._policy.waits)
-                    )
+                if attempts.broke:
+                    async with TURNS.async_turn(attempts.time_left):
+                        response = await self._answer(send(timeout=attempts.timeout))
+                else:
+                    response = await self._answer(send(timeout=attempts.timeout))
             except grpc.RpcError as error:
                 if attempts.may_be_unsent(error) and (unsent := await self._why_unsent(request_id)):
                     raise unsent from error

@@ -28,8 +28,6 @@ from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
 
-_NO_TURN = contextlib.nullcontext()
-
 
 class Client(BaseClient):
     """Calls a server and waits for the answers. Safe to share between threads: make one client and keep it.
@@ -136,6 +134,7 @@ class Client(BaseClient):
     ) -> Iterator[Prediction | OnnxserveError]:
         """Yield the outcome of each request, over as many calls as it takes."""
         with contextlib.closing(source), _tracing.start_stream(model) as span, contextlib.ExitStack() as turn:
+            has_turn = False
             while True:
                 self._check(None)
                 rpc = self._open_stream(source.messages(), span.metadata)
@@ -145,8 +144,9 @@ class Client(BaseClient):
                         with source.changed:
                             outcome = unanswered.answer(response)
                             source.changed.notify_all()
-                        if not unanswered.one_by_one:
+                        if has_turn and not unanswered.one_by_one:
                             turn.close()
+                            has_turn = False
                         yield checked(outcome, return_errors)
                     unanswered.check_empty()
                     break
@@ -163,7 +163,8 @@ class Client(BaseClient):
                     yield checked(delay, return_errors)
                 elif self._closing.wait(delay):
                     raise closed()
-                if unanswered.one_by_one:
+                has_turn = unanswered.one_by_one
+                if has_turn:
                     turn.enter_context(TURNS.turn())
             if source.failure is not None:
                 raise source.failure
@@ -355,15 +356,18 @@ class Client(BaseClient):
     ) -> Any:
         """Make a call until it is answered; `failed`: how the joined request failed that it was a part of."""
         attempts = Attempts(self._policy, self._check(timeout))
-        metadata = (*self._metadata, *headers)
+        send = functools.partial(
+            method, request, metadata=(*self._metadata, *headers), wait_for_ready=self._policy.waits
+        )
         while True:
             if failed is not None and self._closing.wait(attempts.delay_after(failed)):
                 raise closed()
             try:
-                with TURNS.turn(attempts.time_left) if attempts.broke else _NO_TURN:
-                    response = method(
-                        request, timeout=attempts.timeout, metadata=metadata, wait_for_ready=self._policy.waits
-                    )
+                if attempts.broke:
+                    with TURNS.turn(attempts.time_left):
+                        response = send(timeout=attempts.timeout)
+                else:
+                    response = send(timeout=attempts.timeout)
             except grpc.RpcError as error:
                 if attempts.may_be_unsent(error) and (unsent := self._why_unsent(request_id)):
                     raise unsent from error

@@ -1,6 +1,6 @@
 """Joins requests into one and splits its answer; nothing here waits or sends."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +73,12 @@ def join(key: Key, parts: Sequence[JoinedPart], request_id: str) -> bytes:
     )
 
 
-def split(response: inference_service_pb2.PredictResponse, calls: Iterable[tuple[int, str]]) -> list[Prediction]:
+def split(
+    response: inference_service_pb2.PredictResponse, calls: Iterable[tuple[int, str]], shared: Container[str] = ()
+) -> list[Prediction]:
     """Return the answer to a joined request as one for each call, given by its number of rows and its request_id.
+
+    Each call gets all of the outputs `shared`, which are the same for all rows.
 
     Raises:
         ValueError: the answer does not have a row for each row of the request, or contradicts itself.
@@ -84,8 +88,8 @@ def split(response: inference_service_pb2.PredictResponse, calls: Iterable[tuple
     parts, last = [], 0
     for count, request_id in calls:
         first, last = last, last + count
-        parts.append(whole._part(first, last, request_id))
-    if any(array.shape[:1] != (last,) for array in whole.values()):
+        parts.append(whole._part(first, last, request_id, shared))
+    if any(array.shape[:1] != (last,) for name, array in whole.items() if name not in shared):
         raise ValueError(f"the answer to {last} rows has another number of rows")
     return parts
 
@@ -96,11 +100,14 @@ class Spec:
     Attributes:
         batches: whether requests may be joined at all.
         version: the version that was described.
+        shared: the outputs that are the same for all rows.
     """
 
     def __init__(self, info: ModelInfo, max_bytes: int) -> None:
         """Read a model's description; `max_bytes` is the client's own limit of a request."""
-        self.batches = info.batching.enabled and all(each.batch_axis == 0 for each in (*info.inputs, *info.outputs))
+        self.shared = frozenset(each.name for each in info.outputs if each.batch_axis is None)
+        with_rows = [each for each in info.outputs if each.name not in self.shared]
+        self.batches = info.batching.enabled and all(each.batch_axis == 0 for each in (*info.inputs, *with_rows))
         self.version = info.version
         self._max_rows = min(info.batching.max_rows, info.batching.max_queue_rows)
         self._max_bytes = min(info.batching.max_queue_bytes, max_bytes, _MAX_BYTES)

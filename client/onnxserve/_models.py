@@ -24,7 +24,8 @@ class TensorSpec:
     """For an output whose last axis has a score for each class: the name of each class. () if unknown."""
     batch_axis: int | None = 0
     """If batching is enabled: the axis along which rows of several requests are concatenated. None for an input without
-    such an axis: requests share a run only if their values of it are equal."""
+    such an axis: requests share a run only if their values of it are equal; and for an output that is the same for all
+    rows: each request gets all of it."""
     any_shape: bool = False
     """Whether the model declares no shape for it: `shape` is (), and an input is taken in any shape."""
     optional: bool = False

@@ -1,6 +1,6 @@
 """The answer to one request."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -45,9 +45,9 @@ def read_prediction(
         prediction = Prediction(response)
     except ValueError as error:
         raise invalid_answer(str(error), request_id) from error
-    if response.request_id not in ("", request_id):
-        raise invalid_answer(f"it is for request {response.request_id!r}, not {request_id!r}", request_id)
-    if len(prediction) != len(response.outputs):
+    if prediction.request_id not in ("", request_id):
+        raise invalid_answer(f"it is for request {prediction.request_id!r}, not {request_id!r}", request_id)
+    if len(prediction._arrays) != len(response.outputs):
         raise invalid_answer("two outputs have the same name", request_id)
     if outputs is not None and prediction.keys() != {*outputs}:
         raise invalid_answer(f"it has the outputs {[*prediction]}, not {[*outputs]}", request_id)
@@ -91,10 +91,10 @@ class Prediction(Mapping[str, Array]):
             receipt.provider,
         )
 
-    def _part(self, first: int, last: int, request_id: str) -> Self:
-        """Return the rows from `first` up to `last` of every output, as views, under another name."""
+    def _part(self, first: int, last: int, request_id: str, shared: Container[str]) -> Self:
+        """Return the rows from `first` up to `last` of every output, as views, under another name; all of `shared`."""
         part = object.__new__(type(self))
-        part._arrays = {name: array[first:last] for name, array in self._arrays.items()}
+        part._arrays = {name: array if name in shared else array[first:last] for name, array in self._arrays.items()}
         part.model = self.model
         part.version = self.version
         part.request_id = request_id

@@ -129,7 +129,8 @@ class Unanswered:
     @property
     def has_unsent(self) -> bool:
         """Whether the current call is to send another of the requests now."""
-        return self._sent < (1 if self.one_by_one else len(self._requests))
+        requests, sent = self._requests, self._sent
+        return sent < len(requests) and (not sent or not requests[0].broke)
 
     def add(self, request_id: str, message: bytes) -> None:
         """Add a request to send."""

@@ -124,4 +124,4 @@ class Batch:
         """
         if response.version != self.spec.version:
             raise ValueError(f"version {response.version} answered, not {self.spec.version}")
-        return split(response, [(waiter.part.rows, waiter.request_id) for waiter in self.waiters])
+        return split(response, [(waiter.part.rows, waiter.request_id) for waiter in self.waiters], self.spec.shared)

@@ -124,15 +124,16 @@ def decode(tensor: tensor_pb2.Tensor) -> Array:
         ImportError: bfloat16 or float8 without the package ml_dtypes.
     """
     shape = tuple(tensor.shape)
-    if shape and min(shape) < 0:
+    if -1 in shape:  # numpy refuses other sizes below 0, and would work out this one
         raise ValueError(f"tensor {tensor.name!r} has the shape {list(shape)}")
-    if tensor.data_type == STRING:
+    number = tensor.data_type
+    if number == STRING:
         return strings_array([element.decode() for element in tensor.strings], shape)
-    storage = STORAGE.get(tensor.data_type)
+    storage = STORAGE.get(number)
     if storage is None:
-        raise ValueError(f"tensor {tensor.name!r} has an unknown data type: {tensor.data_type}")
+        raise ValueError(f"tensor {tensor.name!r} has an unknown data type: {number}")
     array = np.frombuffer(tensor.data, storage).reshape(shape)
-    return array.view(_ml_dtype(NAMES[tensor.data_type])) if tensor.data_type in _FOREIGN else array
+    return array.view(_ml_dtype(NAMES[number])) if number in _FOREIGN else array
 
 
 def strings_array(elements: Sequence[str], shape: tuple[int, ...]) -> Array:

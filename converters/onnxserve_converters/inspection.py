@@ -14,7 +14,9 @@ from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxserve_converters import graph
 from onnxserve_converters.errors import BadRequest
+from onnxserve_converters.interface import MIN_IR_VERSION
 from onnxserve_converters.rows import rows_of
+from onnxserve_server.spec import MAX_OPTIONAL
 
 _FILE, _CONFIG, _REPORT = "model.onnx", "model.yaml", "report.json"
 
@@ -39,6 +41,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         inputs, outputs: {"dtype", "shape"} by name. The dtype is numpy's name, "string", or, for values other than
             tensors, "sequence", "map" or "optional". The shape is a list of sizes, names of free axes, and "?" for free
             axes without a name; None where it is not declared.
+        optional_inputs: likewise, the inputs with a default, which a request may leave out.
         free_axes: their names, in the order of the inputs.
         parameters: {"count", "bytes", "by_dtype": {dtype: {"count", "bytes"}}} of the initializers: weights and
             other constants.
@@ -57,7 +60,8 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
     model = _read(file)
     parameters = list(_parameters(model))
     external = _external_data(file, model, parameters)
-    inputs, config = _values(_inputs(model)), _config(file)
+    required, optional = _inputs(model)
+    inputs, config = _values(required), _config(file)
     return {
         "file": str(file),
         "bytes": file.stat().st_size + sum(entry["bytes"] or 0 for entry in external),
@@ -67,12 +71,13 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "doc": _text(model.doc_string),
         "inputs": inputs,
+        "optional_inputs": _values(optional),
         "outputs": _values(model.graph.output),
         "free_axes": _free_axes(inputs),
         "parameters": _count(parameters),
         "operators": dict(sorted(graph.operators(model).items(), key=lambda entry: (-entry[1], entry[0]))),
         "metadata": {_text(entry.key): _parsed(_text(entry.value)) for entry in model.metadata_props},
-        "rows": rows_of(model, file, _inputs(model), config),
+        "rows": rows_of(model, file, required, config, optional),
         "config": config,
         "report": _report(file),
     }
@@ -108,10 +113,12 @@ def _read(file: Path) -> ModelProto:
     return model
 
 
-def _inputs(model: ModelProto) -> list[ValueInfoProto]:
-    """Return the inputs without the weights, which files of IR version 3 list too."""
+def _inputs(model: ModelProto) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
+    """Return the inputs without the weights, which files of IR version 3 list too; and those that have a default."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in weights]
+    required = [value for value in model.graph.input if value.name not in weights]
+    optional = [value for value in model.graph.input if value.name in weights]
+    return required, optional if model.ir_version >= MIN_IR_VERSION and len(optional) <= MAX_OPTIONAL else []
 
 
 def _values(values: Iterable[ValueInfoProto]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,8 @@ from onnxserve_converters.errors import ExportFailed
 from onnxserve_converters.graph import Axes, clean_domains, declarations, declared_values, graphs, strip
 from onnxserve_converters.inputs import InputSpec
 
-_MIN_IR_VERSION = 4  # the first whose graphs need not list their weights as inputs too
+MIN_IR_VERSION = 4
+"""The first whose graphs need not list their weights as inputs too; whoever does says that these are defaults."""
 
 
 def stand_in(i: int) -> str:
@@ -33,7 +34,7 @@ def set_interface(
     kept = [value for value in graph.input if value.name not in initialised]
     del graph.input[:]
     graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
+    model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     _name_inputs(graph, inputs)
     _check_inputs(graph, inputs)
     if len(graph.output) != len(outputs):

@@ -70,9 +70,13 @@ def inspection(found: Mapping[str, Any]) -> None:
     external = "".join(f", weights in {each['file']}" for each in found["external_data"])
     console.print(f"{found['file']}  {size(found['bytes'])}{external}", style="bold")
     facts = _table("", "", show_header=False)
-    for kind, values in (("in", found["inputs"]), ("out", found["outputs"])):
+    for kind, values, remark in (
+        ("in", found["inputs"], ""),
+        ("in", found["optional_inputs"], ", optional"),
+        ("out", found["outputs"], ""),
+    ):
         for name, value in values.items():
-            _row(facts, (kind, f"{name}  {value['dtype']}{_shape(value['shape'])}"))
+            _row(facts, (kind, f"{name}  {value['dtype']}{_shape(value['shape'])}{remark}"))
     parameters = found["parameters"]
     by_dtype = ", ".join(f"{dtype} {part['count']:,}" for dtype, part in parameters["by_dtype"].items())
     rows = {

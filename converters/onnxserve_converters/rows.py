@@ -1,6 +1,7 @@
 """What the graph of an ONNX file shows of its rows: whether requests could change each other's answers."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from onnxserve_server.runtime.axes import BatchAxes, assign_axes
 from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 
-def rows_of(model: ModelProto, file: Path, inputs: Iterable[ValueInfoProto], config: str | None) -> dict[str, str]:
+def rows_of(
+    model: ModelProto,
+    file: Path,
+    inputs: Iterable[ValueInfoProto],
+    config: str | None,
+    optional: Iterable[ValueInfoProto] = (),
+) -> dict[str, str]:
     """Return the verdict of the graph alone, as describe() has it.
 
     Args:
@@ -21,6 +28,7 @@ def rows_of(model: ModelProto, file: Path, inputs: Iterable[ValueInfoProto], con
         file: that it is from.
         inputs: those that are not weights.
         config: the text of its model.yaml, which may say where the rows lie; None without.
+        optional: inputs with a default: no constants, for a request may bring others.
     """
     try:
         takes, gives, _ = assign_axes(
@@ -32,7 +40,8 @@ def rows_of(model: ModelProto, file: Path, inputs: Iterable[ValueInfoProto], con
         )
     except ConfigurationError as error:
         return describe(RowVerdict(Rows.UNKNOWN, str(error)))
-    return describe(analyse(model, takes, gives))
+    defaults = tuple(replace(_spec(each), batch_axis=None) for each in optional)
+    return describe(analyse(model, takes + defaults, gives))
 
 
 def describe(verdict: RowVerdict) -> dict[str, str]:

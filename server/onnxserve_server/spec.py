@@ -3,7 +3,7 @@
 Once it is loaded, nothing of it changes, except that its batching may stop: then a new spec takes the old one's place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from onnxserve.tensor import Array, DataType
 
 MAX_TENSORS = 4096  # of a request
+MAX_OPTIONAL = 64  # inputs with a default; a model that has more was exported with its weights as inputs
 
 _Size = TypeVar("_Size", int, int | str)
 
@@ -19,7 +20,7 @@ _Size = TypeVar("_Size", int, int | str)
 class TensorSpec:
     """One input or output of a model. In `shape` an int is a fixed size, a str names a free axis ("" if nameless).
 
-    `batch_axis` is the axis that rows lie along; None for an input without one, which all rows of a run share.
+    `batch_axis` is the axis that rows lie along; None for a tensor without one, which all rows of a run share.
     `any_shape`: the model declares none, and `shape` is (). `default`: what an input is where a request leaves it out.
     """
 
@@ -46,6 +47,17 @@ class TensorSpec:
         if self.batch_axis is None:
             return array
         return array[(*[slice(None)] * self.batch_axis, slice(first, last))]
+
+    def repeat(self, array: Array, times: int) -> Array:
+        """Return an array of this tensor with each row so many times; as it is if shared."""
+        return array if self.batch_axis is None else array.repeat(times, self.batch_axis)
+
+    def filled(self, rows: int, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of so many rows whose other free axes have `sizes`, which has one for each axis."""
+        return tuple(
+            rows if axis == self.batch_axis else size if isinstance(size, int) else sizes[axis]
+            for axis, size in enumerate(self.shape)
+        )
 
 
 class Rows(StrEnum):

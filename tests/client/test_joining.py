@@ -90,6 +90,14 @@ def test_an_answer_is_split_into_what_each_call_would_have_got(number, rows, row
         first += rows[i]
 
 
+def test_an_output_that_all_rows_share_is_given_whole_to_each_call():
+    spec = spec_of([tensor("x", "float32", "n")], [tensor("y", "int64", "n"), tensor("z", "int64", 2, batch_axis=None)])
+    assert (spec.batches, spec.shared) == (True, {"z"})
+    outputs = [encode("y", np.arange(2)), encode("z", np.array([7, 8]))]
+    got = split(inference_service_pb2.PredictResponse(outputs=outputs), [(1, "a"), (1, "b")], spec.shared)
+    assert [(each["y"].tolist(), each["z"].tolist()) for each in got] == [([0], [7, 8]), ([1], [7, 8])]
+
+
 def test_a_transposed_array_is_sent_row_by_row():
     x = np.arange(6, dtype=np.float32).reshape(2, 3).T
     part = spec_of([tensor("x", "float32", "n", 2)]).part_of({"x": x})

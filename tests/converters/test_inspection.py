@@ -81,6 +81,19 @@ def test_the_graph_shows_that_rows_are_independent_and_where_they_meet(look):
     assert met["reason"] == "output y: ReduceMean: it mixes the elements along the axis that counts rows"
 
 
+def test_inputs_with_a_default_are_listed_apart_and_taken_for_no_constants(look):
+    found = look(zoo.with_default())
+    assert list(found["inputs"]) == ["x"]
+    assert found["optional_inputs"] == {"axes": {"dtype": "int64", "shape": [1]}}
+    assert found["rows"]["verdict"] == "unknown"
+
+
+def test_weights_of_old_files_are_no_inputs(look):
+    found = look(zoo.with_default(ir_version=3))
+    assert (list(found["inputs"]), found["optional_inputs"]) == (["x"], {})
+    assert found["rows"] == INDEPENDENT
+
+
 def test_rows_are_looked_for_where_model_yaml_or_the_file_says_that_they_lie(tmp_path):
     zoo.write(
         tmp_path,

@@ -126,7 +126,7 @@ def test_a_split_request_whose_caller_leaves_is_stopped_and_unqueued(server):
 
 def test_a_split_request_fails_as_a_whole_and_frees_its_parts(server):
     call = server.send("gather", id=np.array([[1]] * 6 + [[99]] + [[2]] * 6))
-    assert call.exception(timeout=10).code() == grpc.StatusCode.INTERNAL
+    assert call.exception(timeout=10).code() == grpc.StatusCode.INVALID_ARGUMENT
     server.wait_for("gather", lambda load: (load.queued_jobs, load.running_jobs) == (0, 0))
     assert server.client.predict("gather", {"id": np.full((5, 1), 3)})["y"].ravel().tolist() == [30] * 5
 

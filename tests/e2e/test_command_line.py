@@ -91,7 +91,7 @@ def test_outputs_are_saved(run):
         ),
         (("double", "--input", "z=x.npy"), None, "inputs[0].name: unknown input 'z'; the model's inputs are 'x'"),
         (("fixed", "--input", "x=x.npy"), None, "inputs[0].shape: input 'x' has the shape [4, 3], not [2, 3]"),
-        (("gather", "--input", "id=-"), b"[[99]]", "failed in its run"),
+        (("gather", "--input", "id=-"), b"[[99]]", "idx=99 must be within the inclusive range [-10,9]"),
     ],
     ids=["unknown model", "wrong type", "unknown input", "wrong shape", "failed run"],
 )

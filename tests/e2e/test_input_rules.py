@@ -75,6 +75,9 @@ def test_the_model_has_its_rules(server, onnxserve):
     assert rule.conditions == (Condition(input="x", axis=1, value=0),)
     (rule,) = server.client.model("negated").rules
     assert rule.conditions == (Condition(input="x", axis=None, value=MIN),)
+    models = {model["name"]: model for model in Http(server.app.http_port).fetch_status()["models"]}
+    (rule,) = models["gru"]["rules"]
+    assert rule.startswith("axis 1 of input 'x' has the size 0, which the model does not survive: ")
     printed = onnxserve("models", "--target", server.address).stdout
     assert "refused: the size of axis 1 of x is 0; a trial of it ended the process (killed by signal 6)" in printed
     assert f"refused: an element of x is {MIN} and an element of y is -1; a trial of it" in printed

@@ -27,6 +27,7 @@ MODELS = {
     "pair": zoo.two_by_two(),
     "slow": zoo.slow(),
     "mixing": zoo.mixing(),
+    "gru": zoo.gru(),
     "hostile": labelled(),
 }
 
@@ -161,6 +162,7 @@ def test_a_row_opens_to_what_the_model_is(opened):
     ):
         assert part in details
     assert "off, one request at a time: " in open_row("mixing")
+    assert "axis 1 of input 'x' has the size 0, which the model does not survive" in open_row("gru")
 
 
 def test_without_models_it_says_so(page, bare):

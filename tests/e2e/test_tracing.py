@@ -44,10 +44,10 @@ def collector():
 
 
 def test_a_trace_id_is_in_the_span_the_batch_and_the_log_of_its_request(serve, collector):
-    server = serve({"gather": zoo.gather()}, otlp_endpoint=collector.endpoint, trace_ratio=0)
+    server = serve({"parse": zoo.parse()}, otlp_endpoint=collector.endpoint, trace_ratio=0)
     trace, parent, header = traceparent()
     with pytest.raises(grpc.RpcError, match="INTERNAL"):
-        predict(server, header, "gather", "the-one", id=np.full((1, 1), 99))
+        predict(server, header, "parse", "the-one", x=np.array(["not a number"], object))
     span = until(lambda: next((one for one in collector.spans if one.kind == SERVER), None))
     batch = until(lambda: next((one for one in collector.spans if one.name == "onnxserve.batch"), None))
     record = until(lambda: next((one for one in collector.records if one.trace_id), None))
@@ -127,11 +127,11 @@ def test_requests_of_a_stream_are_traced_one_by_one(serve, collector):
         ({"model": "double", "inputs": {"x": {"data": [[1, 2, 3]]}}}, 200),
         ({"model": "double", "inputs": {"x": {"data": [[1]]}}}, 400),
         ({"model": "nobody", "inputs": {}}, 404),
-        ({"model": "gather", "inputs": {"id": {"data": [[99]]}}}, 500),
+        ({"model": "parse", "inputs": {"x": {"data": ["not a number"]}}}, 500),
     ],
 )
 def test_a_request_by_http_has_a_span_of_http(serving, collector, tmp_path, body, status):
-    root = zoo.write(tmp_path, {"double": zoo.double(), "gather": zoo.gather()})
+    root = zoo.write(tmp_path, {"double": zoo.double(), "parse": zoo.parse()})
     trace, parent, header = traceparent()
     with serving(root, otlp_endpoint=collector.endpoint, trace_ratio=0, http_port=0) as server:
         got, answer = Http(server.app.http_port).predict(body | {"request_id": "by-http"}, **dict([header]))

@@ -118,6 +118,7 @@ MODELS = {
         tensor("z", ["batch", 4], TensorProto.INT4), helper.make_node("Cast", ["x"], ["z"], to=TensorProto.INT4)
     ),
     "zipmap_beside": classifier(),
+    "with_default": zoo.with_default(),
     "made_up_names": made_up_names(),
     "scaled": scaled(constant("scale", [2])),
     "scaled_by_floats": scaled(helper.make_tensor("scale", FLOAT, [1], [2.0])),
@@ -209,6 +210,12 @@ def test_an_input_with_a_default_may_be_given_and_left_out(served, model):
     np.testing.assert_array_equal(served.predict(model, {"x": X, "scale": np.float32([5])})["y"], 5 * X)
     with pytest.raises(InvalidArgument, match=r"'x' missing; the model needs 'x'$"):
         served.predict(model, {"scale": np.float32([5])})
+
+
+def test_a_default_by_which_rows_do_not_meet_proves_nothing_for_other_values(served):
+    batching = served.model("with_default").batching
+    assert (batching.enabled, batching.rows.rows) == (False, "UNKNOWN")
+    assert "default of input axes" in batching.reason
 
 
 def test_names_that_a_converter_made_up_do_not_keep_rows_apart(served):

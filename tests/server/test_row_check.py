@@ -17,7 +17,7 @@ INT64, FLOAT = zoo.INT64, zoo.FLOAT
 def analysed(monkeypatch):
     """What the graph is said to show; at first nothing, so that trying alone must find out."""
     verdicts = [RowVerdict()]
-    monkeypatch.setattr(row_check, "_analyse", lambda session: verdicts[-1])
+    monkeypatch.setattr(row_check, "_analyse", lambda session: (verdicts[-1], ()))
     return verdicts
 
 
@@ -160,6 +160,12 @@ def test_where_rows_meet_they_are_not_batched_even_if_none_changed(examine, anal
     verdict = examine(zoo.double())
     assert (verdict.batchable, verdict.rows.rows, verdict.rows.node) == (False, Rows.MEET, "sum")
     assert verdict.reason.startswith("its rows meet at node sum: they may be added; no row changed")
+
+
+def test_an_output_that_the_graph_wrongly_takes_for_shared_is_found_by_trying(examine, monkeypatch):
+    monkeypatch.setattr(row_check, "_analyse", lambda session: (RowVerdict(Rows.INDEPENDENT), ("y",)))
+    for model in (zoo.double(), zoo_rows.quantized()):
+        assert examine(model).rows.rows is Rows.DEPENDENT
 
 
 def test_the_check_is_bounded_in_time(examine, monkeypatch):

@@ -68,6 +68,19 @@ def test_rows_along_another_axis_are_cut_and_joined_along_it_and_what_is_shared_
     np.testing.assert_array_equal(whole.outcome.outputs[0][1], x)
 
 
+def test_an_output_that_all_rows_share_is_taken_once_and_counted_once(make_job):
+    shared = replace(ANSWER[0], name="z", shape=(3,), batch_axis=None)
+    z = np.arange(3, dtype=np.float32)
+    whole = counted(make_job, 7)
+    whole.outputs = (*ANSWER, shared)
+    whole.answered = 2
+    for part in split_of(whole, 3, Whole(max_bytes=7 * 4 + z.nbytes)).parts:
+        part.end(Result("m", "1", [(ANSWER[0], part.inputs[0]), (shared, z)], Receipt(0, 0, 0, 1, 1, "cpu")))
+    (_, y), (spec, once) = whole.outcome.outputs
+    assert y.ravel().tolist() == [*range(7)]
+    assert (spec, once.tolist()) == (shared, z.tolist())
+
+
 def test_the_results_are_joined_in_order_whichever_comes_first(make_job):
     whole = counted(make_job, 11)
     split = split_of(whole, 4)

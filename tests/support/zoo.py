@@ -80,6 +80,22 @@ def two_by_two():
     return model(nodes, inputs, outputs, [constant("two", 2), constant("one", 1, np.int64)])
 
 
+def constant_beside(outputs, nodes=(), initializers=(), inputs=()):
+    """y = 2 x, float32 [batch, 3], and other outputs, of nodes that do not take x."""
+    double_ = helper.make_node("Mul", ["x", "two"], ["y"])
+    shapes = [tensor("x", ["batch", 3]), *inputs], [tensor("y", ["batch", 3]), *outputs]
+    return model([double_, *nodes], *shapes, [constant("two", 2), *initializers])
+
+
+def with_default(ir_version=10):
+    """y = x - its largest along axes, float32 [batch, 4]; axes is an input, by default [1]: by [0] rows meet."""
+    nodes = [helper.make_node("ReduceMax", ["x", "axes"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])]
+    made = model(nodes, [tensor("x", ["batch", 4])], [tensor("y", ["batch", 4])], [constant("axes", [1], np.int64)])
+    made.graph.input.append(tensor("axes", [1], INT64))
+    made.ir_version = ir_version
+    return made
+
+
 def mlp(width=64):
     """Two dense layers, float32 [batch, width] to [batch, 10]: kernels round differently at other batch sizes."""
     rng = np.random.default_rng(0)

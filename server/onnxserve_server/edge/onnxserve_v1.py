@@ -97,9 +97,11 @@ def _read_request(wire: inference.PredictRequest, deadline: float, clock: Clock)
     """Return a PredictRequest as a request; `deadline` and errors are those of UnaryCodec.decode_request()."""
     if len(wire.request_id) > _MAX_REQUEST_ID:
         raise _invalid("request_id", f"it is longer than {_MAX_REQUEST_ID} characters")
-    for field, count in (("inputs", len(wire.inputs)), ("outputs", len(wire.outputs))):
-        if count > MAX_TENSORS:  # before a million objects are made of a message of two megabytes
-            raise _invalid(field, f"{count} are more than any model has; at most {MAX_TENSORS}")
+    inputs, outputs = wire.inputs, wire.outputs
+    if len(inputs) > MAX_TENSORS or len(outputs) > MAX_TENSORS:
+        # Before a million objects are made of a message of two megabytes.
+        field, count = ("inputs", len(inputs)) if len(inputs) > MAX_TENSORS else ("outputs", len(outputs))
+        raise _invalid(field, f"{count} are more than any model has; at most {MAX_TENSORS}")
     if deadline != math.inf:
         deadline = clock() + deadline - time()
     if wire.HasField("timeout"):
@@ -110,8 +112,8 @@ def _read_request(wire: inference.PredictRequest, deadline: float, clock: Clock)
     return Request(
         wire.model,
         wire.version,
-        _read_tensors(wire.inputs),
-        wire.outputs,
+        _read_tensors(inputs),
+        outputs,
         wire.request_id,
         wire.priority,
         deadline,

@@ -56,7 +56,7 @@ class Admission:
             tensor.has_free_axes or tensor.batch_axis is None for tensor in spec.inputs
         )
         self._like_axes = _like_axes(spec)
-        self._rules = Rules(spec)
+        self._rules = Rules(spec) if spec.rules else None
 
     def admit(self, request: Request, arrived: float, done: Done, server_inputs: ServerInputs | None = None) -> Job:
         """Return the request as a job, with what the server adds to it.
@@ -65,7 +65,8 @@ class Admission:
             InvalidRequest: it does not fit the model; all that is wrong with it is listed.
             ResponseTooLarge: its answer would hold more than one may.
         """
-        spec, faults = self._spec, list[Violation]()
+        spec = self._spec
+        faults: list[Violation] = []
         outputs = self._wanted(request.outputs, faults) if request.outputs else spec.outputs
         if request.priority not in _PRIORITIES:
             message = f"must be between {_PRIORITIES[0]} and {_PRIORITIES[-1]}, not {request.priority}"
@@ -88,7 +89,7 @@ class Admission:
                 math.prod(spec.inputs[i].row_of(arrays[i].shape)) * arrays[i].itemsize for i, _ in self._batch_axes
             )
         self._check_together(arrays, rows, nbytes, request.inputs, faults)
-        if self._rules and not faults:
+        if self._rules is not None and not faults:
             faults += [
                 Violation(self._path(index, request.inputs, field), text)
                 for index, field, text in self._rules.broken(arrays)
@@ -122,7 +123,8 @@ class Admission:
     ) -> tuple[Array, ...] | None:
         """Return the request's tensors and those that the server gives, in the model's order; None beside a fault."""
         inputs = self._inputs
-        arrays, at_fault = {**given}, list[int]()
+        arrays = {**given}
+        at_fault: list[int] = []
         for position, tensor in enumerate(tensors):
             known = inputs.get(tensor.name)
             if known is None:
@@ -347,7 +349,10 @@ def _strings(tensor: WireTensor, spec: TensorSpec, path: str, faults: list[Viola
 
 def _size(tensor: WireTensor) -> int:
     """Return the bytes that a tensor holds."""
-    return len(tensor.data) + sum(len(element) + _STRING_OVERHEAD for element in tensor.strings)
+    size = len(tensor.data)
+    if tensor.strings:
+        size += sum([len(element) + _STRING_OVERHEAD for element in tensor.strings])
+    return size
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:

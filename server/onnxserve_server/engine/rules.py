@@ -16,10 +16,6 @@ class Rules:
             tensor.name for tensor in spec.inputs if spec.batching.enabled and tensor.batch_axis is not None
         }
 
-    def __bool__(self) -> bool:
-        """Whether there are any: most models have none."""
-        return bool(self._rules)
-
     def broken(self, arrays: Sequence[Array]) -> Iterator[tuple[int, str, str]]:
         """Yield, for each rule that is broken, the position of an input, its field at fault, and what is wrong."""
         for rule in self._rules:

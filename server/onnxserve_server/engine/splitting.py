@@ -33,7 +33,8 @@ class Split:
     """Cuts a job into parts of at most `max_rows` rows and joins their results in order.
 
     The first part that fails ends the whole, and the other parts with it. If rows turn out to depend on each other
-    meanwhile, or the results cannot be joined, the whole is run in one run. `inputs` are those of the model.
+    meanwhile, or the results cannot be joined, the whole is run in one run. An output that all rows share is taken from
+    the first part. `inputs` are those of the model.
     """
 
     def __init__(self, whole: Job, max_rows: int, inputs: Sequence[TensorSpec], model: Runs) -> None:
@@ -102,10 +103,14 @@ class Split:
     def _joined(self) -> Result:
         results = [result for result in self._results if result is not None]
         answered = self._whole.answered
-        self._model.check_answer([output for result in results for output in result.outputs[:answered]])
-        outputs = [
-            (output, np.concatenate([result.outputs[i][1] for result in results], output.batch_axis))
+        columns = [
+            (output, [result.outputs[i][1] for result in (results[:1] if output.batch_axis is None else results)])
             for i, output in enumerate(self._whole.outputs)
+        ]
+        self._model.check_answer([(output, array) for output, arrays in columns[:answered] for array in arrays])
+        outputs = [
+            (output, arrays[0] if output.batch_axis is None else np.concatenate(arrays, output.batch_axis))
+            for output, arrays in columns
         ]
         receipts = [result.receipt for result in results]
         largest = max(receipts, key=lambda receipt: receipt.batch_rows)

@@ -10,7 +10,7 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import Found
 from onnxserve_server.repository.files import check_within, sha256_of
 from onnxserve_server.repository.state import feedback_of, policy_of, state_of
-from onnxserve_server.runtime.axes import BatchAxes
+from onnxserve_server.runtime.axes import BatchAxes, share
 from onnxserve_server.runtime.metadata import json_in
 from onnxserve_server.runtime.probe import Findings
 from onnxserve_server.runtime.prober import Prober
@@ -46,11 +46,11 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     findings = prober.probe(found.path, options, max_rows=batching.max_rows, batched=batching.enabled is True)
     verdict = findings.verdict
     session = Session(found.path, options)
-    if batching.enabled is True and not (declared := check_batch_axes(session.inputs, session.outputs)).batchable:
+    spec = _spec(found, session, options, findings)
+    if batching.enabled is True and not (declared := check_batch_axes(session.inputs, spec.outputs)).batchable:
         raise ConfigurationError(
             f"{found.config_file}: batching.enabled: the model cannot be batched: {declared.reason}"
         )
-    spec = _spec(found, session, options, _policy(found, verdict, is_random=session.is_random), findings.rules)
     if not spec.batching.enabled:
         logger.info("model %s/%s runs one request at a time: %s", spec.name, spec.version, spec.batching.reason)
     if batching.enabled is True and not verdict.batchable:
@@ -166,15 +166,17 @@ def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
     )
 
 
-def _spec(
-    found: Found, session: Session, options: SessionOptions, policy: BatchPolicy, rules: tuple[InputRule, ...]
-) -> ModelSpec:
+def _spec(found: Found, session: Session, options: SessionOptions, findings: Findings) -> ModelSpec:
     metadata = dict(session.metadata)
+    policy = _policy(found, findings.verdict, is_random=session.is_random)
+    state, feedback = state_of(found, session), feedback_of(found, session)
+    fed = {*(pair.output.name for pair in state), *(each.output.name for each in feedback)}
+    shared = set(findings.verdict.shared) - fed
     return ModelSpec(
         name=found.name,
         version=found.version,
         inputs=session.inputs + session.optional,
-        outputs=_labelled(found, session.outputs, metadata),
+        outputs=_labelled(found, share(session.outputs, shared), metadata),
         batching=policy,
         requested_providers=tuple(options.providers),
         providers=session.providers,
@@ -182,10 +184,10 @@ def _spec(
         instances=found.config.instances,
         threads=options.threads,
         fixed_cost=session.fixed_cost,
-        state=state_of(found, session),
+        state=state,
         sequences=policy_of(found.config.sequences),
-        feedback=feedback_of(found, session),
-        rules=tuple(rule for rule in rules if not (policy.enabled and _is_about_rows(rule, session.inputs))),
+        feedback=feedback,
+        rules=tuple(rule for rule in findings.rules if not (policy.enabled and _is_about_rows(rule, session.inputs))),
         left_out=session.left_out,
         metadata=metadata,
         description=session.description,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -19,6 +20,13 @@ MAX_SECONDS = 20.0
 """How long the analysis of one model may take, unless the caller says otherwise."""
 
 
+class Analysis(NamedTuple):
+    """What the graph shows: the verdict on its rows, and the outputs that are the same for all rows, by name."""
+
+    verdict: RowVerdict
+    shared: tuple[str, ...] = ()
+
+
 def analyse(
     model: ModelProto | Path,
     inputs: Sequence[TensorSpec],
@@ -26,6 +34,17 @@ def analyse(
     *,
     max_seconds: float = MAX_SECONDS,
 ) -> RowVerdict:
+    """Judge by the graph alone whether the rows of a run can change each other's outputs; see analyse_outputs()."""
+    return analyse_outputs(model, inputs, outputs, max_seconds=max_seconds).verdict
+
+
+def analyse_outputs(
+    model: ModelProto | Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    max_seconds: float = MAX_SECONDS,
+) -> Analysis:
     """Judge by the graph alone whether the rows of a run can change each other's outputs.
 
     Args:
@@ -37,25 +56,32 @@ def analyse(
     Returns:
         INDEPENDENT, which is proved: row i of each output depends on row i of the inputs and on shared inputs, and has
         as many rows as they have. MEET, with the node where rows may change each other. UNKNOWN, with the node that the
-        analysis cannot follow. Every other fault of the graph is UNKNOWN, too: nothing is raised.
+        analysis cannot follow. Every other fault of the graph is UNKNOWN, too: nothing is raised. And the outputs that
+        are proved to depend on neither the rows nor their number, whatever the verdict.
     """
     try:
         return _judge(model, inputs, outputs, time.monotonic() + max_seconds)
     except OverBudget as limit:
-        return RowVerdict(Rows.UNKNOWN, str(limit))
+        return Analysis(RowVerdict(Rows.UNKNOWN, str(limit)))
     except Exception as error:  # whatever a file may contain
-        return RowVerdict(Rows.UNKNOWN, f"the analysis cannot read the graph: {error!r}"[:300])
+        return Analysis(RowVerdict(Rows.UNKNOWN, f"the analysis cannot read the graph: {error!r}"[:300]))
 
 
 def _judge(
     model: ModelProto | Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], deadline: float
-) -> RowVerdict:
+) -> Analysis:
     if isinstance(model, Path):
         model = onnx.load(model, load_external_data=False)
     declared = {value.name: value for value in model.graph.input}
     given = {spec.name: _input(spec, declared.get(spec.name)) for spec in inputs}
     found = Interpreter(model, deadline).run(given)
-    verdicts = [_output(spec, found.get(spec.name), _producers(model)) for spec in outputs]
+    producers = _producers(model)
+    shared = [name for name, value in found.items() if isinstance(value, Value) and value.is_shared]
+    verdict = _worst([_output(spec, found.get(spec.name), producers) for spec in outputs])
+    return Analysis(verdict, tuple(shared))
+
+
+def _worst(verdicts: Sequence[RowVerdict]) -> RowVerdict:
     for rows in (Rows.MEET, Rows.UNKNOWN):
         for verdict in verdicts:
             if verdict.rows is rows:

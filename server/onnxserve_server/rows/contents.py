@@ -1,6 +1,7 @@
 """Arithmetic on the contents of small values: shapes, axes and what graphs compute from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -112,26 +113,17 @@ def _remainder(one: Any, other: Any) -> Any:
     return one % other if one >= 0 and other > 0 else None
 
 
-def _larger(*operands: Any) -> Any:
-    best = operands[0]
-    for each in operands[1:]:
-        best = _choose(best, each, ">")
-    return best
+def _chosen(sign: str, is_natural: Callable[[Iterable[bool]], bool]) -> Operation:
+    """Return the operation that chooses an extreme; `is_natural`: of how many it takes that they are, any or all."""
 
+    def choose(one: Any, other: Any) -> Any:
+        found = _sign(one, other)
+        if found is None:
+            operands = sorted((one, other), key=repr)
+            return opaque(f"choose{sign}", *operands, natural=is_natural(map(_natural, operands)))
+        return one if found == 0 or (found > 0) == (sign == ">") else other
 
-def _smaller(*operands: Any) -> Any:
-    best = operands[0]
-    for each in operands[1:]:
-        best = _choose(best, each, "<")
-    return best
-
-
-def _choose(one: Any, other: Any, sign: str) -> Any:
-    found = _sign(one, other)
-    if found is None:  # at least as natural as the larger of them, or as both
-        natural = _natural(one) or _natural(other) if sign == ">" else _natural(one) and _natural(other)
-        return opaque(f"choose{sign}", *sorted((one, other), key=repr), natural=natural)
-    return one if found == 0 or (found > 0) == (sign == ">") else other
+    return lambda *operands: reduce(choose, operands)
 
 
 def _natural(each: Any) -> bool:
@@ -191,9 +183,10 @@ def _sum(*operands: Any) -> Any:
     return sum(operands[1:], operands[0])
 
 
-_WHOLE: dict[str, Operation] = {"Div": _quotient, "Mod": _remainder}
+_WHOLE: dict[str, Operation] = {"Div": _quotient, "Mod": _remainder, "Max": _chosen(">", any)}
 _REAL: dict[str, Operation] = {
     "Div": _real_quotient,
+    "Max": _chosen(">", all),  # the larger one may have a fraction
     "Floor": lambda each: _whole(each) if isinstance(each, Size) else float(np.floor(each)),
     "Ceil": lambda each: _whole(each) if isinstance(each, Size) else float(np.ceil(each)),
     "Round": lambda each: _whole(each) if isinstance(each, Size) else float(np.round(each)),
@@ -206,8 +199,7 @@ _ANY: dict[str, Operation] = {
     "Neg": lambda each: -each,
     "Abs": _absolute,
     "Sum": _sum,
-    "Max": _larger,
-    "Min": _smaller,
+    "Min": _chosen("<", all),
     "Equal": _equal,
     "Less": _compared({-1}),
     "Greater": _compared({1}),

@@ -159,7 +159,7 @@ def concatenated(values: Sequence[Value], k: int) -> Value:
         axes=(*rest[:k], Axis(size), *rest[k:]),
         dtype=first.dtype,
         by_count=any(value.by_count for value in values),
-        leads=k == len(rest) and _is_row_number(first),
+        leads=k == len(rest) and _is_row_number(first) and not any(value.by_count for value in values[1:]),
     )
 
 
@@ -171,20 +171,20 @@ def _is_row_number(value: Value) -> bool:
 @rule("Pad")
 def pad(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """More along some axes; along that of the rows, none."""
-    value, *_ = tensors(inputs)
+    value, *more = tensors(inputs)
     pads = inputs[1] if len(inputs) > 1 else None
     given: list[Number] = pads.ints() if isinstance(pads, Value) else [*node.numbers("pads")]
     chosen = inputs[3] if len(inputs) > 3 else None
     places = [place_in(k, value.rank) for k in (chosen.ints() if isinstance(chosen, Value) else range(value.rank))]
     made = value.known
     for j, k in enumerate(places):
-        more = given[j] + given[j + len(places)]
-        if (given[j], given[j + len(places)]) != (0, 0):
-            made = _with_size(made, k, made[k].size + more)
+        before, after = given[j], given[j + len(places)]
+        if (before, after) != (0, 0):
+            made = _with_size(made, k, made[k].size + before + after)
     filler = inputs[2] if len(inputs) > 2 else None
     if isinstance(filler, Value) and filler.row_axis is not None:
         raise Meet("its filling holds rows, and is used for all rows")
-    return [value.bare(axes=made, by_count=value.by_count or (isinstance(filler, Value) and filler.by_count))]
+    return [value.bare(axes=made, by_count=any(each.by_count for each in (value, *more)))]
 
 
 @rule("DepthToSpace", "SpaceToDepth")

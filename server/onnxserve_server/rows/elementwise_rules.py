@@ -75,7 +75,7 @@ def _indices(node: Node, values: Sequence[Value]) -> dict[str, Any]:
 def _moved(index: Value, by: Value) -> Position | None:
     """Return the place of index + by, where `by` is a small offset."""
     below = by.below if by.below is not None else _below_of_contents(by)
-    if index.place is None or by.place is not None or below is None:
+    if index.place is None or by.by_count or below is None:
         return None
     return Position(index.place.stride, index.place.below + below - 1)
 

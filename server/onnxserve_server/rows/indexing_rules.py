@@ -176,9 +176,8 @@ def reverse_sequence(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 @rule("TensorScatter")
 def tensor_scatter(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """A cache, with an update from a place on, for each batch."""
-    cache, update, *more = tensors(inputs)
-    if cache.row_axis is None and update.row_axis is None:
-        return [cache.bare()]
-    if any(each.known[:1] != (PURE,) for each in (cache, update, *more)):
+    values = tensors(inputs)
+    has_rows = any(each.row_axis is not None for each in values)
+    if has_rows and any(each.known[:1] != (PURE,) for each in values):
         raise Meet("it combines rows with something else by their place")
-    return [cache.bare(by_count=any(each.by_count for each in (cache, update, *more)))]
+    return [values[0].bare(by_count=any(each.by_count for each in values))]

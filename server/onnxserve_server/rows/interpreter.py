@@ -10,7 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnxserve_server.rows import registry
 from onnxserve_server.rows.node import Node, from_tensor
 from onnxserve_server.rows.sizes import by_count
-from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, Poison, Unclear, Value
+from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, Poison, Unclear, Value, join
 from onnxserve_server.spec import Rows
 
 _MAX_NODES = 100_000
@@ -54,16 +54,18 @@ class Interpreter:
             OverBudget: it would take too long.
         """
         graph = self._model.graph
-        scope = dict(inputs)
         context = _Context(_versions(self._model.opset_import), {})
-        values = self._graph(graph, scope, context)
+        values = self._graph(graph, inputs, {}, context)
         return {output.name: value for output, value in zip(graph.output, values, strict=True)}
 
-    def _graph(self, graph: GraphProto, scope: Scope, context: _Context) -> list[Abstract]:
-        for tensor in graph.initializer:
-            scope.setdefault(tensor.name, from_tensor(tensor))
-        for sparse in graph.sparse_initializer:
-            scope.setdefault(sparse.values.name, Value(axes=tuple(map(Axis, sparse.dims))))
+    def _graph(
+        self, graph: GraphProto, inputs: Mapping[str, Abstract], outer: Scope, context: _Context
+    ) -> list[Abstract]:
+        """Interpret a graph: its initializers hide values of graphs around it, and its inputs hide its initializers."""
+        scope: Scope = ChainMap({}, outer)
+        scope.update((tensor.name, from_tensor(tensor)) for tensor in graph.initializer)
+        scope.update((each.values.name, Value(axes=tuple(map(Axis, each.dims)))) for each in graph.sparse_initializer)
+        scope.update(inputs)
         self._walk(graph.node, scope, context)
         return [_lookup(scope, output.name) for output in graph.output]
 
@@ -84,7 +86,7 @@ class Interpreter:
         domain, name = _standard(proto.domain), _name(proto)
         attributes = _attributes(proto, context.call)
         function = self._functions.get((domain, proto.op_type, proto.overload))
-        if function is not None:
+        if function is not None and domain not in _DETERMINISTIC:
             return self._call(function, inputs, attributes, context.inside(_key(proto)))
         poison = worst(inputs)
         if poison is not None:
@@ -92,9 +94,8 @@ class Interpreter:
         known = [each for each in inputs if not isinstance(each, Poison)]
 
         def run(graph: GraphProto, given: Sequence[Abstract], label: str) -> list[Abstract]:
-            inner: Scope = ChainMap({}, scope)
-            inner.update((value.name, each) for value, each in zip(graph.input, given, strict=True))
-            return self._graph(graph, inner, context.inside(f"{_key(proto)}:{label}"))
+            named = {value.name: each for value, each in zip(graph.input, given, strict=True)}
+            return self._graph(graph, named, scope, context.inside(f"{_key(proto)}:{label}"))
 
         node = Node(
             op=proto.op_type,
@@ -107,7 +108,11 @@ class Interpreter:
             given=[bool(output) for output in proto.output],
             run=run,
         )
-        return _judged(node, known)
+        values = _judged(node, known)
+        if function is None:
+            return values
+        called = self._call(function, inputs, attributes, context.inside(_key(proto)))
+        return [_either(node, k, *pair) for k, pair in enumerate(zip(values, called, strict=False))]
 
     def _call(
         self,
@@ -172,6 +177,11 @@ def _is_sound(value: Value) -> bool:
     """Whether at most one axis counts rows, and the size of no other depends on them."""
     axes = value.axes or ()
     return sum(axis.rows for axis in axes) <= 1 and not by_count(*(size for a in axes for size in (a.outer, a.inner)))
+
+
+def _either(node: Node, k: int, built_in: Abstract, called: Abstract) -> Abstract:
+    """Return what holds of output k, of ONNX Runtime's own operator or a function of its name: it may run either."""
+    return join(built_in, called, lambda axis: f"{node.key}:either{k}.{axis}")
 
 
 def _attributes(node: NodeProto, call: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:

@@ -1,6 +1,7 @@
 """Operators of com.microsoft whose rules need more than the notation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onnxserve_server.rows import notation
 from onnxserve_server.rows.cutting_rules import concatenated
@@ -26,6 +27,8 @@ def skip_layer_normalization(node: Node, inputs: Sequence[Known | None]) -> list
     """A sum of two, normalized along the last axis."""
     value, skip, *weights = tensors(inputs)
     _shared(weights)
+    if skip.row_axis is not None and value.row_axis is None:
+        raise Meet("it adds the rows of its second input to a first one without rows, whose size the result has")
     axes = broadcast([value.known, skip.known])
     made = value.bare(axes=axes, by_count=_by_count(inputs))
     refuse_rows(made, [len(axes) - 1])
@@ -55,7 +58,7 @@ def quantized_concat(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """One after the other along an axis."""
     values = [each.bare() for each in tensors(inputs[2::3])]
     _shared([*inputs[:2], *inputs[3::3], *inputs[4::3]])
-    return [concatenated(values, node.axis(values[0].rank, 0))]
+    return [replace(concatenated(values, node.axis(values[0].rank, 0)), by_count=_by_count(inputs))]
 
 
 @rule("QLinearSoftmax", domain=MICROSOFT)
@@ -113,8 +116,9 @@ def bias_softmax(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 @rule("GatherBlockQuantized", domain=MICROSOFT)
 def gather_block_quantized(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """Lines of a quantized table."""
-    table, _, *parameters = tensors(inputs)
-    _shared([table, *parameters])
+    table, _, scale, *more = tensors(inputs)
+    _shared([table, scale, *more])
     if node.number("gather_axis", 0) or table.rank != 2:
         raise Unclear("it gathers along another axis than the first of two")
-    return notation.apply("@, ... -> @E", node, [inputs[1]])
+    (made,) = notation.apply("@, ... -> @E", node, [inputs[1]])
+    return [replace(made, dtype=scale.dtype, by_count=_by_count(inputs))]

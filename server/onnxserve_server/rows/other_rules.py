@@ -57,7 +57,8 @@ def resize(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
             if axes[k].rows:
                 raise Meet("it mixes the elements along the axis that counts rows")
             axes[k] = Axis(node.fresh(k) if size is None else size)
-    depends = value.by_count or any(each.by_count and each.contents is None for each in more)
+    followed = None if None in sizes else inputs[3] if len(inputs) > 3 else None
+    depends = any(each.by_count for each in tensors(inputs) if each is not followed)
     return [value.bare(axes=tuple(axes), by_count=depends)]
 
 

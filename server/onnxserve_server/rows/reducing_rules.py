@@ -29,7 +29,7 @@ def reduce(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     if not chosen and node.number("noop_with_empty_axes", 0):
         return [value.bare()]
     if value.axes is None:
-        return [Value(axes=None if chosen else (), by_count=value.by_count)]
+        return [Value(axes=None if chosen or node.number("keepdims", 1) else (), by_count=value.by_count)]
     places = {place_in(axis, value.rank) for axis in chosen} or set(range(value.rank))
     refuse_rows(value, sorted(places))
     axes = _without(value.known, places, keep=bool(node.number("keepdims", 1)))

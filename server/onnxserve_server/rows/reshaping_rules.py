@@ -8,7 +8,7 @@ from onnx import TensorProto
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, from_tensor, place_in, sizes_value
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.sizes import ROWS, Number, by_count, compare, divide, multiply, opaque
+from onnxserve_server.rows.sizes import ROWS, Number, by_count, compare, divide, is_natural, multiply, opaque
 from onnxserve_server.rows.values import (
     MAX_CONTENTS,
     Axes,
@@ -36,7 +36,7 @@ def reshape(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """The rows are found again where the product of the axes before or after them is the same."""
     value, shape = tensors(inputs)
     if value.is_shared and (value.axes is None or shape.contents is None):
-        return [value.bare(axes=_of_rank(node, shape))]
+        return [value.bare(axes=_of_rank(node, shape), by_count=shape.by_count)]
     wanted = list(shape.ints())
     for k, size in enumerate(wanted):
         if size == 0 and not node.number("allowzero", 0):
@@ -117,9 +117,8 @@ def _left_over(axes: Axes, sizes: Sequence[Number], k: int, rest: Number) -> Num
         if whole is not None and part is not None:
             return opaque("rest", whole, part, natural=True)
     row = next((j for j, axis in enumerate(axes) if axis.rows), None)
-    before = total(axes[:row]) * axes[row].outer if row is not None else 0
-    if row is not None and before == multiply(*sizes[:k]) and total(axes[row:]) == axes[row].size:
-        return axes[row].size
+    if row is not None and total(axes[:row]) == multiply(*sizes[:k]) and total(axes[row:]) == ROWS:
+        return ROWS  # a row has one element there, so the sizes behind are 1
     if by_count(total(axes)):
         raise Unclear("the analysis cannot see where it puts the rows")
     return opaque("rest", total(axes), rest, natural=True)
@@ -167,8 +166,8 @@ def unsqueeze(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 def squeeze(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """Axes of size 1 go."""
     value, *given = tensors(inputs)
-    gone = node.numbers("axes") or (given[0].ints() if given else None)
-    if gone is None:
+    gone = node.numbers("axes") or (given[0].ints() if given else [])
+    if not gone:  # left out, or an empty list
         if any(not isinstance(size, int) for size in value.sizes):
             raise Unclear("it removes axes of size 1, and the size of one is free")
         gone = [k for k, size in enumerate(value.sizes) if size == 1]
@@ -281,7 +280,7 @@ def range_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
         if len(numbers) <= MAX_CONTENTS:
             return [replace(sizes_value(numbers), dtype=dtype)]
         return [Value(axes=(Axis(len(numbers)),), dtype=dtype)]
-    if start == 0 and step == 1:
+    if start == 0 and step == 1 and is_natural(limit):
         return [Value(axes=(Axis(limit),), dtype=dtype, below=limit)]
     known = step == 1 and compare(limit, start) in (0, 1)
     return [

@@ -47,8 +47,8 @@ def sequence_construct(node: Node, inputs: Sequence[Known | None]) -> list[Abstr
 def sequence_insert(node: Node, inputs: Sequence[Known | None]) -> list[Abstract]:
     """One item more."""
     sequence, (item, *place) = _sequence(inputs[0]), tensors(inputs[1:])
-    if any(each.row_axis is not None for each in place):
-        raise Meet("a row decides the place of an item")
+    if any(not each.is_shared for each in place):
+        raise Meet("the rows decide the place of an item")
     if sequence.items is not None and not place:
         return [_of(node, [*sequence.items, item])]
     joined = _of(node, [item] if sequence.each is None else [sequence.each, item])
@@ -66,7 +66,11 @@ def sequence_at(node: Node, inputs: Sequence[Known | None]) -> list[Abstract]:
         return [sequence.items[number]]
     if place.by_count:
         raise Meet("the number of rows decides which item is taken")
-    return [_any(sequence)]
+    each = _any(sequence)
+    axes = [
+        axis if axis.rows or isinstance(axis.outer, int) else Axis(node.fresh(k)) for k, axis in enumerate(each.known)
+    ]
+    return [each.bare(axes=tuple(axes))]  # where their axes are free, the items may have sizes of their own
 
 
 @rule("SequenceLength")
@@ -84,6 +88,8 @@ def split_to_sequence(node: Node, inputs: Sequence[Known | None]) -> list[Abstra
     k = node.axis(value.rank, 0)
     if value.known[k].rows:
         raise Meet("it cuts the axis that counts rows")
+    if any(not each.is_shared for each in lengths):
+        raise Meet("the rows decide how it is cut")
     size, keep = value.sizes[k], bool(lengths) or bool(node.number("keepdims", 1))
     if lengths and lengths[0].rank:
         pieces = lengths[0].ints()

@@ -72,28 +72,27 @@ def _spatial(node: Node, sizes: Sequence[Number], kernel: Sequence[Number]) -> l
     made: list[Number] = []
     for k, size in enumerate(sizes):
         window = (kernel[k] - 1) * dilations[k] + 1
-        padding = pads[k] + pads[k + count]
         if node.op == "ConvTranspose":
-            made.append((size - 1) * strides[k] + more[k] + window - padding)
+            made.append((size - 1) * strides[k] + more[k] + window - pads[k] - pads[k + count])
         else:
-            made.append(_windows(node, size, window, strides[k], padding))
+            made.append(_windows(node, size, window, strides[k], (pads[k], pads[k + count])))
     return made
 
 
-def _windows(node: Node, size: Number, window: Number, stride: int, padding: int) -> Number:
+def _windows(node: Node, size: Number, window: Number, stride: int, pads: tuple[int, int]) -> Number:
     auto = node.text("auto_pad", "NOTSET")
     if auto.startswith("SAME"):
         free = size + stride - 1
     else:
-        padding = 0 if auto == "VALID" else padding
-        free = size + padding - window + stride
+        pads = (0, 0) if auto == "VALID" else pads
+        free = size + sum(pads) - window + stride
     if stride == 1:
         return free
     if not isinstance(free, int):
-        return opaque("windows", free, stride, node.number("ceil_mode", 0), natural=True)
+        return opaque("windows", free, stride, *([size, pads] if node.number("ceil_mode", 0) else []), natural=True)
     if node.number("ceil_mode", 0) and isinstance(size, int):
         count = -(-(free - stride) // stride) + 1
-        return count - 1 if (count - 1) * stride >= size + padding - padding // 2 else count
+        return count - 1 if (count - 1) * stride >= size + pads[0] else count
     return free // stride
 
 

@@ -32,6 +32,10 @@ class Arena:
 
     def note(self, inputs: Iterable[Array], outputs: Iterable[Array]) -> None:
         """Take in a run."""
-        last = sum([array.nbytes for array in inputs]) + sum([array.nbytes for array in outputs])
+        last = 0
+        for array in inputs:
+            last += array.nbytes
+        for array in outputs:
+            last += array.nbytes
         self._last = last
         self._largest = max(self._largest, last)

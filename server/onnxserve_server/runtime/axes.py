@@ -72,6 +72,13 @@ def assign_axes(
     return tuple(map(assign, inputs)), tuple(map(assign, outputs)), unused
 
 
+def share(outputs: Specs, names: Container[str]) -> Specs:
+    """Return a model's outputs, those of these names without rows. One of unknown shape stays as it is."""
+    return tuple(
+        replace(spec, batch_axis=None) if spec.name in names and not spec.any_shape else spec for spec in outputs
+    )
+
+
 def _fault_of_axis(name: str, axis: int, inputs: Specs, outputs: Specs) -> str:
     spec = next((spec for spec in inputs + outputs if spec.name == name), None)
     if spec is None:

@@ -41,10 +41,7 @@ class Base(NamedTuple):
         return sum(item * size for item, size in zip(items, sizes, strict=True)) <= _MAX_BYTES
 
     def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
-        return tuple(
-            size if isinstance(size, int) else rows if axis == spec.batch_axis else self.sizes[spec.name, axis]
-            for axis, size in enumerate(spec.shape)
-        )
+        return spec.filled(rows, [self.sizes.get((spec.name, axis), 1) for axis in range(len(spec.shape))])
 
 
 def bases(inputs: Sequence[TensorSpec]) -> Iterator[Base]:

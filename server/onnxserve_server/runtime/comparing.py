@@ -36,7 +36,7 @@ def row_changes(spec: TensorSpec, got: Array, wanted: Array) -> Changes:
 
     For floats it is the largest difference over the largest magnitude of the row, for integers that or the share of
     elements that differ, whichever is less, for all others that share. Where one has NaN or infinity and the other
-    has not, it is infinity.
+    has not, it is infinity. An output that all rows share is one row.
     """
     one, other = _by_row(spec, got), _by_row(spec, wanted)
     if one.dtype.kind not in "fiu":
@@ -59,7 +59,7 @@ def row_changes(spec: TensorSpec, got: Array, wanted: Array) -> Changes:
 
 def _by_row(spec: TensorSpec, array: Array) -> Array:
     """Return an output as [rows, elements of a row]; bfloat16, which numpy does not have, as float32."""
-    rows = np.moveaxis(array, spec.batch_axis or 0, 0)
+    rows = array[None] if spec.batch_axis is None else np.moveaxis(array, spec.batch_axis, 0)
     flat = rows.reshape(len(rows), -1) if rows.size else rows.reshape(len(rows), 0)
     if spec.data_type == DataType.DATA_TYPE_BFLOAT16:
         return (flat.astype(np.uint32) << 16).view(np.float32)

@@ -143,10 +143,7 @@ class Draws:
 
     def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
         sizes = self.rows[spec.name].shape if spec.name in self.rows else [self._size] * len(spec.shape)
-        return tuple(
-            rows if axis == spec.batch_axis else size if isinstance(size, int) else sizes[axis]
-            for axis, size in enumerate(spec.shape)
-        )
+        return spec.filled(rows, sizes)
 
     def _array(self, spec: TensorSpec, rows: int, values: Values) -> Array:
         shape = self._shape(spec, rows)

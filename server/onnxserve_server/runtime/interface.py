@@ -14,7 +14,7 @@ from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.messages import cure_of_type
 from onnxserve_server.runtime.model_file import ModelFile, read_model_file
-from onnxserve_server.spec import TensorSpec
+from onnxserve_server.spec import MAX_OPTIONAL, TensorSpec
 
 # ONNX Runtime's names of the element types.
 _TYPES = {
@@ -37,7 +37,6 @@ _TYPES = {
     "tensor(float8e5m2)": DataType.DATA_TYPE_FLOAT8E5M2,
     "tensor(float8e5m2fnuz)": DataType.DATA_TYPE_FLOAT8E5M2FNUZ,
 }
-_MAX_OPTIONAL = 64  # inputs with a default; a model that has more was exported with its weights as inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +139,7 @@ class _Description:
     def _optional(self) -> tuple[TensorSpec, ...]:
         """Return the inputs with a default; none if these are the model's weights."""
         arguments = self._session.get_overridable_initializers()
-        if len(arguments) > _MAX_OPTIONAL:
+        if len(arguments) > MAX_OPTIONAL:
             return ()
         specs, _ = self._specs(arguments, "inputs")
         defaults = {spec: self._default(spec) for spec in specs}

@@ -90,10 +90,11 @@ class Neighbours:
         for spec in self.compared:
             before, other = outputs[spec.name], after[spec.name]
             if before.shape == other.shape:
-                changes = row_changes(spec, other, before)[kept]
+                rows_kept = [0] if spec.batch_axis is None else kept
+                changes = row_changes(spec, other, before)[rows_kept]
                 if changes.max(initial=0.0) <= self._allowed(spec):
                     continue
-                row = kept[int(changes.argmax())]
+                row = rows_kept[int(changes.argmax())]
             else:
                 row = kept[0]
             self._confirm(spec, Replaced(row, 0.0, values, (feeds, changed), (before, other)))

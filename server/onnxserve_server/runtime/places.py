@@ -80,7 +80,9 @@ class Places:
             except RunFailed:
                 continue
             for spec in specs:
-                here = outputs[spec.name].take(order, spec.batch_axis or 0)
+                here = outputs[spec.name]
+                if spec.batch_axis is not None:
+                    here = here.take(order, spec.batch_axis)
                 self._compare_one(_Group(spec, rows, len(order) == 1), here, moved[spec.name])
 
     def check(self) -> None:

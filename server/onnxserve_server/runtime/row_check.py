@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from onnxserve_server.runtime.axes import share
 from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.first_rows import first_that_runs
@@ -19,9 +20,9 @@ from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import read_hints
 from onnxserve_server.runtime.session import Session
-from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of_output_axes
+from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of_defaults, fault_of_output_axes
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
-from onnxserve_server.spec import Rows, RowVerdict
+from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 _SECONDS = 5.0  # after which only the first batch is still checked
 _SECONDS_IF_PROVED = 2.0
@@ -33,15 +34,19 @@ _ROUNDS_IF_PROVED = _ROUNDS[:2]
 
 def examine(session: Session) -> Verdict:
     """Judge whether requests may share the runs of a model: by its shapes, by its graph, and by trying."""
-    declared = check_batch_axes(session.inputs, session.outputs)
+    declared = check_batch_axes(session.inputs, ())
     if not declared.batchable:
         return declared
-    analysed = _analyse(session)
+    analysed, shared = _analyse(session)
+    outputs = share(session.outputs, shared)
+    declared = check_batch_axes(session.inputs, outputs)
+    if not declared.batchable:
+        return declared
     with LimitedRuns(session, _SECONDS_IF_PROVED if analysed.rows is Rows.INDEPENDENT else _SECONDS) as runs:
-        return _try(session, runs, analysed)
+        return replace(_try(session, outputs, runs, analysed), shared=shared)
 
 
-def _try(session: Session, runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
+def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
     """Judge a model whose shapes allow that requests share runs, and of whose rows the graph shows `analysed`."""
     hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
     try:
@@ -50,7 +55,7 @@ def _try(session: Session, runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
         )
     except RunFailed as error:
         return Verdict(False, f"the probe found no input that it runs on: {error}", analysed, analysed)
-    check = _RowCheck(session, draws, values, runs, session.options.tolerance or 0.0)
+    check = _RowCheck(session, outputs, draws, values, runs)
     try:
         check.run(hints, _ROUNDS_IF_PROVED if analysed.rows is Rows.INDEPENDENT else _ROUNDS)
     except CannotShareRuns as found:
@@ -58,25 +63,31 @@ def _try(session: Session, runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
     return check.verdict(analysed)
 
 
-def _analyse(session: Session) -> RowVerdict:
-    """Return what the graph shows of the rows of a model."""
+def _analyse(session: Session) -> tuple[RowVerdict, tuple[str, ...]]:
+    """Return what the graph shows of the rows of a model, and which of its outputs are the same for all of them."""
     try:  # here, for the server itself imports this module, and needs no onnx
-        from onnxserve_server.rows.analysis import analyse
+        from onnxserve_server.rows.analysis import analyse_outputs
     except ImportError:
-        return RowVerdict(reason="the graph was not analysed, for the package onnx is not installed")
-    return analyse(session.path, session.inputs, session.outputs)
+        return RowVerdict(reason="the graph was not analysed, for the package onnx is not installed"), ()
+    # Inputs with a default are given: they are no constants, for a request may bring others.
+    analysed, shared = analyse_outputs(session.path, session.inputs + session.optional, session.outputs)
+    return analysed, () if session.is_random else shared  # each request is to have random values of its own
 
 
 class _RowCheck:
     """The check of one model. `base` is the kind of values that it is known to run on."""
 
-    def __init__(self, session: Session, draws: Draws, base: Values, runs: LimitedRuns, tolerance: float) -> None:
+    def __init__(
+        self, session: Session, outputs: tuple[TensorSpec, ...], draws: Draws, base: Values, runs: LimitedRuns
+    ) -> None:
+        tolerance = session.options.tolerance or 0.0
         self._draws = draws
         self._base = base
         self._runs = runs
         self._inputs = session.inputs
-        self._outputs = session.outputs
-        self._neighbours = Neighbours(session.outputs, draws, runs, tolerance)
+        self._optional = session.optional
+        self._outputs = outputs
+        self._neighbours = Neighbours(outputs, draws, runs, tolerance)
         self._places = Places(draws, runs, tolerance)
         self._tried: list[int] = []
         self._left_out: list[int] = []
@@ -107,8 +118,10 @@ class _RowCheck:
         if analysed.rows is Rows.MEET:
             where = f"its rows meet at node {analysed.node}: {reason}"
             return Verdict(False, where, replace(analysed, reason=reason), analysed)
-        other_rows = "" if analysed.rows is Rows.INDEPENDENT else fault_of_output_axes(self._inputs, self._outputs)
-        return Verdict(not other_rows, other_rows, replace(analysed, reason=reason), analysed)
+        fault = ""
+        if analysed.rows is not Rows.INDEPENDENT:
+            fault = fault_of_output_axes(self._inputs, self._outputs) or fault_of_defaults(self._optional)
+        return Verdict(not fault, fault, replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
         yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"

@@ -31,7 +31,7 @@ def warm_up(session: Session, max_rows: int) -> str:
             row_bytes = max(1, sum(array.nbytes for array in feeds.values()))
             rows = min(max_rows, _WARM_UP_BYTES // row_bytes)
             if rows > 1:
-                run_sample(session, {spec.name: _repeat(spec, feeds[spec.name], rows) for spec in session.inputs})
+                run_sample(session, {spec.name: spec.repeat(feeds[spec.name], rows) for spec in session.inputs})
         except RunFailed as error:
             failure = str(error)
             continue
@@ -59,19 +59,12 @@ def run_sample(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
     return dict(zip(names, session.run(feeds, names), strict=True))
 
 
-def _repeat(spec: TensorSpec, array: Array, times: int) -> Array:
-    return array if spec.batch_axis is None else np.repeat(array, times, spec.batch_axis)
-
-
 def _is_integer(spec: TensorSpec) -> bool:
     return spec.data_type != STRING and STORAGE[spec.data_type].kind in _INTEGER_DTYPES
 
 
 def _shape(spec: TensorSpec, rows: int, free: int) -> tuple[int, ...]:
-    return tuple(
-        size if isinstance(size, int) else rows if axis == spec.batch_axis else free
-        for axis, size in enumerate(spec.shape)
-    )
+    return spec.filled(rows, [free] * len(spec.shape))
 
 
 def _nbytes(spec: TensorSpec, rows: int, free: int) -> int:

@@ -17,13 +17,15 @@ _OF_AN_OUTPUT = re.compile(r".*_dim_\d+|[su]\d+")  # by torch, where it does not
 class Verdict:
     """Whether requests may share runs; if not, `reason` is a sentence that says why.
 
-    `rows`: what is known of the rows, from the graph and from trying; `analysed`: from the graph alone.
+    `rows`: what is known of the rows, from the graph and from trying; `analysed`: from the graph alone; `shared`: the
+    outputs that are the same for all rows, by name, as the graph shows.
     """
 
     batchable: bool
     reason: str = ""
     rows: RowVerdict = _UNKNOWN
     analysed: RowVerdict = _UNKNOWN
+    shared: tuple[str, ...] = ()
 
     def beside(self, analysed: RowVerdict) -> "Verdict":
         """Return what trying has shown, beside what the graph shows."""
@@ -40,11 +42,11 @@ class Verdict:
             RowVerdict(Rows(fields[name]["rows"]), fields[name]["reason"], fields[name]["node"])
             for name in ("rows", "analysed")
         )
-        return cls(fields["batchable"], fields["reason"], rows, analysed)
+        return cls(fields["batchable"], fields["reason"], rows, analysed, tuple(fields["shared"]))
 
 
 def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Verdict:
-    """Judge by the declared shapes alone: the batch axes of all outputs and of all inputs but shared ones must be free.
+    """Judge by the declared shapes alone: the batch axes of all inputs and outputs but shared ones must be free.
 
     Those of the inputs must have one name, too.
     """
@@ -52,7 +54,7 @@ def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, 
         return Verdict(False, "it has no inputs")
     with_rows = [spec for spec in inputs if spec.batch_axis is not None]
     names = {_given(size) for spec in with_rows if not spec.any_shape and isinstance(size := _batch_size(spec), str)}
-    for kind, specs in (("input", with_rows), ("output", outputs)):
+    for kind, specs in (("input", with_rows), ("output", [spec for spec in outputs if _needs_rows(spec)])):
         for spec in specs:
             if reason := _fault_of(kind, spec):
                 return Verdict(False, reason + _cure(kind, spec, names))
@@ -68,7 +70,7 @@ def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSp
     Whoever named them so says that the output may have another number of rows; names that exporters make up do not.
     """
     names = {_batch_size(spec) for spec in inputs if spec.batch_axis is not None}
-    for spec in outputs:
+    for spec in filter(_needs_rows, outputs):
         size = _batch_size(spec)
         if size not in names and all(map(_says_something, {size, *names})):
             expected = ", ".join(sorted(repr(name) for name in names))
@@ -79,9 +81,24 @@ def fault_of_output_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSp
     return ""
 
 
+def fault_of_defaults(optional: tuple[TensorSpec, ...]) -> str:
+    """Return why trying a model shows nothing of its rows if it has inputs with a default, as a sentence; "" if not."""
+    if not optional:
+        return ""
+    return (
+        f"it was tried with the default of input {optional[0].name} alone, and its rows may depend on each other with "
+        "another value; make that a constant, or set `batching.enabled: true` if they never do"
+    )
+
+
 def _says_something(name: int | str | None) -> bool:
     """Whether the size of an axis is a name that relates it to other axes."""
     return isinstance(name, str) and bool(_given(name)) and not _OF_AN_OUTPUT.fullmatch(name)
+
+
+def _needs_rows(output: TensorSpec) -> bool:
+    """Whether an output is not shared. One of unknown shape is not, even if nothing says where its rows lie."""
+    return output.any_shape or output.batch_axis is not None
 
 
 def _fault_of(kind: str, spec: TensorSpec) -> str:

@@ -30,8 +30,8 @@ def dependent(spec: TensorSpec, detail: str) -> CannotShareRuns:
 def check_row_counts(specs: Iterable[TensorSpec], outputs: Feeds, rows: int) -> None:
     """Check that each output of a batch has a row for each of its rows; raises CannotShareRuns."""
     for spec in specs:
-        shape, axis = outputs[spec.name].shape, spec.batch_axis or 0
-        if shape[axis : axis + 1] != (rows,):
+        shape, axis = outputs[spec.name].shape, spec.batch_axis
+        if axis is not None and shape[axis : axis + 1] != (rows,):
             cure = cure_by_axis(spec.name, shape.index(rows)) if rows in shape else ""
             reason = f"with {rows} rows its output {spec.name} has the shape {list(shape)}{cure}"
             raise CannotShareRuns(Verdict(False, reason))
@@ -68,7 +68,7 @@ def by_neighbours(spec: TensorSpec, found: Replaced) -> str:
         one, other = (_text(spec.cut(output, row, row + 1)) for output in (before, after))
         return f"row {row} is {one} in the batch {first}, and {other} in {second}"
     how = "others" if found.values in (Values.SMALL, Values.WIDE) else found.values.value
-    rows = before.shape[spec.batch_axis or 0]
+    rows = 1 if spec.batch_axis is None else before.shape[spec.batch_axis]
     return f"row {row} of {rows} changes by {found.change:.2g} of its largest value when its neighbours become {how}"
 
 

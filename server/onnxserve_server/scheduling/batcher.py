@@ -89,15 +89,17 @@ class Batcher:
             DeadlineExceeded: the job cannot be done in time, going by the last runs and the jobs ahead of it.
             ModelStopped: the batcher has been closed.
         """
-        policy = self._planner.policy
+        policy, weight = self._planner.policy, _weight(job)
         with self._lock:
             if (
-                self._queued_rows + _weight(job) > policy.max_queue_rows
+                self._queued_rows + weight > policy.max_queue_rows
                 or self._queued_bytes + job.nbytes > policy.max_queue_bytes
             ):
                 self._refuse_for_space(job)
             if job.deadline != math.inf:
-                self._refuse_for_time(job)
+                needed = self._planner.refusal(job, self._buckets, self._queued_rows, self._running)
+                if needed is not None:
+                    _refuse_for_time(job, needed)
             if self._closed:
                 raise ModelStopped
             if not self._backlog.add(job.nbytes):
@@ -108,7 +110,7 @@ class Batcher:
             job.leave = self.leave
             job.place = bucket
             bucket.push(job)
-            self._queued_rows += _weight(job)
+            self._queued_rows += weight
             self._queued_bytes += job.nbytes
         if job.deadline != math.inf:
             self._watch_deadline(job.deadline)
@@ -219,7 +221,7 @@ class Batcher:
             self._forget(batch)
             if seconds is not None:
                 self.run_seconds += seconds
-                self._times.note(max(batch.rows, 1), seconds)  # without rows it is run with one of zeros
+                self._times.note(batch.rows or 1, seconds)  # without rows it is run with one of zeros
                 self._planner.forecast.note(batch.key, batch.rows, seconds, self._clock())
 
     def stopped(self, batch: Batch, seconds: float) -> None:
@@ -310,11 +312,11 @@ class Batcher:
             if job.has_ended:  # it is just leaving, in another thread
                 self._unqueue(job, bucket)
                 job.place = None
-            elif draft.is_late(job):
+            elif job.deadline <= draft.enough and draft.is_late(job):
                 self._unqueue(job, bucket)
                 job.place = None
                 self._late.append(job)
-            elif draft.has_room(job):
+            elif not draft.jobs or draft.has_room(job):
                 self._unqueue(job, bucket)
                 draft.add(job)
             else:
@@ -378,19 +380,6 @@ class Batcher:
     def _seconds_until_empty(self) -> float:
         return max(0.01, self._planner.seconds_until_empty(self._queued_rows))
 
-    def _refuse_for_time(self, job: Job) -> None:
-        needed = self._planner.refusal(job, self._buckets, self._queued_rows, self._running)
-        if needed is None:
-            return
-        if job.deadline <= job.arrived:
-            raise DeadlineExceeded("the deadline has passed")
-        raise DeadlineExceeded(
-            f"the deadline cannot be met: about {needed * 1e3:.1f} ms are needed, with the requests ahead, and "
-            f"{(job.deadline - job.arrived) * 1e3:.1f} ms are left; "
-            f"set a longer timeout, send fewer requests at a time, or add servers",
-            needed_us=str(int(needed * 1e6)),
-        )
-
     def _overslept(self, slot: Slot) -> None:
         """Take the slot of an executor that woke by itself off the idle list, or wait until it is given back."""
         with self._lock:
@@ -399,6 +388,17 @@ class Batcher:
                 self._idle.remove(slot)
                 return
         slot.sleep(None)
+
+
+def _refuse_for_time(job: Job, needed: float) -> None:
+    if job.deadline <= job.arrived:
+        raise DeadlineExceeded("the deadline has passed")
+    raise DeadlineExceeded(
+        f"the deadline cannot be met: about {needed * 1e3:.1f} ms are needed, with the requests ahead, and "
+        f"{(job.deadline - job.arrived) * 1e3:.1f} ms are left; "
+        f"set a longer timeout, send fewer requests at a time, or add servers",
+        needed_us=str(int(needed * 1e6)),
+    )
 
 
 def _weight(job: Job) -> int:

@@ -1,7 +1,6 @@
 """An estimate of a model's next run from its last ones."""
 
 import math
-from collections import deque
 
 _RECENT = 16
 
@@ -10,11 +9,17 @@ class RunTimes:
     """The rows and seconds of the last runs."""
 
     def __init__(self) -> None:
-        self._runs: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+        self._count = 0
+        # Number, rows and seconds of each. A run is left out that a later one of as many rows or more outlasts: it
+        # makes no estimate longer.
+        self._runs: list[tuple[int, int, float]] = []
 
     def note(self, rows: int, seconds: float) -> None:
         """Take in a run."""
-        self._runs.append((rows, seconds))
+        self._count += 1
+        oldest = self._count - _RECENT
+        self._runs = [run for run in self._runs if run[0] > oldest and (run[1] > rows or run[2] > seconds)]
+        self._runs.append((self._count, rows, seconds))
 
     def at_most(self, rows: int) -> float:
         """Return how long a run of so many rows should take at most, in seconds; inf while nothing is known.
@@ -23,9 +28,9 @@ class RunTimes:
         scaled up: time never grows faster than rows.
         """
         longest, largest_rows, largest_seconds = 0.0, 0, 0.0
-        for known, seconds in self._runs:
-            if known >= rows:
-                longest = max(longest, seconds)
+        for _, known, seconds in self._runs:
+            if known >= rows and seconds > longest:
+                longest = seconds
             if known > largest_rows or (known == largest_rows and seconds > largest_seconds):
                 largest_rows, largest_seconds = known, seconds
         if longest:

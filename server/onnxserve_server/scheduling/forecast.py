@@ -1,7 +1,6 @@
 """How long the next run will take, from the last ones: by row shape and number of rows, following changes both ways."""
 
 import math
-from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
@@ -52,14 +51,11 @@ class Forecast:
 
     def note(self, key: object, rows: int, seconds: float, now: float) -> None:
         """Take in a run that succeeded."""
-        self.longest = max(self.longest * _FADING, seconds * self._max_rows / max(rows, 1))
+        full, faded = seconds * self._max_rows / (rows or 1), self.longest * _FADING
+        self.longest = max(faded, full)
         self._all.size(rows).note(rows, seconds, now)
         if key is not None:
-            shape = self._shapes.setdefault(hash(key), _Shape())
-            self._shapes.move_to_end(hash(key))
-            if len(self._shapes) > _MAX_SHAPES:
-                self._shapes.popitem(last=False)
-            shape.size(rows).note(rows, seconds, now)
+            self._noted_shape(hash(key)).size(rows).note(rows, seconds, now)
 
     def note_stopped(self, key: object, rows: int, seconds: float, now: float) -> None:
         """Take in a run that was stopped before its end, for want of anybody who waited: it takes longer than that."""
@@ -86,18 +82,28 @@ class Forecast:
             size.touched, size.is_tried = now, True
         return True
 
+    def _noted_shape(self, hashed: int) -> "_Shape":
+        """Return a row shape that has just run, in the place of the one that ran longest ago if there are too many."""
+        shape = self._shapes.get(hashed)
+        if shape is None:
+            shape = self._shapes[hashed] = _Shape()
+            if len(self._shapes) > _MAX_SHAPES:
+                self._shapes.popitem(last=False)
+        else:
+            self._shapes.move_to_end(hashed)
+        return shape
+
     def _shape(self, key: object) -> "_Shape | None":
         return self._all if key is None else self._shapes.get(hash(key))
 
 
 class _Size:
-    """The last runs of one size."""
+    """The last runs of one size. Noting one costs little, as nobody may ask: most callers have time enough."""
 
-    __slots__ = ("_ordered", "_recent", "_slowest", "is_tried", "rows", "touched")
+    __slots__ = ("_recent", "_slowest", "is_tried", "rows", "touched")
 
     def __init__(self) -> None:
-        self._recent: deque[float] = deque()
-        self._ordered: list[float] = []  # the same
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._slowest: float | None = None  # worked out when it is needed
         self.rows = 1  # of the last one
         self.touched = -math.inf  # when the last one began or ended
@@ -105,15 +111,11 @@ class _Size:
 
     def note(self, rows: int, seconds: float, now: float) -> None:
         """Take in a run."""
-        if self.is_tried and self._ordered and seconds < self.slowest():
+        if self.is_tried and self._recent and seconds < self.slowest():
             self._recent.clear()
-            self._ordered.clear()
-        if len(self._recent) == _RECENT:
-            del self._ordered[bisect_left(self._ordered, self._recent.popleft())]
         self._recent.append(seconds)
-        insort(self._ordered, seconds)
         self._slowest = None
-        self.rows, self.touched, self.is_tried = max(rows, 1), now, False
+        self.rows, self.touched, self.is_tried = rows or 1, now, False
 
     def slowest(self) -> float:
         """Return the slowest time but for outliers; twice the median where a part of the runs is far slower than that.
@@ -121,20 +123,21 @@ class _Size:
         Where it depends on the values how long a run takes, most can be done in time although one in ten cannot.
         """
         if self._slowest is None:
-            last = len(self._ordered) - 1
-            self._slowest = min(self._ordered[int(_QUANTILE * last)], 2 * self._ordered[last // 2])
+            ordered = sorted(self._recent)
+            last = len(ordered) - 1
+            self._slowest = min(ordered[int(_QUANTILE * last)], 2 * ordered[last // 2])
         return self._slowest
 
     def fastest(self) -> float:
         """Return the fastest time."""
-        return self._ordered[0]
+        return min(self._recent)
 
     def mean(self) -> float:
         """Return the average time."""
-        return sum(self._ordered) / len(self._ordered)
+        return sum(self._recent) / len(self._recent)
 
     def __bool__(self) -> bool:
-        return bool(self._ordered)
+        return bool(self._recent)
 
 
 class _Shape:

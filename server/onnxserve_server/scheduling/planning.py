@@ -117,15 +117,16 @@ class Draft:
     Attributes:
         jobs: those that were taken.
         rows: theirs.
+        enough: a deadline that any run keeps.
     """
 
-    __slots__ = ("_enough", "_full", "_full_seconds", "_now", "_planner", "_tightest", "jobs", "rows")
+    __slots__ = ("_full", "_full_seconds", "_now", "_planner", "_tightest", "enough", "jobs", "rows")
 
     def __init__(self, planner: Planner, bucket: Bucket, now: float) -> None:
         head = bucket.head()
         self._planner = planner
         self._now = now
-        self._enough = now + planner.forecast.longest  # a deadline that any run keeps
+        self.enough = now + planner.forecast.longest
         self._full = planner.rows_within(head.key, head.deadline - head.arrived)
         self._full_seconds: float | None = None
         if bucket.rows > self._full:
@@ -135,9 +136,10 @@ class Draft:
         self.rows = 0
 
     def is_late(self, job: Job) -> bool:
-        """Whether a job cannot be done in time; a trial of an old estimate is never late, unless its time is over."""
-        if job.deadline > self._enough:
-            return False
+        """Whether a job cannot be done in time, one that has not `enough` of it.
+
+        A trial of an old estimate is never late, unless its time is over.
+        """
         if job.deadline <= self._now:
             return True
         forecast, full = self._planner.forecast, self._full_seconds
@@ -152,13 +154,12 @@ class Draft:
         return False
 
     def has_room(self, job: Job) -> bool:
-        """Whether a job can be added without making the run too large, or too long for one of its jobs."""
-        if not self.jobs:
-            return True
-        rows, tightest = self.rows + job.rows, min(self._tightest, job.deadline)
+        """Whether one more job can be added without making the run too large, or too long for one of its jobs."""
+        rows = self.rows + job.rows
         if rows > self._full or not self._planner.policy.enabled:
             return False
-        if self._full_seconds is not None or tightest > self._enough:
+        tightest = min(self._tightest, job.deadline)
+        if self._full_seconds is not None or tightest > self.enough:
             return True
         return self._now + self._planner.forecast.likely(job.key, rows) <= tightest
 

@@ -22,6 +22,7 @@ from onnxserve_server.spec import ModelSpec, TensorSpec, without_batching
 
 logger = logging.getLogger(__name__)
 
+_MIN_CHECKED = 2  # rows of a batch that is spot-checked
 _QUOTES = "Status Message:"  # what follows it in an error of a node is the kernel's own text
 
 
@@ -86,7 +87,9 @@ class BatchRunner:
             arrays = self._session.run(gather(batch, spec), [output.name for output in wanted], handle)
             seconds = self._clock() - started
             if spec.batching.enabled:
-                self._check_rows(wanted, arrays, batch)
+                fault = _fault_of_rows(wanted, arrays, batch.rows or 1)
+                if fault or not self.spec.batching.enabled:
+                    self._leave_batching(batch, fault)
         except RunFailed as error:
             is_over = batch.abandoned or (len(batch.jobs) == 1 and not isinstance(error, BatchingStopped))
             seconds = self._clock() - started
@@ -119,7 +122,9 @@ class BatchRunner:
     def spot_check(self, run: "FinishedRun") -> None:
         """Spot-check a batch that was answered, if it is its turn. Call it in the batch's slot, at the end of it."""
         checks, batcher = self._checks, self._batcher
-        if checks is not None and not batcher.closed:
+        if checks is None or (run.batch.rows < _MIN_CHECKED and checks.due is None):
+            return
+        if not batcher.closed:
             checks.after(run.batch, run.columns, batcher.run_seconds, waiting=batcher.has_waiting)
 
     def stop_batching(self, reason: str) -> bool:
@@ -147,16 +152,16 @@ class BatchRunner:
         if self._observer is not None:
             self._observer.on_spot_check(check)
 
-    def _check_rows(self, wanted: tuple[TensorSpec, ...], arrays: list[Array], batch: Batch) -> None:
-        """Stop batching if the outputs have not one row for each row of the batch.
+    def _leave_batching(self, batch: Batch, fault: str) -> None:
+        """Stop batching if it goes on, for the `fault` of the rows of a batch's outputs.
 
         Raises:
             BatchingStopped: this batch must run again, one request at a time.
         """
-        if fault := _fault_of_rows(wanted, arrays, max(batch.rows, 1)):
+        if fault:
             self.stop_batching(fault)
         is_own = len(batch.jobs) == 1 and batch.rows > 0  # without rows it was run with one of zeros
-        if not is_own and not self.spec.batching.enabled:
+        if not is_own:
             raise BatchingStopped("its requests run one at a time")
 
     def _run_apart(self, batch: Batch) -> None:
@@ -260,8 +265,9 @@ def run_of(
 
 def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:
     """Return the outputs that any of the jobs wants: ONNX Runtime skips what only the others need."""
-    if any(job.outputs is spec.outputs for job in jobs):
-        return spec.outputs
+    for job in jobs:
+        if job.outputs is spec.outputs:
+            return spec.outputs
     names = {output.name for job in jobs for output in job.outputs}
     return tuple(output for output in spec.outputs if output.name in names)
 
@@ -297,8 +303,8 @@ def _one_row(tensor: TensorSpec, empty: Array) -> Array:
 def _fault_of_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], rows: int) -> str:
     """Return which output has not one row for each of `rows` rows that were run, as a sentence; "" for none."""
     for output, array in zip(wanted, arrays, strict=True):
-        axis = output.batch_axis or 0
-        if array.shape[axis : axis + 1] != (rows,):
+        axis = output.batch_axis
+        if axis is not None and array.shape[axis : axis + 1] != (rows,):
             count = "1 row" if rows == 1 else f"{rows} rows"
             return f"its output {output.name} had the shape {list(array.shape)} for {count}"
     return ""

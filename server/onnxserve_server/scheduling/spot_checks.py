@@ -54,6 +54,9 @@ class SpotChecks:
         on_check: called with each check that is over.
         on_dependence: called with a sentence that says which row of which output changed with its neighbours.
         cpu_time: tells the CPU time of the calling thread, in seconds.
+
+    Attributes:
+        due: what is checked next.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class SpotChecks:
         self._looked = 0.0  # seconds
         self._batches = 0
         self._lock = threading.Lock()
-        self._due: Sample | None = None
+        self.due: Sample | None = None
         self._passed = 0
 
     def after(self, batch: Batch, columns: Arrays, run_seconds: float, *, waiting: bool) -> None:
@@ -95,12 +98,12 @@ class SpotChecks:
         if not self._lock.acquire(blocking=False):  # another slot's thread is here
             return
         try:
-            if self._due is None and batch.rows > 1:
-                self._due, self._passed = self._sample(batch, columns, run_seconds), 0
+            if self.due is None and batch.rows > 1:
+                self.due, self._passed = self._sample(batch, columns, run_seconds), 0
             if waiting and self._passed < _MAX_PASSED:
                 self._passed += 1
-            elif self._due is not None:
-                sample, self._due = self._due, None
+            elif self.due is not None:
+                sample, self.due = self.due, None
                 self._check(sample)
         finally:
             self._lock.release()
@@ -187,7 +190,7 @@ class Judge:
     def _row_among_copies(self, sample: Sample) -> Arrays:
         """Return what the row gets at its place in a batch of as many rows, all copies of it."""
         inputs = self._spec.inputs
-        feeds = {spec.name: _repeat(spec, sample.inputs[spec.name], sample.rows) for spec in inputs}
+        feeds = {spec.name: spec.repeat(sample.inputs[spec.name], sample.rows) for spec in inputs}
         outputs = self._outputs(feeds, sample)
         return {spec.name: spec.cut(outputs[spec.name], sample.row, sample.row + 1) for spec in self._returned(sample)}
 
@@ -220,10 +223,6 @@ def take_sample(batch: Batch, columns: Arrays, spec: ModelSpec, other_than: int 
         row,
         batch.rows,
     )
-
-
-def _repeat(spec: TensorSpec, array: Array, times: int) -> Array:
-    return array if spec.batch_axis is None else np.repeat(array, times, spec.batch_axis)
 
 
 def _change(spec: TensorSpec, one: Array, other: Array) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from onnxserve import __version__
 from onnxserve.tensor import NAMES
 from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.rules import explain
 from onnxserve_server.observing import Observer
 from onnxserve_server.repository.load_status import LoadStatuses
 from onnxserve_server.spec import ModelSpec, TensorSpec
@@ -121,6 +122,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "inputs": [_tensor(tensor) for tensor in spec.inputs],
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
         "left_out": spec.left_out,
+        "rules": [explain(rule) for rule in spec.rules],
         "providers": spec.providers,
         "requested_providers": spec.requested_providers,
         "instances": spec.instances,

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxserve_server.rows.analysis import analyse
+from onnxserve_server.rows.analysis import analyse, analyse_outputs
 from onnxserve_server.spec import Rows, RowVerdict
 from support import zoo
 from support.brute_force import specs, witness
@@ -122,6 +122,17 @@ def test_what_models_do_with_shapes_is_followed(name):
     model = made(INDEPENDENT[name], **CONSTANTS)
     assert verdict(model) == RowVerdict(Rows.INDEPENDENT)
     assert witness(model) == ""
+
+
+def test_outputs_that_are_the_same_for_all_rows_are_named_whatever_the_verdict():
+    model = made(INDEPENDENT["a constant output"], **CONSTANTS)
+    assert analyse_outputs(model, *specs(model)) == (RowVerdict(Rows.INDEPENDENT), ("z",))
+    text = (
+        "g (float[batch, 4] x) => (float[batch, 4] y, float[2] z, int64[1] n)"
+        " { m = ReduceMax(x) y = Div(x, m) z = Identity(two) n = Shape<end=1>(x) }"
+    )
+    found = analyse_outputs(made(text, **CONSTANTS), *specs(made(text, **CONSTANTS)))
+    assert (found.verdict.rows, found.shared) == (Rows.MEET, ("z",))
 
 
 @pytest.mark.parametrize("axis", [0, 1])

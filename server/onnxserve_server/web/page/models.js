@@ -158,6 +158,7 @@ function factsOf(spec) {
     ["inputs", spec.inputs.map(tensorText).join("\n")],
     ["outputs", spec.outputs.map(tensorText).join("\n")],
     ...(spec.left_out.length ? [["not served", spec.left_out.join("\n")]] : []),
+    ...(spec.rules.length ? [["refused", spec.rules.join("\n")]] : []),
     ["providers", spec.providers.map(shortened).join(", ") + (missing.length ? `\nrequested, but not available: ${missing.map(shortened).join(", ")}` : "")],
     [
       "batching",
