@@ -1,8 +1,10 @@
 """Which failed calls are sent again, and when.
 
 Calls wait for a connection (gRPC's wait_for_ready), until their timeout. So UNAVAILABLE means that a call was on a
-connection, in one of three ways:
+connection, in one of four ways:
 
+- The server's gRPC never started it (REFUSED_STREAM): too many calls were open on the connection, of which gRPC's core
+  counts those too that have just ended. It is sent again within the call's timeout, whatever the client's `retries`.
 - A server refused it: it says why (ErrorInfo), and has not run it. It is sent again within the call's timeout.
 - Something refused it that does not say why: a server that closes (CANCELLED), or one that names a delay
   (grpc-retry-pushback-ms). It is sent again, but not more often than the client's `retries`.
@@ -12,6 +14,7 @@ connection, in one of three ways:
 
 import enum
 import random
+import re
 from math import inf
 from time import monotonic
 from typing import NamedTuple
@@ -29,11 +32,15 @@ _MAX_BREAK_DELAY = 0.3
 _MAX_TOKENS = 100
 _LONG = 10  # failures in a row, after which the delay has reached its limit
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_REFUSED_STREAM = re.compile(r"RST_STREAM with error code 7\b")  # gRPC has no other sign of it
+_FIRST_UNSTARTED_DELAY = 0.02  # seconds: there is room once some of the client's other calls are answered
 
 
 class Failure(enum.Enum):
     """How a call failed, as far as it matters for sending it again."""
 
+    UNSTARTED = enum.auto()
+    """A server's gRPC has not started it: too many calls are open on the connection."""
     REFUSED = enum.auto()
     """A server refused it and says why."""
     DECLINED = enum.auto()
@@ -99,7 +106,9 @@ class RetryPolicy:
         if failed.code is grpc.StatusCode.UNAVAILABLE and not failed.reason:
             failed.message += proxy_hint(self._target)
         asked = _pushback(error)
-        failure = _failure_of(error, failed.reason, asked) if self.retries else Failure.FINAL
+        failure = _failure_of(error, failed.reason, asked)
+        if not self.retries and failure is not Failure.UNSTARTED:
+            failure = Failure.FINAL
         if failure in (Failure.BROKE, Failure.REFUSED):
             self._tokens = max(0, self._tokens - 1)
         if failure is Failure.BROKE and self.exhausted:
@@ -152,6 +161,9 @@ class Attempts:
         delay = None
         if failed.failure is Failure.BROKE:
             delay = self._after_break(failed.error)
+        elif failed.failure is Failure.UNSTARTED:
+            self._refusals += 1
+            delay = retry_delay(self._refusals, _FIRST_UNSTARTED_DELAY)
         elif failed.failure is not Failure.FINAL:
             delay = self._after_refusal(failed)
         if delay is None or delay >= self.time_left:
@@ -190,6 +202,8 @@ def _failure_of(error: grpc.RpcError, reason: str, asked: float | None) -> Failu
         return Failure.FINAL
     if reason:
         return Failure.REFUSED
+    if _REFUSED_STREAM.search(error.details() or ""):
+        return Failure.UNSTARTED
     return Failure.BROKE if asked is None else Failure.DECLINED
 
 

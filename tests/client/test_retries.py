@@ -254,3 +254,16 @@ def test_a_request_waits_no_longer_for_its_turn_than_its_timeout():
     with turns.turn(), turns.turn(0.01):
         assert len(turns._queue) == 2
     assert not turns._queue
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_what_the_server_s_grpc_never_started_is_sent_again_and_takes_no_token(retries):
+    class Refused(grpc.RpcError):
+        code = staticmethod(lambda: grpc.StatusCode.UNAVAILABLE)
+        details = staticmethod(lambda: "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))")
+        trailing_metadata = staticmethod(tuple)
+
+    policy = RetryPolicy(retries)
+    for _ in range(200):
+        assert policy.judge(Refused()).failure is Failure.UNSTARTED
+    assert not policy.exhausted

@@ -10,9 +10,11 @@ from opentelemetry.sdk.resources import Resource
 
 from onnxserve_server.errors import ServeError
 from onnxserve_server.telemetry import telemetry as telemetry_module
-from onnxserve_server.telemetry.otlp import MetricPush
+from onnxserve_server.telemetry.otlp import MetricPush, channel_options
 from onnxserve_server.telemetry.telemetry import Options, Telemetry
 from support.engines import make_sources
+from support.otlp import receiver
+from support.ports import free_port
 
 SHORT, SLACK = 1.0, 0.5  # seconds
 
@@ -47,6 +49,31 @@ def test_opentelemetry_s_own_switch_turns_traces_off(silent, monkeypatch):
     disabled = telemetry(silent)
     assert disabled.recorder.begin([], time.monotonic()) is None
     disabled.stop()
+
+
+@pytest.mark.parametrize(
+    ("url", "direct"),
+    [
+        ("http://localhost:4317", True),
+        ("127.0.0.1:4317", True),
+        ("http://[::1]:4317", True),
+        ("http://collector:4317", False),
+        ("http://10.0.0.1:4317", False),
+    ],
+)
+def test_only_a_collector_on_this_machine_is_reached_without_a_proxy(url, direct):
+    assert (channel_options(url) == (("grpc.enable_http_proxy", 0),)) is direct
+
+
+def test_a_proxy_named_in_the_environment_gets_nothing_that_is_for_this_machine(monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with receiver() as kept:
+        push = MetricPush(kept.endpoint, 60, list, Resource.create())
+        push.start()
+        push.stop()
+        assert len(kept.metrics) == 1
 
 
 @pytest.mark.parametrize("longest", [SHORT, telemetry_module._STOP_TIMEOUT])

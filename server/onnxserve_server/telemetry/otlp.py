@@ -4,10 +4,13 @@ It happens on threads of its own, from bounded queues. While the collector is un
 log has a warning a minute.
 """
 
+import ipaddress
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
@@ -33,10 +36,22 @@ _CUMULATIVE = otel.AggregationTemporality.CUMULATIVE
 _MAX_SPANS = 2048  # that wait to be sent; more are dropped
 
 
+def channel_options(endpoint: str) -> Any:
+    """Return the options of the channel to a collector: one on this machine is reached without a proxy."""
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    try:
+        is_near = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_near = False
+    return (("grpc.enable_http_proxy", 0),) if is_near else None
+
+
 def span_processor(endpoint: str) -> SpanProcessor:
     """Return a processor that sends spans in batches."""
     return BatchSpanProcessor(
-        OTLPSpanExporter(endpoint, timeout=_TIMEOUT), max_queue_size=_MAX_SPANS, schedule_delay_millis=1000
+        OTLPSpanExporter(endpoint, timeout=_TIMEOUT, channel_options=channel_options(endpoint)),
+        max_queue_size=_MAX_SPANS,
+        schedule_delay_millis=1000,
     )
 
 
@@ -53,7 +68,7 @@ class MetricPush:
     def __init__(
         self, endpoint: str, interval: float, collect: Callable[[], Sequence[Metric]], resource: Resource
     ) -> None:
-        self._exporter = OTLPMetricExporter(endpoint, timeout=_TIMEOUT)
+        self._exporter = OTLPMetricExporter(endpoint, timeout=_TIMEOUT, channel_options=channel_options(endpoint))
         self._interval = interval
         self._collect = collect
         self._resource = resource
@@ -90,7 +105,8 @@ class LogPush(logging.Handler):
     def __init__(self, endpoint: str, resource: Resource) -> None:
         super().__init__()
         self._provider = LoggerProvider(resource, shutdown_on_exit=False)
-        self._provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(endpoint, timeout=_TIMEOUT)))
+        exporter = OTLPLogExporter(endpoint, timeout=_TIMEOUT, channel_options=channel_options(endpoint))
+        self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, unless it is about sending."""
