@@ -123,9 +123,7 @@ class Interpreter:
     ) -> list[Abstract]:
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         scope: Scope = {name: each for name, each in zip(function.input, inputs, strict=False) if each is not None}
-        versions = (
-            _versions(function.opset_import) | context.versions
-        )  # ONNX Runtime takes the model's, where it has one
+        versions = _versions(function.opset_import) | context.versions  # as ONNX Runtime does: the model's come first
         inner = replace(context, versions=versions, call={**defaults, **attributes})
         self._walk(function.node, scope, inner)
         return [_lookup(scope, name) for name in function.output]
