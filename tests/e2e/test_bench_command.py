@@ -100,14 +100,14 @@ def test_errors_of_single_requests_are_counted_beside_the_answers(bench, tmp_pat
     )
     assert done.exit_code == 0, done.output
     (load,) = data["loads"]
-    assert (load["requests"], load["succeeded"], load["errors"]) == (40, 30, {"INTERNAL": 10})
-    assert "failed in its run" in load["messages"]["INTERNAL"]
+    assert (load["requests"], load["succeeded"], load["errors"]) == (40, 30, {"INVALID_ARGUMENT": 10})
+    assert "cannot compute with these values" in load["messages"]["INVALID_ARGUMENT"]
 
 
 def test_made_up_values_that_make_the_run_fail_are_reported_with_the_cure(bench):
     done, data = bench("picky", "--rows", "4")
     assert (done.exit_code, done.stdout, data) == (1, "", None)
-    assert "failed in its run" in done.stderr
+    assert "cannot compute with these values" in done.stderr
     assert "The values of id were made up; give real ones: --input id=FILE" in done.stderr
 
 

@@ -79,7 +79,7 @@ def test_more_than_the_memory_holds_is_refused_and_the_server_lives(launch):
         assert set(answers) == {1.0}
         assert limits.peak_memory < MEMORY
 
-        assert stubs[1].Predict(request("a", 1, 1), timeout=10)
+        assert stubs[1].Predict(request("a", 1, 1), timeout=60)
         assert server.stop()[0] == 0
 
 
