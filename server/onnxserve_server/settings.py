@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         0, ge=0, description="maximum gRPC connections of one address; 0: no limit, as behind a proxy"
     )
     max_connection_calls: int = Field(
-        1024,
+        2048,
         ge=1,
         le=100_000,
         description="maximum calls at a time on one connection; further ones wait at their client",

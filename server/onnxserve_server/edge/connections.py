@@ -21,13 +21,13 @@ from urllib.parse import unquote
 
 logger = logging.getLogger(__name__)
 
-MAX_RESETS = 1000
-"""Calls that one connection may open and reset before their message came, in ten seconds."""
+MAX_RESETS = 3000
+"""Calls that one connection may open and reset before their message came, in one second."""
 
 _DESCRIPTORS = Path("/proc/self/fd")
 _INTERVAL = 1.0  # seconds between two looks
 _FULL = 0.9  # of the connections that there may be: from here on those that have been idle longest make room
-_RESET_WINDOW = 10.0  # seconds
+_RESET_WINDOW = 1.0  # seconds
 _LAST_RECEIVED = struct.Struct("@52xI")  # in struct tcp_info of Linux: ms since data came
 
 
@@ -83,7 +83,7 @@ class Connections:
             self._resets.pop(peer, None)
             if self._close_of(peer):
                 logger.warning(
-                    "%s: its connection is closed: it reset %d calls in %.0f s before their messages came",
+                    "%s: its connection is closed: it reset %d calls within %.0f s before their messages came",
                     _address_in(peer),
                     MAX_RESETS,
                     _RESET_WINDOW,

@@ -100,7 +100,7 @@ class ServerOptions:
     gzip: Gzip | None = None
     max_connections: int = 4096
     max_peer_connections: int = 0
-    max_connection_calls: int = 1024
+    max_connection_calls: int = 2048
     max_header_bytes: int = 16 << 10
     min_ping_interval: float = 5.0
     max_unsent_bytes: int = 256 << 20
@@ -124,9 +124,8 @@ class ServerOptions:
             ("grpc.server.max_pending_requests", _MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
+            # Also a bound on calls that are opened and reset at once: further ones are refused while these are let go.
             ("grpc.max_concurrent_streams", self.max_connection_calls),
-            # It counts calls that have ended, too, for a while, and refuses those of polite clients; connections.py does that.
-            ("grpc.http.overload_protection", 0),
             ("grpc.max_metadata_size", self.max_header_bytes),  # from here on some are refused,
             ("grpc.absolute_max_metadata_size", self.max_header_bytes),  # from here on all
             ("grpc.server_handshake_timeout_ms", _milliseconds(_HANDSHAKE)),
