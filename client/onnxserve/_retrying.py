@@ -222,7 +222,7 @@ def retry_delay(failures: int, asked: float | None = None) -> float:
     do not return together; but never shorter than the server asks for.
     """
     first = _FIRST_DELAY if asked is None else asked
-    delay = min(max(_MAX_DELAY, first), first * 2.0 ** (failures - 1))
+    delay = min(max(_MAX_DELAY, first), first * 2.0 ** min(failures - 1, _LONG))
     return delay * (random.uniform(0.5, 1.0) if asked is None else random.uniform(1.0, 1.25))  # noqa: S311
 
 

@@ -161,6 +161,7 @@ class ModelSpec:
     `state`: its state pairs; empty for most models.
     `feedback`: outputs that let it run several steps for one request; empty for most models.
     `rules`: what no request may hold; empty for most models.
+    `needs_rows`: a run without any row would end the process: requests without rows are run with one row of zeros.
     `left_out`: outputs of the file that cannot be served, each with its type.
     """
 
@@ -179,6 +180,7 @@ class ModelSpec:
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
     rules: tuple[InputRule, ...] = ()
+    needs_rows: bool = False
     left_out: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     description: str = ""

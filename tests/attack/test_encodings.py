@@ -76,7 +76,16 @@ def test_gzip_is_taken_within_the_ratio_where_it_is_allowed(with_gzip):
     assert "--compression-ratio" in details
 
 
-@pytest.mark.parametrize("spoil", [lambda packed: packed[:-9], lambda packed: packed[:30] + b"\0" * 30])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda packed: packed[:-9],
+        lambda packed: packed[:30] + b"\0" * 30,
+        lambda packed: gzip.compress(b"") + packed,
+        lambda packed: gzip.compress(b"") + b"more",
+    ],
+    ids=["cut short", "not its end", "two members", "bytes after it"],
+)
 def test_gzip_that_is_spoilt_is_the_callers_fault(with_gzip, spoil):
     with grpc.insecure_channel(with_gzip.address) as channel:
         packed = gzip.compress(np.random.default_rng(0).bytes(1000))

@@ -45,9 +45,12 @@ def other_suffix(folder):
     (folder / "model.yml").touch()
 
 
-def dangling_folder(folder):
-    folder.rename(folder.parent.parent / f"away_{folder.name}")
-    folder.symlink_to("gone")
+def dangling_folder(target):
+    def spoil(folder):
+        folder.rename(folder.parent.parent / f"away_{folder.name}")
+        folder.symlink_to(target)
+
+    return spoil
 
 
 def dangling(name):
@@ -137,7 +140,8 @@ BROKEN = {
     "two words": (lambda _: None, "two words: not a valid model name"),
     "__pycache__": (lambda _: None, "__pycache__: not a valid model name"),
     "yml": (other_suffix, "yml/model.yml: not read as configuration; rename it to model.yaml"),
-    "dangling": (dangling_folder, "dangling: a link to gone, which does not exist; repair or remove it"),
+    "dangling": (dangling_folder("gone"), "dangling: a link to gone, which does not exist; repair or remove it"),
+    "far": (dangling_folder("a" * 300), "far: a link to aaa"),  # longer than a name may be
     "dangling_version": (dangling("2"), "dangling_version/2: a link to gone, which does not exist"),
     "dangling_yaml": (dangling("model.yaml"), "dangling_yaml/model.yaml: a link to gone, which does not exist"),
     "dangling_yml": (dangling("model.yml"), "dangling_yml/model.yml: not read as configuration"),

@@ -2,17 +2,20 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 
 from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed
 from onnxserve_server.scheduling.batch import Slot
+from onnxserve_server.scheduling.running import BatchRunner
 from onnxserve_server.spec import Rows, RowVerdict
 from support.batching import (
     ANSWER,
     Hooked,
     answer,
     counts,
+    model_spec,
     new_batcher,
     runner_of,
     submit,
@@ -199,6 +202,16 @@ def test_jobs_without_rows_whose_output_has_one_are_run_with_none(clock, make_jo
     assert runner.run(batcher.take(Slot())) is None
     assert answer(empty) == []
     assert session.runs == [[0], []]
+
+
+def test_jobs_without_rows_never_run_with_none_if_that_would_end_the_process(clock, make_job):
+    batcher, session = new_batcher(clock), Hooked()
+    runner = BatchRunner(replace(model_spec(), needs_rows=True), session, batcher, clock)
+    runner.stop_batching("a row was seen to change")
+    (empty,) = submit(batcher, make_job(0, outputs=ANSWER))
+    runner.run(batcher.take(Slot())).scatter()
+    assert answer(empty) == []
+    assert session.runs == [[0]]
 
 
 def test_a_batch_that_ran_while_batching_stopped_runs_again_one_by_one(clock, make_job):

@@ -82,6 +82,8 @@ class Gzip:
             )
         if not unpacker.eof:
             raise InvalidRequest([Violation("request", "not valid gzip: it is cut short")])
+        if unpacker.unused_data:
+            raise InvalidRequest([Violation("request", "not one member of gzip: bytes follow its end")])
         return unpacked
 
     def parse(self, kind: type[_M], message: bytes) -> _M:

@@ -1,5 +1,6 @@
 """Find the models of a repository: <root>/<model>/<version>/model.onnx, with <root>/<model>/model.yaml beside them."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def discover(root: Path, batching_defaults: dict[str, object], on_broken: OnBrok
 
 
 def _may_be_model(path: Path) -> bool:
-    return not path.name.startswith(_NOT_MODELS) and (path.is_dir() or is_dangling(path))
+    return not path.name.startswith(_NOT_MODELS) and (os.path.isdir(path) or is_dangling(path))  # noqa: PTH112 - Path.is_dir() raises on names that are too long
 
 
 def _usable(directory: Path, batching_defaults: dict[str, object], on_broken: OnBroken) -> Iterator[Found]:

@@ -169,6 +169,7 @@ def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
 def _spec(found: Found, session: Session, options: SessionOptions, findings: Findings) -> ModelSpec:
     metadata = dict(session.metadata)
     policy = _policy(found, findings.verdict, is_random=session.is_random)
+    about_rows = [rule for rule in findings.rules if policy.enabled and _is_about_rows(rule, session.inputs)]
     state, feedback = state_of(found, session), feedback_of(found, session)
     fed = {*(pair.output.name for pair in state), *(each.output.name for each in feedback)}
     shared = set(findings.verdict.shared) - fed
@@ -187,7 +188,8 @@ def _spec(found: Found, session: Session, options: SessionOptions, findings: Fin
         state=state,
         sequences=policy_of(found.config.sequences),
         feedback=feedback,
-        rules=tuple(rule for rule in findings.rules if not (policy.enabled and _is_about_rows(rule, session.inputs))),
+        rules=tuple(rule for rule in findings.rules if rule not in about_rows),
+        needs_rows=bool(about_rows),
         left_out=session.left_out,
         metadata=metadata,
         description=session.description,

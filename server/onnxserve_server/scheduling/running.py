@@ -222,12 +222,12 @@ class FinishedRun:
         """Hop 6: end every job with its own rows of the outputs that it wants."""
         batch, columns, rows_first = self.batch, self.columns, self._rows_first
         alone = len(batch.jobs) == 1
-        batched = self._spec.batching.enabled
+        ran_on_one = self._spec.batching.enabled or self._spec.needs_rows
         all_fit = self._response_size.fits(columns.values())
         first = wasted = 0
         for job in batch.jobs:
             last = first + job.rows
-            if alone and (job.rows > 0 or not batched):
+            if alone and (job.rows > 0 or not ran_on_one):
                 outputs = [(output, columns[output.name]) for output in job.outputs]
             elif rows_first:
                 outputs = [(output, columns[output.name][first:last]) for output in job.outputs]
@@ -279,7 +279,7 @@ def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
     cannot run on none, and the shape of the answer is needed.
     """
     jobs = batch.jobs
-    if not batch.rows and spec.batching.enabled:
+    if not batch.rows and (spec.batching.enabled or spec.needs_rows):
         return {tensor.name: _one_row(tensor, array) for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
     if len(jobs) == 1:
         return {tensor.name: array for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
