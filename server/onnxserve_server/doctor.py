@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.discovery import discover
+from onnxserve_server.repository.files import contained
 from onnxserve_server.repository.loader import Defaults, load
 from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.resources import resources
@@ -105,7 +106,8 @@ def _models(settings: Settings, problems: list[str]) -> list[dict[str, str]]:
         for model in models:
             label = f"{model.name}/{model.version}"
             try:
-                spec = load(model, defaults, prober, services).spec
+                with contained(model.path):
+                    spec = load(model, defaults, prober, services).spec
             except ConfigurationError as error:
                 problems.append(str(error))
                 found.append({"model": label, "verdict": "does not load"})

@@ -17,6 +17,11 @@ SHAPE = {"x": FLOATS, "s": np.array([2, 2])}
 # Each: a node, what it is given, and the beginning of what its kernel says.
 REFUSED = [
     (helper.make_node("Gather", ["w", "s"], ["y"]), {"s": np.array([7])}, "Gather: indices element out of data bounds"),
+    (
+        helper.make_node("Gather", ["w", "s"], ["y"], name="/cuda_out of memory/Gather"),
+        {"s": np.array([7])},
+        "Gather '/cuda_out of memory/Gather': indices element out of data bounds",
+    ),
     (helper.make_node("GatherND", ["w", "s"], ["y"]), {"s": np.array([[7]])}, "GatherND: invalid index"),
     (helper.make_node("GatherElements", ["w", "s"], ["y"]), {"s": np.array([[7, 1]])}, "GatherElements: "),
     (helper.make_node("Reshape", ["x", "s"], ["y"]), SHAPE, "Reshape: The input tensor cannot be reshaped"),
@@ -60,7 +65,7 @@ def test_more_memory_than_there_is_has_an_error_of_its_own():
 
 
 def test_a_model_that_has_never_run_may_be_at_fault_itself():
-    node, feeds, _ = REFUSED[3]
+    node, feeds, _ = REFUSED[4]
     assert type(failure_of(error_of(node, feeds), has_run=False)) is RunFailed
     node, feeds, _ = REFUSED[0]  # ONNX Runtime itself says that the argument is invalid
     assert isinstance(failure_of(error_of(node, feeds), has_run=False), ValuesRefused)

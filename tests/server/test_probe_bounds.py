@@ -3,6 +3,7 @@
 import contextlib
 import threading
 
+import numpy as np
 import onnx
 import pytest
 
@@ -10,6 +11,7 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime import prober as module
 from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.session import SessionOptions
+from onnxserve_server.runtime.trials import changed
 from onnxserve_server.spec import Condition
 from support import zoo
 
@@ -40,10 +42,11 @@ def probe(tmp_path, prober):
         (zoo.gru(), [{Condition("x", 0, 0)}, {Condition("x", 1, 0)}]),
         (zoo.negated(), [{Condition("x", None, MIN)}]),
         (zoo.quotient(), [{Condition("x", None, MIN), Condition("y", None, -1)}]),
+        (zoo.halves(2), [{Condition("x", None, MIN), Condition("x", None, -1)}]),
         (zoo.double(), []),
         (zoo.gather(), []),
     ],
-    ids=["gru", "negated", "quotient", "double", "gather"],
+    ids=["gru", "negated", "quotient", "halves", "double", "gather"],
 )
 def test_what_ends_the_process_becomes_a_rule_and_nothing_else_does(probe, model, conditions):
     findings = probe(model)
@@ -51,6 +54,18 @@ def test_what_ends_the_process_becomes_a_rule_and_nothing_else_does(probe, model
     assert all("ended the process (killed by signal " in rule.reason for rule in findings.rules)
     assert findings.verdict.batchable
     assert (findings.untried, findings.warm_up_failure, findings.warm_up_rows) == ("", "", 4)
+
+
+@pytest.mark.parametrize("width", range(2, 14, 2))
+@pytest.mark.parametrize("parts", ["halves", "neighbours"])
+def test_parts_of_one_input_have_different_values_at_the_same_place(width, parts):
+    pair = Condition("x", None, MIN), Condition("x", None, -1)
+    seen = set()
+    for trial in (pair, pair[::-1]):
+        array = changed({"x": np.zeros((2, width), np.int64)}, trial)["x"]
+        first, second = np.split(array, 2, axis=1) if parts == "halves" else (array[:, ::2], array[:, 1::2])
+        seen |= set(zip(first.ravel().tolist(), second.ravel().tolist(), strict=True))
+    assert (MIN, -1) in seen
 
 
 def test_an_endless_run_is_stopped_and_the_model_is_not_warmed_up(probe):

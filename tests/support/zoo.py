@@ -473,6 +473,15 @@ def quotient():
     return model(nodes, [tensor(name, ["batch"], INT64) for name in "xy"], [tensor("q", ["batch"], INT64)])
 
 
+def halves(width):
+    """y = the first half of x by the second, int64 [batch, width]. The smallest number by -1: SIGFPE."""
+    nodes = [
+        helper.make_node("Split", ["x"], ["first", "second"], axis=1, num_outputs=2),
+        helper.make_node("Div", ["first", "second"], ["y"]),
+    ]
+    return model(nodes, [tensor("x", ["batch", width], INT64)], [tensor("y", ["batch", width // 2], INT64)])
+
+
 def negated():
     """y = x / -1 - 1, int64 [batch, 1]. The smallest number: SIGFPE; y of the largest is that number."""
     nodes = [helper.make_node("Div", ["x", "minus_one"], ["n"]), helper.make_node("Sub", ["n", "one"], ["y"])]

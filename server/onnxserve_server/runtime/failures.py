@@ -37,9 +37,10 @@ def failure_of(error: Exception, *, has_run: bool) -> RunFailed:
     """
     text = one_line(error)
     status = _STATUS.match(text)
-    if any(mark in text for mark in _OF_MEMORY):
+    said = _NODE.split(text)[-1]  # the names of nodes may be anything
+    if any(mark in said for mark in _OF_MEMORY):
         return MemoryRefused(text)
-    if status is None or status[1] not in _OF_KERNELS or any(mark in text for mark in _OF_DEVICES):
+    if status is None or status[1] not in _OF_KERNELS or any(mark in said for mark in _OF_DEVICES):
         return RunFailed(text)
     if status[1] == "INVALID_ARGUMENT" or (has_run and _NODE.search(status[2])):
         return ValuesRefused(_sentence(status[2]))

@@ -36,7 +36,7 @@ def read_hints(report: Path, inputs: Sequence[TensorSpec]) -> Hints:
 
 def _read(file: Path) -> object:
     try:
-        if file.stat().st_size <= _MAX_BYTES:
+        if file.is_file() and file.stat().st_size <= _MAX_BYTES:
             return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):  # a report is not needed to serve a model
         pass
@@ -51,10 +51,15 @@ def _limits(spec: TensorSpec, value: object) -> tuple[float, float] | None:
     """Return a range that is one of numbers of the input's type."""
     if not isinstance(value, list) or len(value) != 2 or not all(type(end) in (int, float) for end in value):
         return None
-    low, high = value
-    if not _is_array(spec, "fiu") or not -_LARGEST <= low <= high <= _LARGEST:
+    if not _is_array(spec, "fiu") or not -_LARGEST <= value[0] <= value[1] <= _LARGEST:
         return None
-    return (low, high) if _is_array(spec, "f") or math.ceil(low) <= math.floor(high) else None
+    dtype: np.dtype[Any] = STORAGE[spec.data_type]
+    if dtype.kind == "f":
+        half = float(np.finfo(dtype).max) / 2  # numpy draws from no range that is wider than the largest number
+        low, high = max(value[0], -half), min(value[1], half)
+        return (low, high) if low <= high else None
+    low, high = max(value[0], np.iinfo(dtype).min), min(value[1], np.iinfo(dtype).max)
+    return (low, high) if math.ceil(low) <= math.floor(high) else None
 
 
 def _rows(spec: TensorSpec, value: object) -> Array | None:

@@ -28,13 +28,26 @@ def trials(inputs: Sequence[TensorSpec]) -> Iterator[Trial]:
 def changed(feeds: Mapping[str, Array], trial: Trial) -> dict[str, Array]:
     """Return the feeds of a trial: a sample with the sizes and values that its conditions say."""
     made = dict(feeds)
+    values: dict[str, list[int]] = {}
     for name, axis, value in trial:
         array = made[name]
         if axis is None:
-            made[name] = np.full(array.shape, value, array.dtype)
+            values.setdefault(name, []).append(value)
         else:
             made[name] = np.zeros((*array.shape[:axis], value, *array.shape[axis + 1 :]), array.dtype)
+    for name, several in values.items():
+        made[name] = np.array(several, made[name].dtype)[_mixture(made[name].shape, len(several))]
     return made
+
+
+def _mixture(shape: Sequence[int], values: int) -> Array:
+    """Return which of some values each element has: another one than its neighbours and than those half an axis away.
+
+    So a graph that splits an input finds different values at the same place of the parts. Along each axis this is the
+    Thue-Morse sequence: the number of ones in the binary digits of the index.
+    """
+    ones = [np.array([index.bit_count() for index in range(size)], np.intp) for size in shape]
+    return np.asarray(sum(np.ix_(*ones), np.intp(0)) % values)
 
 
 def _sizes(inputs: Sequence[TensorSpec]) -> Iterator[Trial]:
@@ -68,6 +81,8 @@ def _values(inputs: Sequence[TensorSpec]) -> Iterator[Trial]:
     smallest = {spec.name: -(1 << 8 * STORAGE[spec.data_type].itemsize - 1) for spec in inputs if _is_signed(spec)}
     for name, value in smallest.items():
         yield from ((Condition(name, None, each),) for each in (value, *_VALUES))
+    for name, value in smallest.items():  # a graph may split an input
+        yield from permutations((Condition(name, None, value), Condition(name, None, -1)))
     for dividend, divisor in permutations(smallest, 2):
         yield Condition(dividend, None, smallest[dividend]), Condition(divisor, None, -1)
 
