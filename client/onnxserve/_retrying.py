@@ -30,6 +30,7 @@ _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0  # seconds
 # Programs that lost the same server send their requests again at different times within this many seconds.
 _MAX_BREAK_DELAY = 0.3
 _MAX_TOKENS = 100
+_MAX_DIGITS = 9  # of the milliseconds that a server asks for; of more it is not asked again
 _LONG = 10  # failures in a row, after which the delay has reached its limit
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _REFUSED_STREAM = re.compile(r"RST_STREAM with error code 7\b")  # gRPC has no other sign of it
@@ -211,7 +212,7 @@ def _pushback(error: grpc.RpcError) -> float | None:
     """Return the seconds after which a server asks for a retry, below 0 if it asks for none; None: it does not say."""
     for key, value in error.trailing_metadata() or ():
         if key == _PUSHBACK_KEY:
-            return int(value) / 1000 if value.isdecimal() else -1.0
+            return int(value) / 1000 if value.isdecimal() and len(value) <= _MAX_DIGITS else -1.0
     return None
 
 

@@ -35,6 +35,7 @@ __all__ = [
 _Detail = TypeVar("_Detail", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_LONGEST = 10**9  # seconds
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def _from_details(code: grpc.StatusCode, message: str, status: status_pb2.Status
             FieldViolation(each.field, each.description)
             for each in _detail(status, error_details_pb2.BadRequest).field_violations
         ),
-        retry_delay=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+        retry_delay=_seconds(retry),
         request_id=info.metadata.get("request_id") or request_id,
         resource=_detail(status, error_details_pb2.ResourceInfo).resource_name or None,
     )
@@ -241,6 +242,17 @@ def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail:
     message = kind()
     for packed in status.details:
         if packed.Is(kind.DESCRIPTOR):
-            packed.Unpack(message)
+            try:
+                packed.Unpack(message)
+            except DecodeError:
+                return kind()
             break
     return message
+
+
+def _seconds(retry: error_details_pb2.RetryInfo) -> float | None:
+    """Return the delay that a server asks for; None if it asks for none, or for one that no caller would wait for."""
+    delay = retry.retry_delay
+    return (
+        delay.seconds + delay.nanos / 1e9 if retry.HasField("retry_delay") and 0 <= delay.seconds <= _LONGEST else None
+    )

@@ -147,8 +147,26 @@ def test_a_failed_model_run_is_an_internal_error_with_a_class_of_its_own(serve, 
     assert isinstance(error, errors.Internal)
 
 
+def with_detail(kind, value):
+    """A status with one detail, of which the bytes are given."""
+    detail = any_pb2.Any(type_url=f"type.googleapis.com/{kind.DESCRIPTOR.full_name}", value=value)
+    return status_pb2.Status(code=13, message="the status", details=[detail]).SerializeToString()
+
+
+FOR_EVER = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1 << 62)).SerializeToString()
+
+
 @both_clients
-@pytest.mark.parametrize("blob", [b"\xff\xff", status_pb2.Status(code=3, message="another").SerializeToString()])
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"\xff\xff",
+        status_pb2.Status(code=3, message="another").SerializeToString(),
+        with_detail(error_details_pb2.ErrorInfo, b"\xff\xff"),
+        with_detail(error_details_pb2.RetryInfo, FOR_EVER),
+    ],
+    ids=["not a status", "another status", "a detail that is broken", "a delay without end"],
+)
 def test_details_that_are_broken_or_contradict_the_status_do_not_hide_it(serve, raised, blob):
     def abort(_, context):
         context.set_trailing_metadata([("grpc-status-details-bin", blob)])
