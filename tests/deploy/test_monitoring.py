@@ -22,7 +22,7 @@ from support.waiting import until
 
 FASTER = 30
 MODELS = {name: zoo.slow() for name in ("tiny", "full", "late")}
-MODELS |= {"gather": zoo.gather(), "double": zoo.double(), "recurrent": zoo.recurrent()}
+MODELS |= {"gather": zoo.gather(), "parse": zoo.parse(), "double": zoo.double(), "recurrent": zoo.recurrent()}
 CONFIGS = {
     "tiny": "batching: {enabled: false, max_queue_rows: 2}\n",
     "full": "batching: {enabled: false, max_queue_rows: 20}\n",
@@ -31,8 +31,9 @@ CONFIGS = {
 }
 # What fires, and of what: (alert, namespace, pod, model).
 FAULTS = {
-    ("OnnxserveErrors", "onnxserve", "", "gather"),
+    ("OnnxserveErrors", "onnxserve", "", "parse"),
     ("OnnxserveWastedCompute", "onnxserve", "", "gather"),
+    ("OnnxserveWastedCompute", "onnxserve", "", "parse"),
     ("OnnxserveRefusing", "onnxserve", "", "tiny"),
     ("OnnxserveQueueNearlyFull", "onnxserve", "steady", "full"),
     ("OnnxserveSlow", "onnxserve", "", "full"),
@@ -150,6 +151,8 @@ def faults(server):
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(calling(server.address, predict("gather", id=np.full((1, 1), 99)), callers=2))
+        unreadable = predict("parse", x=np.array(["not a number"], object))
+        stack.enter_context(calling(server.address, unreadable, pause=0.1))
         stack.enter_context(calling(server.address, predict("tiny", x=steps(6)), callers=8, pause=0.01))
         stack.enter_context(calling(server.address, predict("full", x=steps(200)), callers=19, pause=0))
         stack.enter_context(calling(server.address, predict("late", x=steps(2000)), pause=0.2, timeout=0.1))

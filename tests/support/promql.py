@@ -2,6 +2,8 @@
 
 import re
 
+from onnxserve_server.observing import CheckResult
+
 _OWN = frozenset(
     """
     and or unless by without on ignoring group_left group_right offset bool Inf NaN sum avg min max count topk bottomk
@@ -40,6 +42,7 @@ def strangers(expression, program, values, recorded=()):
     known = {
         "rpc_response_status_code": program.codes,
         "outcome": {"ok", "failed"},
+        "result": set(CheckResult),
         "alertstate": {"pending", "firing"},
     } | values
     for label, value in _MATCHER.findall(expression):
