@@ -58,7 +58,9 @@ class UnsentAnswers:
         self._lock = threading.Lock()  # of what follows; each of these has the call first that has waited longest
         self._sizes: dict[Abandonable, int] = {}  # of all that the core holds
         self._waiting: dict[Abandonable, int] = {}  # of those that may still be read
+        self._waiting_bytes = 0
         self._given_up: dict[Abandonable, tuple[int, str]] = {}  # and callers, of those whose connection is not closed
+        self._given_up_bytes = 0
 
     def add(self, call: Abandonable, nbytes: int, *, stream: bool = False) -> str | None:
         """Note that the answer of a call goes out; where it must not, return why."""
@@ -76,7 +78,10 @@ class UnsentAnswers:
                 return NO_ROOM + _CURE
             self.nbytes += nbytes
             self._sizes[call] = self._waiting[call] = nbytes
-        self.make_room()
+            self._waiting_bytes += nbytes
+            fits = self._waiting_bytes + self._given_up_bytes <= self._max_bytes
+        if not fits:
+            self.make_room()
         return None
 
     def remove(self, call: Abandonable) -> None:
@@ -85,13 +90,13 @@ class UnsentAnswers:
         if call in self._sizes:
             with self._lock:
                 self.nbytes -= self._sizes.pop(call, 0)
-                self._waiting.pop(call, None)
-                self._given_up.pop(call, None)
+                self._waiting_bytes -= self._waiting.pop(call, 0)
+                self._given_up_bytes -= self._given_up.pop(call, (0, ""))[0]
 
     def make_room(self, *, at_once: bool = False) -> None:
         """Give up answers beyond the bound; `at_once`: the one that waits longest anyway."""
         with self._lock:
-            over = sum(self._waiting.values()) - self._max_bytes
+            over = self._waiting_bytes - self._max_bytes
             given_up: list[Abandonable] = []
             for call, nbytes in self._waiting.items():
                 if len(given_up) + 1 >= len(self._waiting) or (over <= 0 and not at_once):
@@ -100,7 +105,10 @@ class UnsentAnswers:
                 at_once = False
                 over -= nbytes
             for call in given_up:  # the core no longer knows the caller of a call that has been ended
-                self._given_up[call] = self._waiting.pop(call), call.peer()
+                nbytes = self._waiting.pop(call)
+                self._given_up[call] = nbytes, call.peer()
+                self._waiting_bytes -= nbytes
+                self._given_up_bytes += nbytes
         for call in given_up:
             call.abandon(NOT_READ + _CURE)
         if given_up and not self._returns_memory:
@@ -113,12 +121,14 @@ class UnsentAnswers:
     def _stuck_peer(self) -> str | None:
         """Return the caller whose connection is to be closed, and forget its answers; None: none is."""
         with self._lock:
-            held = sum(self._waiting.values()) + sum(nbytes for nbytes, _ in self._given_up.values())
+            held = self._waiting_bytes + self._given_up_bytes
             if held <= _CLOSING * self._max_bytes or not self._given_up:
                 return None
             _, peer = next(iter(self._given_up.values()))
             self._given_up = {call: kept for call, kept in self._given_up.items() if kept[1] != peer}
             self._waiting = {call: nbytes for call, nbytes in self._waiting.items() if call.peer() != peer}
+            self._given_up_bytes = sum(nbytes for nbytes, _ in self._given_up.values())
+            self._waiting_bytes = sum(self._waiting.values())
             return peer
 
 
