@@ -69,9 +69,9 @@ def test_of_too_many_calls_without_a_message_the_first_are_ended(server, channel
     monkeypatch.setattr(lane, "MAX_RECEIVING", 20)
     monkeypatch.setattr(server.app.grpc._pool, "_max_waiting", 20)
     for method in (PREDICT, "/onnxserve.v1.ModelService/GetModel"):
-        with withheld(server, method, 60) as connection:
+        with withheld(server, method, 30) as connection:
             ended = (stream for kind, flags, stream, _ in connection.frames() if kind == http2.HEADERS and flags & 1)
-            assert {next(ended) for _ in range(9)} <= {1 + 2 * i for i in range(42)}
+            assert {next(ended) for _ in range(9)} <= {1 + 2 * i for i in range(12)}
             ask(server, channel)
     until(lambda: server.app.grpc.edge.live_calls == 0)
 

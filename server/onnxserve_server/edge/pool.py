@@ -40,7 +40,7 @@ class CallPool(ThreadPoolExecutor):
         call = next((found for each in args if (found := getattr(each, "call", None)) is not None), None)
         if call is not None:
             self._waiting[call] = None
-            if len(self._waiting) > self._max_waiting:
+            while len(self._waiting) > self._max_waiting:
                 self._end_the_first()
         return super().submit(self._run, call, fn, *args, **kwargs)
 
@@ -63,7 +63,7 @@ class CallPool(ThreadPoolExecutor):
             self._waiting.pop(call, None)
 
     def _end_the_first(self) -> None:
-        with contextlib.suppress(StopIteration, RuntimeError):  # another thread may take it out now
+        with contextlib.suppress(StopIteration, RuntimeError):  # another thread takes one out now: look again
             call = next(iter(self._waiting))
             self._waiting.pop(call, None)
             call.cancel(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_SLOW)
