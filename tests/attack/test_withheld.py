@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from onnxserve import ResourceExhausted
 from onnxserve.tensor import encode
 from onnxserve.v1 import inference_service_pb2
 from onnxserve_server.edge import lane
 from support import http2, zoo
+from support.asking import Http
 from support.waiting import until
 
 PREDICT, STREAM = "/onnxserve.v1.InferenceService/Predict", "/onnxserve.v1.InferenceService/Stream"
@@ -90,6 +92,19 @@ def test_answers_that_are_not_read_are_given_up_for_others(serving, tmp_path, at
             until(lambda: unsent.nbytes <= 20 << 20)
         until(lambda: server.app.grpc.edge.live_calls == 0)
         assert unsent.nbytes == 0
+
+
+@pytest.mark.parametrize("edge", ["lane", "plain"])
+def test_an_answer_that_is_refused_is_an_error_with_its_reason(serving, tmp_path, monkeypatch, edge):
+    with serving(zoo.write(tmp_path, MODELS), edge=edge, all_unsent_bytes=20 << 20, http_port=0) as server:
+        unsent = server.app.grpc.edge.unsent
+        monkeypatch.setattr(unsent, "nbytes", 30 << 20)  # as if others did not read theirs
+        with pytest.raises(ResourceExhausted, match="--all-unsent-bytes") as error:
+            server.client.predict("wide", {"x": np.ones((1, 1), np.float32)})
+        assert error.value.reason == "TOO_SLOW"
+        _, _, metrics = Http(server.app.http_port).ask("/metrics")
+        assert b'rpc_response_status_code="RESOURCE_EXHAUSTED"' in metrics
+        monkeypatch.setattr(unsent, "nbytes", 0)
 
 
 def request(model, columns):

@@ -25,7 +25,11 @@ class Call(Protocol):
     on_cancel: Callable[[], None] | None
 
     def reply(self, message: bytes) -> None:
-        """Reply with a message and the status OK."""
+        """Reply with a message and the status OK.
+
+        Raises:
+            NotReceived: too many replies are not read by their callers; the call goes on, and fail() ends it.
+        """
         ...
 
     def fail(self, status: Status) -> None:

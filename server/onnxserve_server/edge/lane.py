@@ -217,11 +217,9 @@ class UnaryCall:
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
 
     def reply(self, message: bytes) -> None:
-        """Reply with a message and the status OK."""
+        """Reply with a message and the status OK; see calls.Call."""
         trailer = self._lane.trailer
-        if (why := self._lane.unsent.add(self, len(message))) is not None:
-            self.fail(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, why, ()))
-            return
+        self._lane.unsent.add(self, len(message))
         self._call.start_server_batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
@@ -310,8 +308,10 @@ class StreamCall:
     def send(self, message: bytes, *, more: bool = False) -> None:
         """Send a message; the next one when the events have on_sent(). `more`: it waits, and may be written with it."""
         flags = _BUFFER_HINT if more else _NO_FLAGS
-        if (why := self._lane.unsent.add(self, len(message), stream=True)) is not None:
-            self.abandon(why)
+        try:
+            self._lane.unsent.add(self, len(message), stream=True)
+        except NotReceived as refused:
+            self.abandon(refused.message)
             message = b""  # of a call that has ended: nothing goes out, and on_sent() comes
         self._call.start_server_batch((cygrpc.SendMessageOperation(message, flags),), self._on_sent)
 

@@ -14,8 +14,9 @@ import grpc
 
 from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
 from onnxserve_server.edge.pool import CallPool
-from onnxserve_server.edge.status import Status
+from onnxserve_server.edge.status import Status, status_of
 from onnxserve_server.edge.unsent import UnsentAnswers
+from onnxserve_server.errors import NotReceived
 
 _APART = 8  # calls at a time of the methods that have threads of their own
 _STREAMS = 1024  # streams at a time
@@ -149,7 +150,8 @@ class PlainCall:
             callback()
 
     def reply(self, message: bytes) -> None:
-        """Reply with a message and the status OK."""
+        """Reply with a message and the status OK; see calls.Call."""
+        self._unsent.add(self, len(message))
         self._outcome = message
         self._replied.set()
 
@@ -165,11 +167,9 @@ class PlainCall:
         """
         self._replied.wait()
         if isinstance(self._outcome, bytes):
-            if (why := self._unsent.add(self, len(self._outcome))) is None:
-                if self._gone:
-                    self._unsent.remove(self)
-                return self._outcome
-            self._outcome = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, why, ())
+            if self._gone:
+                self._unsent.remove(self)
+            return self._outcome
         self._context.set_trailing_metadata(tuple(self._outcome.trailing_metadata))
         self._context.abort(self._outcome.code, self._outcome.details)
         raise AssertionError("abort() raises")
@@ -240,8 +240,10 @@ class PlainStreamCall:
         """Give the messages to send, until the call is to end."""
         try:
             while isinstance(item := self._out.get(), bytes):
-                if (why := self._unsent.add(self, len(item), stream=True)) is not None:
-                    item = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, why, ())
+                try:
+                    self._unsent.add(self, len(item), stream=True)
+                except NotReceived as refused:
+                    item = status_of(refused)
                     break
                 yield item  # comes back when it is sent
                 self._unsent.remove(self)

@@ -5,7 +5,7 @@ from onnxserve_server.edge.calls import Call
 from onnxserve_server.edge.codec import UnaryCodec
 from onnxserve_server.edge.status import OK, status_of, unexpected
 from onnxserve_server.engine.seam import Inference
-from onnxserve_server.errors import ServeError
+from onnxserve_server.errors import NotReceived, ServeError
 from onnxserve_server.observing import Observer
 
 
@@ -68,6 +68,9 @@ class _Reply:
             if isinstance(outcome, Result):
                 call.reply(self._codec.encode_result(outcome, self.request_id))
                 return None
+            call.fail(status_of(outcome, self.request_id))
+        except NotReceived as refused:
+            outcome = refused
             call.fail(status_of(outcome, self.request_id))
         except Exception:
             outcome = unexpected(self.request_id)

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from onnxserve_server.errors import NotReceived
+
 _SMALL = 4096  # bytes of an answer that are not counted: their number is bounded
 _MAX_SMALL = 16_384
 # Bytes of memory for each of an answer until it is sent, as measured: grpcio's and the core's, and, of streams, what is
@@ -62,8 +64,12 @@ class UnsentAnswers:
         self._given_up: dict[Abandonable, tuple[int, str]] = {}  # and callers, of those whose connection is not closed
         self._given_up_bytes = 0
 
-    def add(self, call: Abandonable, nbytes: int, *, stream: bool = False) -> str | None:
-        """Note that the answer of a call goes out; where it must not, return why."""
+    def add(self, call: Abandonable, nbytes: int, *, stream: bool = False) -> None:
+        """Note that the answer of a call goes out.
+
+        Raises:
+            NotReceived: it must not: too many others are not read.
+        """
         nbytes *= _OF_STREAMS if stream else _OF_CALLS
         if nbytes <= _SMALL:
             self._small[call] = None
@@ -72,17 +78,16 @@ class UnsentAnswers:
                     first = next(iter(self._small))
                     del self._small[first]
                     first.abandon(NOT_READ + _CURE)
-            return None
+            return
         with self._lock:
             if self.nbytes and self.nbytes + nbytes > _REFUSING * self._max_bytes:
-                return NO_ROOM + _CURE
+                raise NotReceived(NO_ROOM + _CURE)
             self.nbytes += nbytes
             self._sizes[call] = self._waiting[call] = nbytes
             self._waiting_bytes += nbytes
             fits = self._waiting_bytes + self._given_up_bytes <= self._max_bytes
         if not fits:
             self.make_room()
-        return None
 
     def remove(self, call: Abandonable) -> None:
         """Note that an answer is out, or lost."""
