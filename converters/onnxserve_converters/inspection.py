@@ -78,7 +78,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         "operators": dict(sorted(graph.operators(model).items(), key=lambda entry: (-entry[1], entry[0]))),
         "metadata": {_text(entry.key): _parsed(_text(entry.value)) for entry in model.metadata_props},
         "rows": rows_of(model, file, required, config, optional),
-        "config": config,
+        "config": config.read_text(errors="replace") if config is not None else None,
         "report": _report(file),
     }
 
@@ -206,11 +206,11 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _config(file: Path) -> str | None:
-    """Return the text of the model.yaml beside a version's directory; None without."""
+def _config(file: Path) -> Path | None:
+    """Return the model.yaml beside a version's directory; None without."""
     config = file.absolute().parent.with_name(_CONFIG)
     in_version = file.absolute().parent.name.isdecimal()
-    return config.read_text(errors="replace") if in_version and config.is_file() else None
+    return config if in_version and config.is_file() else None
 
 
 def _report(file: Path) -> Any:

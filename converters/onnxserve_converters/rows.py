@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
 from onnx import ModelProto, ValueInfoProto
 
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.config import read_config
 from onnxserve_server.rows.analysis import analyse
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
 from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
@@ -18,7 +17,7 @@ def rows_of(
     model: ModelProto,
     file: Path,
     inputs: Iterable[ValueInfoProto],
-    config: str | None,
+    config: Path | None,
     optional: Iterable[ValueInfoProto] = (),
 ) -> dict[str, str]:
     """Return the verdict of the graph alone, as describe() has it.
@@ -27,7 +26,7 @@ def rows_of(
         model: without external data.
         file: that it is from.
         inputs: those that are not weights.
-        config: the text of its model.yaml, which may say where the rows lie; None without.
+        config: its model.yaml, which may say where the rows lie; None without.
         optional: inputs with a default: no constants, for a request may bring others.
     """
     try:
@@ -61,13 +60,11 @@ def sentence(rows: dict[str, str]) -> str:
     return f"{what}{where}{': ' * bool(rows['reason'])}{rows['reason']}"
 
 
-def _configured(config: str | None) -> BatchAxes:
-    try:
-        said: Any = yaml.safe_load(config or "")
-    except yaml.YAMLError:
-        said = None
-    said = said if isinstance(said, dict) else {}
-    return BatchAxes(file="model.yaml", batch_axis=said.get("batch_axis"), shared=said.get("shared"))
+def _configured(file: Path | None) -> BatchAxes:
+    if file is None:
+        return BatchAxes()
+    config = read_config(file, {})
+    return BatchAxes(file=str(file), batch_axis=config.batch_axis, shared=config.shared)
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

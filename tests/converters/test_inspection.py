@@ -106,6 +106,14 @@ def test_rows_are_looked_for_where_model_yaml_or_the_file_says_that_they_lie(tmp
     assert "batch_axis.nothing" in inspect(tmp_path / "b")["rows"]["reason"]
 
 
+@pytest.mark.parametrize("text", ["batch_axis: 1", "batch_axis: {x: a}", "shared: 5", "[" * 3000, "d: 2001-99-99"])
+def test_a_model_yaml_that_cannot_be_used_is_the_reason_that_nothing_is_known_of_rows(tmp_path, text):
+    zoo.write(tmp_path, {"a": zoo.double()}, {"a": text})
+    rows = inspect(tmp_path / "a")["rows"]
+    assert rows["verdict"] == "unknown"
+    assert "model.yaml" in rows["reason"]
+
+
 def test_a_models_folder_stands_for_its_newest_version(repository):
     found = inspect(repository / "net")
     assert found["file"] == str(repository / "net" / "10" / "model.onnx")
