@@ -120,15 +120,20 @@ def mean_variance(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 
 @rule("BatchNormalization")
 def batch_normalization(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """Element by element with fixed statistics; in training mode those of all rows."""
+    """Each channel by its own weights: with fixed statistics element by element, in training mode with its own."""
     value, *weights = tensors(inputs)
+    channel = min(1, value.rank - 1)
+    depends = any(each.by_count for each in (value, *weights))
+    if value.row_axis == channel:  # a channel for each row, as Keras normalizes layers on TensorFlow
+        if any(weight.known != (value.known[channel],) for weight in weights):
+            raise Meet("it has weights of their own for each row, by its place")
+        statistics = Value(axes=(value.known[channel],), dtype=value.dtype, by_count=depends)
+        return [value.bare(by_count=depends), *[statistics] * (node.outputs - 1)]
     if node.number("training_mode", 0) or sum(node.given) > 1 or (node.version < 7 and not node.number("is_test", 0)):
         raise Meet("in training mode it takes mean and variance over all rows")
     if any(weight.row_axis is not None for weight in weights):
         raise Meet("its weights are those of a row, and are used for all rows")
-    if value.row_axis == min(1, value.rank - 1):
-        raise Meet("it has weights of their own for each row, by its place")
-    return [value.bare(by_count=any(each.by_count for each in (value, *weights)))] * node.outputs
+    return [value.bare(by_count=depends)] * node.outputs
 
 
 @rule("DynamicQuantizeLinear")

@@ -250,3 +250,19 @@ def test_weights_in_a_file_of_their_own_are_not_read(tmp_path):
     onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     (tmp_path / "weights.bin").unlink()
     assert analyse(tmp_path / "model.onnx", *specs(zoo.mlp())).rows is Rows.INDEPENDENT
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["fixed statistics", "training mode"])
+@pytest.mark.parametrize(("bias", "rows"), [("zeros", Rows.INDEPENDENT), ("places", Rows.MEET)])
+def test_a_batch_normalization_with_a_channel_for_each_row_is_one_of_layers(mode, bias, rows):
+    """Keras normalizes layers so on TensorFlow; a bias that tells the places of rows is another for each batch size."""
+    statistics = ", mean, variance" if mode else ""
+    model = made(f"""g (float[batch, 3, 4] x) => (float[batch, 3, 4] y) {{
+        to = Constant <value_ints = [1, -1, 4, 1]> ()  r = Reshape (x, to)  s = Shape <start = 1, end = 2> (r)
+        ones = ConstantOfShape <value = float[1] {{1}}> (s)  zeros = ConstantOfShape (s)
+        n = Squeeze (s)  zero = Constant <value_int = 0> ()  one = Constant <value_int = 1> ()
+        c = Range (zero, n, one)  places = Cast <to = 1> (c)
+        z{statistics} = BatchNormalization <training_mode = {mode}> (r, ones, {bias}, zeros, ones)
+        back = Constant <value_ints = [-1, 3, 4]> ()  y = Reshape (z, back) }}""")
+    assert verdict(model).rows is rows
+    assert bool(witness(model)) is (rows is Rows.MEET)
