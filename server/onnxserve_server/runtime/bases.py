@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxserve.tensor import STORAGE, STRING, Array, DataType
+from onnxserve_server.runtime.samples import bits_of_one
 from onnxserve_server.spec import TensorSpec
 
 _DRAWS = 300
@@ -72,5 +73,5 @@ def _array(spec: TensorSpec, shape: tuple[int, ...], integer: int, rng: np.rando
     dtype = STORAGE[spec.data_type]
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
-    one = 0x3F80 if spec.data_type == DataType.DATA_TYPE_BFLOAT16 else integer
-    return np.full(shape, one, dtype)
+    is_foreign = spec.data_type >= DataType.DATA_TYPE_BFLOAT16
+    return np.full(shape, bits_of_one(spec.data_type) if is_foreign else integer, dtype)

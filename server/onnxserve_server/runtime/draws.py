@@ -62,11 +62,8 @@ class Draws:
         self.rows = hints.rows
         self._ranges = hints.ranges
         self._rng = np.random.default_rng(0)
-        self.bounds = {
-            spec.name: _whole(hints.ranges.get(spec.name, (0, 1)), STORAGE[spec.data_type])
-            for spec in inputs
-            if is_integer(spec)
-        }
+        ranges = {spec.name: hints.ranges.get(spec.name, (0, 1)) for spec in inputs if is_integer(spec)}
+        self.bounds = {name: (int(low), int(high)) for name, (low, high) in ranges.items()}
 
     def elements(self, rows: int) -> int:
         """Return the number of elements of a feed of so many rows."""
@@ -220,9 +217,3 @@ def copied(feeds: Feeds) -> Feeds:
 def is_integer(spec: TensorSpec) -> bool:
     """Whether an input has integers, or their type: booleans do not count."""
     return DataType.DATA_TYPE_BFLOAT16 > spec.data_type != STRING and STORAGE[spec.data_type].kind in "iu"
-
-
-def _whole(limits: tuple[float, float], dtype: np.dtype[np.generic]) -> tuple[int, int]:
-    """Return the smallest and the largest integer of a range that a type has."""
-    info = np.iinfo(dtype)  # type: ignore[type-var]
-    return max(math.ceil(limits[0]), info.min), min(math.floor(limits[1]), info.max)

@@ -48,7 +48,7 @@ def _object(value: object) -> Mapping[str, Any]:
 
 
 def _limits(spec: TensorSpec, value: object) -> tuple[float, float] | None:
-    """Return a range that is one of numbers of the input's type."""
+    """Return the part of a range that an input's type has; None if there is none."""
     if not isinstance(value, list) or len(value) != 2 or not all(type(end) in (int, float) for end in value):
         return None
     if not _is_array(spec, "fiu") or not -_LARGEST <= value[0] <= value[1] <= _LARGEST:
@@ -58,8 +58,8 @@ def _limits(spec: TensorSpec, value: object) -> tuple[float, float] | None:
         half = float(np.finfo(dtype).max) / 2  # numpy draws from no range that is wider than the largest number
         low, high = max(value[0], -half), min(value[1], half)
         return (low, high) if low <= high else None
-    low, high = max(value[0], np.iinfo(dtype).min), min(value[1], np.iinfo(dtype).max)
-    return (low, high) if math.ceil(low) <= math.floor(high) else None
+    least, largest = max(math.ceil(value[0]), np.iinfo(dtype).min), min(math.floor(value[1]), np.iinfo(dtype).max)
+    return (least, largest) if least <= largest else None
 
 
 def _rows(spec: TensorSpec, value: object) -> Array | None:

@@ -80,11 +80,10 @@ def _sample(spec: TensorSpec, rows: int, free: int, ones: bool, rng: np.random.G
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
     if spec.data_type >= DataType.DATA_TYPE_BFLOAT16:
-        return _foreign_ones(spec.data_type, shape, rng)
+        return (rng.integers(0, 2, shape) * bits_of_one(spec.data_type)).astype(dtype)
     return rng.integers(0, 2 if ones else 1, shape).astype(dtype)
 
 
-def _foreign_ones(data_type: DataType, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Return the bits of zeros and of a positive number, for a type that numpy does not have."""
-    one = 0x3F80 if data_type == DataType.DATA_TYPE_BFLOAT16 else 0x38
-    return (rng.integers(0, 2, shape) * one).astype(STORAGE[data_type])
+def bits_of_one(data_type: DataType) -> int:
+    """Return the bits of a one, or of a small positive number, in a type that numpy does not have."""
+    return 0x3F80 if data_type == DataType.DATA_TYPE_BFLOAT16 else 0x38
