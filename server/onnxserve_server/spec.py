@@ -85,6 +85,10 @@ class Condition(NamedTuple):
     axis: int | None
     value: int
 
+    def holds(self, array: Array) -> bool:
+        """Whether it is so in an array of that input."""
+        return bool((array == self.value).any() if self.axis is None else array.shape[self.axis] == self.value)
+
 
 @dataclass(frozen=True, slots=True)
 class InputRule:
@@ -92,6 +96,10 @@ class InputRule:
 
     conditions: tuple[Condition, ...]
     reason: str
+
+    def holds(self, arrays: Mapping[str, Array]) -> bool:
+        """Whether all conditions hold for arrays, by the names of inputs."""
+        return all(condition.holds(arrays[condition.input]) for condition in self.conditions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

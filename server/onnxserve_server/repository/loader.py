@@ -80,7 +80,8 @@ def _warm_up(session: Session, spec: ModelSpec, findings: Findings) -> str:
     """Do again what the child process has survived; return why that is nothing, "" for success."""
     if not findings.warm_up_rows:
         return findings.warm_up_failure
-    return warm_up(session, min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1))
+    rows = min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1)
+    return warm_up(session, rows, findings.rules)
 
 
 def _libraries(found: Found) -> tuple[str, ...]:

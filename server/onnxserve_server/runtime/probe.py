@@ -68,14 +68,16 @@ class Findings:
 
 
 class _BoundedSession(Session):
-    """A session whose runs are stopped when the time for all of them is over.
+    """A session whose runs are stopped when the time for all of them is over, and that runs nothing known to be fatal.
 
     Attributes:
+        rules: of what is known to be fatal.
         cpu_seconds: the CPU time of the longest run.
     """
 
-    def __init__(self, path: Path, options: SessionOptions) -> None:
+    def __init__(self, path: Path, options: SessionOptions, rules: Sequence[InputRule]) -> None:
         super().__init__(path, options)
+        self.rules = rules
         self._until = math.inf
         self.cpu_seconds = 0.0
 
@@ -90,6 +92,9 @@ class _BoundedSession(Session):
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """See Session.run()."""
+        for rule in self.rules:
+            if rule.holds(feeds):
+                raise RunFailed(f"not run: {rule.reason}")
         handle = handle or RunHandle()
         timer = threading.Timer(self.seconds_left, handle.stop)
         timer.start()
@@ -110,7 +115,7 @@ def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Load and try a model; yield each step before it is done, and what it gave."""
     options = request["options"] | {"axes": BatchAxes(**request["options"]["axes"])}
     try:
-        session = _BoundedSession(Path(request["path"]), SessionOptions(**options))
+        session = _BoundedSession(Path(request["path"]), SessionOptions(**options), list(map(_rule, request["rules"])))
     except ConfigurationError as error:
         yield {"step": END, "error": str(error)}
         return
@@ -121,13 +126,18 @@ def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     verdict = examine(session)
     yield {"step": WARM_UP, "verdict": asdict(verdict)}
     rows = request["max_rows"] if verdict.batchable or request["batched"] else 1
-    failure = warm_up(session, rows)
+    failure = warm_up(session, rows, session.rules)
     yield {"step": END, "warm_up": (0 if failure else rows, failure)}
+
+
+def _rule(written: Any) -> InputRule:
+    conditions, reason = written
+    return InputRule(tuple(Condition(*condition) for condition in conditions), reason)
 
 
 def _try_all(session: _BoundedSession, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run each trial but the first `done` ones, and those that contain what has been fatal."""
-    known = [{Condition(*condition) for condition in trial} for trial in request["fatal"]]
+    known = [set(rule.conditions) for rule in session.rules]
     with _silent():
         starts: list[dict[str, Array]] = []
         yield from _find_starts(session, request, starts)

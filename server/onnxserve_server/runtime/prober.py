@@ -130,11 +130,10 @@ class _Progress:
 
     def as_request(self) -> dict[str, Any]:
         """Return what need not be tried again."""
-        fatal = [rule.conditions for rule in self.rules]
         return {
             "bases_done": self.bases_done,
             "done": self.done,
-            "fatal": fatal,
+            "rules": [(rule.conditions, rule.reason) for rule in self.rules],
             "skip_trials": bool(self.untried),
         }
 

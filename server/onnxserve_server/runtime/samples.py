@@ -1,7 +1,7 @@
 """Inputs made up from a model's specs: the probe tries a model with them, and a loaded model is warmed up with them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from onnxserve.tensor import STORAGE, STRING, Array, DataType
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.session import Session
-from onnxserve_server.spec import TensorSpec
+from onnxserve_server.spec import InputRule, TensorSpec
 
 _WARM_UP_BYTES = 64 << 20
 _SAMPLE_BYTES = 256 << 20
@@ -18,14 +18,19 @@ _FREE_SIZES = (8, 32, 224, 1)  # tried in turn for axes that are free and not th
 _INTEGER_DTYPES = "iub"
 
 
-def warm_up(session: Session, max_rows: int) -> str:
+def warm_up(session: Session, max_rows: int, rules: Sequence[InputRule]) -> str:
     """Run a loaded model with one row and with up to `max_rows`, so that its first caller does not wait for it.
+
+    A sample that one of the `rules` holds for is left out.
 
     Returns:
         Why the last sample failed, if the model runs on none of them; "" once it has run.
     """
     failure = NO_SAMPLE
     for feeds in samples(session.inputs, 1):
+        if any(rule.holds(feeds) for rule in rules):
+            failure = "the inputs made up for it are such as it does not survive"
+            continue
         try:
             run_sample(session, feeds)
             row_bytes = max(1, sum(array.nbytes for array in feeds.values()))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, islice, permutations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxserve.tensor import STORAGE, Array
 from onnxserve_server.spec import Condition, TensorSpec
@@ -36,11 +37,12 @@ def changed(feeds: Mapping[str, Array], trial: Trial) -> dict[str, Array]:
         else:
             made[name] = np.zeros((*array.shape[:axis], value, *array.shape[axis + 1 :]), array.dtype)
     for name, several in values.items():
-        made[name] = np.array(several, made[name].dtype)[_mixture(made[name].shape, len(several))]
+        mixture = _mixture(made[name].shape, len(several))
+        made[name] = np.take(np.array(several, made[name].dtype), mixture, out=np.empty_like(made[name]))
     return made
 
 
-def _mixture(shape: Sequence[int], values: int) -> Array:
+def _mixture(shape: Sequence[int], values: int) -> NDArray[np.intp]:
     """Return which of some values each element has: another one than its neighbours and than those half an axis away.
 
     So a graph that splits an input finds different values at the same place of the parts. Along each axis this is the
