@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from onnxserve import _counting, _tracing
-from onnxserve._aio_calls import call_cancelled, own_error
+from onnxserve._aio_calls import Ending, call_cancelled
 from onnxserve._aio_sequence import AsyncModelSequence
 from onnxserve._base import (
     CONNECTION_TIMEOUT,
@@ -117,6 +117,7 @@ class AsyncClient(BaseClient):
                         break
                     rpc = self._open_stream(span.metadata, source.messages())
                     watched.follow(rpc)
+                    ending = Ending(rpc)
                     answers, failed = aiter(rpc), None
                     try:
                         while (response := await self._read(answers, source, unanswered, watched)) is not None:
@@ -126,7 +127,7 @@ class AsyncClient(BaseClient):
                         unanswered.check_empty()
                         break
                     except grpc.RpcError as error:
-                        failed = await own_error(rpc, error)
+                        failed = await ending.error(error)
                     except asyncio.CancelledError as error:
                         if not call_cancelled(error) or not (self._closed or watched.expired):
                             raise

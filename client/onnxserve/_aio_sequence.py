@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from onnxserve._aio_calls import call_cancelled, own_error, rpc_error
+from onnxserve._aio_calls import Ending, call_cancelled, rpc_error
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Run, SequenceProtocol, State, Stop, break_off_deadline, cut_short
 from onnxserve._tracing import Metadata
@@ -104,7 +104,7 @@ class AsyncModelSequence:
                             raise await self._overdue(run)
                         return await self._ask(run, self._protocol.deadline(run))
                 except grpc.RpcError as error:
-                    delay = self._protocol.delay_after(await own_error(run.call, error), run)
+                    delay = self._protocol.delay_after(await self._ending.error(error), run)
                     self._drop_call()
                     await asyncio.sleep(delay)
         except BaseException as error:  # CancelledError too
@@ -127,6 +127,7 @@ class AsyncModelSequence:
         if call is None:
             self._protocol.check_start()
             call = self._call = self._open_call(self._protocol.headers())
+            self._ending = Ending(call)
             self._watched.follow(call)
             self._watched.arm(deadline)
             await _until_made(call)

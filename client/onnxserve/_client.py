@@ -181,8 +181,7 @@ class Client(BaseClient):
         """Return the next answer of a call, which is cancelled when the answer is overdue; None: the call has ended."""
         check_process(self._forks)
         if not unanswered.one_by_one:
-            with source.changed:
-                unanswered.wait()
+            unanswered.wait()
             return next(rpc, None)
         with self._turn(unanswered.time_left) as has_connection:
             if not has_connection:

@@ -190,7 +190,7 @@ def is_broken(error: grpc.RpcError) -> bool:
 
 
 def is_write_error(error: grpc.RpcError) -> bool:
-    """Whether grpc.aio (1.85.1) has raised an error for a write to a call that has ended; see own_error()."""
+    """Whether grpc.aio (1.85.1) has raised an error for a write to a call that has ended; see Ending."""
     return error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
 
 

@@ -159,15 +159,19 @@ class Unanswered:
         if not self.has_unsent:
             return None
         request = self._requests[self._sent]
-        self._sent += 1
         if request.sent_at == inf:
             request.sent_at = monotonic()
+        self._sent += 1  # after the time, which wait() may read at once
         if self._sent == 1:
             self._arm()
         return request.message
 
     def wait(self) -> None:
-        """Note that the caller waits for the oldest answer from now on."""
+        """Note that the caller waits for the oldest answer from now on.
+
+        It needs no lock: of this and what another thread sends or ends, the second one sees the other's note. And it
+        is called for each answer, just when the other thread has been woken for the lock.
+        """
         self._waits = True
         self._arm()
 

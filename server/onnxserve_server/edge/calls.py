@@ -81,6 +81,24 @@ class StreamEvents(Protocol):
         ...
 
 
+class _NoEvents:
+    def on_message(self, message: bytes) -> None:
+        pass
+
+    def on_half_close(self) -> None:
+        pass
+
+    def on_sent(self) -> None:
+        pass
+
+    def on_gone(self) -> None:
+        pass
+
+
+OVER: StreamEvents = _NoEvents()
+"""Takes the events of a stream that is over. Until the core's call is gone it counts as one of its connection: so a
+stream and its call, which refer to each other, must not wait for a garbage collection."""
+
 Handler = Callable[[Call, bytes], None]
 """Takes a call and its message. It must not raise or block."""
 

@@ -22,7 +22,7 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc
 
-from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
+from onnxserve_server.edge.calls import OVER, Handler, Metadata, StreamEvents, StreamHandler
 from onnxserve_server.edge.status import Status, status_of
 from onnxserve_server.edge.unsent import UnsentAnswers
 from onnxserve_server.errors import NotReceived
@@ -299,7 +299,7 @@ class StreamCall:
         self.metadata = event.invocation_metadata
         self._call.start_server_batch((cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),), _nothing)
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_closed)
-        self._events = handler(self)
+        self._events: StreamEvents = handler(self)
 
     def read(self) -> None:
         """Ask for the next message."""
@@ -350,11 +350,16 @@ class StreamCall:
         self._closed = True
         if event.batch_operations[0].cancelled():
             self._events.on_gone()
-        return self._ended
+        return self._is_over()
 
     def _on_ended(self, _: Any) -> bool:
         self._ended = True
-        return self._closed
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        if over := self._ended and self._closed:
+            self._events = OVER
+        return over
 
 
 def _peer_of(call: Any) -> str:

@@ -12,7 +12,7 @@ from time import time
 
 import grpc
 
-from onnxserve_server.edge.calls import Handler, Metadata, StreamHandler
+from onnxserve_server.edge.calls import OVER, Handler, Metadata, StreamEvents, StreamHandler
 from onnxserve_server.edge.pool import CallPool
 from onnxserve_server.edge.status import Status, status_of
 from onnxserve_server.edge.unsent import UnsentAnswers
@@ -210,7 +210,7 @@ class PlainStreamCall:
         self._may_read = threading.Semaphore(0)
         self._over = False
         self._out: queue.SimpleQueue[bytes | Status | None] = queue.SimpleQueue()
-        self._events = handler(self)
+        self._events: StreamEvents = handler(self)
         threading.Thread(target=self._read, name="onnxserve-plain-reader", daemon=True).start()
         if not context.add_callback(self._events.on_gone):
             self._events.on_gone()
@@ -256,6 +256,7 @@ class PlainStreamCall:
             self._may_read.release()
             self._events.on_gone()
             self._events.on_sent()
+            self._events = OVER
 
     def _read(self) -> None:
         while True:
