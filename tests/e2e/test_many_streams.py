@@ -11,7 +11,7 @@ import pytest
 from onnxserve import AsyncClient, Client
 from support import zoo
 
-FEW, MANY = 4, 40  # calls that a connection takes, and those that are made
+FEW, MANY = 4, 24  # calls that a connection takes, and those that are made
 X = {"x": np.ones((1, 3), np.float32)}
 
 
@@ -30,6 +30,9 @@ def test_streams_that_are_over_are_no_calls_of_their_connection(serve, without_c
     with Client(server.address) as client:
         for _ in range(5 * FEW):
             assert len([*client.stream("double", [X] * 3, timeout=10)]) == 3
+        for _ in range(5):
+            with ThreadPoolExecutor(FEW) as threads:  # each on a thread of its own there, too
+                assert {*threads.map(lambda _: len(client.models(timeout=10)), range(FEW))} == {1}
 
 
 def test_streams_beyond_the_calls_of_a_connection_wait_for_others(serve):

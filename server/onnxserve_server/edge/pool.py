@@ -61,6 +61,7 @@ class CallPool(ThreadPoolExecutor):
             return fn(*args, **kwargs)
         finally:
             self._waiting.pop(call, None)
+            self._current.call = None  # while it is referred to, the core counts it as one of its connection
 
     def _end_the_first(self) -> None:
         with contextlib.suppress(StopIteration, RuntimeError):  # another thread takes one out now: look again
