@@ -11,7 +11,7 @@ from typing import Any
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.probe import BASES, END, LOAD, TRIAL, WARM_UP, Findings
 from onnxserve_server.runtime.probe_process import Bounds, ProbeEnded, ProbeProcess
-from onnxserve_server.runtime.resources import resident_bytes, resources
+from onnxserve_server.runtime.resources import memory_left
 from onnxserve_server.runtime.session import SessionOptions
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Condition, InputRule
@@ -96,7 +96,7 @@ class Prober:
         limits, child = self._limits, self._running_child()
         progress.step, progress.cpu_seconds = LOAD, math.inf
         child.send(request | progress.as_request() | {"seconds": limits.tries})
-        memory = limits.memory_bytes or max(0, resources().memory_bytes - resident_bytes()) * 3 // 4
+        memory = limits.memory_bytes or memory_left() * 3 // 4
         while progress.step != END:
             seconds = limits.load if progress.step == LOAD else limits.tries + _GRACE
             progress.note(child.receive(Bounds(seconds, progress.cpu_seconds, memory)))
