@@ -81,7 +81,8 @@ def scan(node: Node, inputs: Sequence[Known | None]) -> list[Abstract]:
     scanned = outputs[len(states) :]
     places = node.numbers("scan_output_axes", [0] * len(scanned))
     made = [_stacked(each, axis, length) for each, axis in zip(scanned, places, strict=True)]
-    return [*final, *made]
+    by_count = any(each.by_count for each in sliced)  # then the number of passes is, too
+    return [tainted(each, by_count=by_count) for each in (*final, *made)]
 
 
 def _given(values: Sequence[Known | None]) -> list[Abstract]:

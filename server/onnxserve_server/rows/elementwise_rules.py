@@ -135,7 +135,9 @@ def _within(low: Value, high: Value) -> Number | None:
     lower, upper = (each.contents[0] if each.contents and len(each.contents) == 1 else None for each in (low, high))
     if lower is None or upper is None or isinstance(lower, (float, str)) or isinstance(upper, (float, str)):
         return None
-    return upper + 1 if compare(lower, 0) in (0, 1) and is_natural(upper + 1) else None
+    if compare(lower, 0) not in (0, 1) or compare(upper, 0) == -1:
+        return None
+    return upper + 1 if is_natural(upper + 1) else None
 
 
 def resolve(index: Value, axis: Axis) -> bool:

@@ -88,8 +88,8 @@ def _after_index(data: Value, indices: Value, batch: int) -> tuple[Axes, int]:
         raise Unclear("the length of its indices is unknown")
     if indices.known[-1].rows:
         raise Meet("the rows of its indices are the parts of one index")
-    if batch + depth > data.rank:
-        raise Unclear("its indices are longer than its data has axes")
+    if batch + depth > data.rank or batch >= indices.rank:
+        raise Unclear("its indices are longer than its data has axes, or it has too many batch_dims")
     return data.known[batch + depth :], depth
 
 
