@@ -113,7 +113,7 @@ def cast_rule(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 def _kept(value: Value, dtype: int) -> dict[str, Any]:
     """Return what stays known of indices; nothing if they become numbers of less precision, or come from such."""
     whole = {TensorProto.INT64, TensorProto.INT32}
-    return {} if {value.dtype, dtype} <= whole else {"place": None, "below": None, "leads": False}
+    return {} if {value.dtype, dtype} <= whole else {"place": None, "below": None, "leads": False, "filler": None}
 
 
 @rule("Clip")

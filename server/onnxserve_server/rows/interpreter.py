@@ -145,7 +145,8 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
     except Meet as meet:
         finding = Poison(Rows.MEET, f"{_operator(node)}: {meet}", node.name)
     except Unclear as unclear:
-        finding = Poison(Rows.UNKNOWN, f"{_operator(node)}: {unclear}", node.name)
+        filled = any(isinstance(each, Value) and each.filler is not None for each in inputs)
+        finding = Poison(Rows.MEET if filled else Rows.UNKNOWN, f"{_operator(node)}: {unclear}", node.name)
     except OverBudget:
         raise
     except Exception as error:  # a graph that violates the standard, in whatever way
@@ -162,12 +163,12 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
 
 
 def _checked(value: Abstract, node: Node) -> Abstract:
-    """Return a value; poison if its rows depend on their number, unless a rule could resolve it as an index."""
+    """Return a value; poison if its rows depend on their number, unless another operator could free it of that."""
     if isinstance(value, Value) and not _is_sound(value):
         reason = f"{_operator(node)}: the size of an axis depends on the number of rows"
         return Poison(Rows.MEET, reason, node.name)
-    if isinstance(value, Value) and value.row_axis is not None and value.by_count and not (value.place or value.leads):
-        reason = f"{_operator(node)}: its values depend on the number of rows, or on a row's place among them"
+    if isinstance(value, Value) and value.row_axis is not None and value.by_count and not value.is_resolvable:
+        reason = f"{_operator(node)}: its values depend on how many rows there are, on a row's place or on the longest"
         return Poison(Rows.MEET, reason, node.name)
     if isinstance(value, Poison) and not value.node:
         return replace(value, node=node.name, reason=f"{_operator(node)}: {value.reason}")

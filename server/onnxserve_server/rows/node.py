@@ -54,6 +54,11 @@ class Node:
         """Return an attribute that is a text."""
         return self.attributes[name].s.decode(errors="replace") if name in self.attributes else default
 
+    def texts(self, name: str) -> list[str]:
+        """Return an attribute that is a list of texts; none if it is left out."""
+        found = self.attributes[name].strings if name in self.attributes else ()
+        return [each.decode(errors="replace") for each in found]
+
     def graph(self, name: str) -> GraphProto:
         """Return an attribute that is a graph."""
         return self.attributes[name].g

@@ -160,22 +160,6 @@ def center_crop_pad(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     return [value.bare(axes=tuple(axes))]
 
 
-@rule("StringNormalizer")
-def string_normalizer(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """Element by element; but stopwords are left out, of one row or another."""
-    (value,) = tensors(inputs)
-    if "stopwords" in node.attributes and node.attributes["stopwords"].strings and value.row_axis is not None:
-        raise Meet("it leaves out stopwords: how many elements stay depends on all rows together")
-    return [value.bare()]
-
-
-@rule("TfIdfVectorizer")
-def tf_idf(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """Counts of n-grams in each line."""
-    (value,) = tensors(inputs)
-    return notation.apply("C -> F" if value.rank == 1 else "nC -> nF", node, inputs)
-
-
 @rule("ArrayFeatureExtractor", domain=ML)
 def array_feature_extractor(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """Elements along the last axis; of a vector, one line."""

@@ -28,7 +28,8 @@ from onnxserve_server.rows.values import (
 def _same_elements(value: Value, axes: Axes) -> Value:
     """Return the value with other axes: what is known of its elements stays."""
     contents = value.contents if all(isinstance(axis.outer, int) and not axis.rows for axis in axes) else None
-    return replace(value, axes=axes, contents=contents, leads=False)
+    filled = [axis for axis in axes if axis != Axis(1)] == [axis for axis in value.known if axis != Axis(1)]
+    return replace(value.rearranged(axes, contents), filler=value.filler if filled else None)
 
 
 @rule("Reshape")
@@ -148,7 +149,7 @@ def transpose(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
         raise Unclear("its perm does not fit its input")
     array = value.array()
     contents = None if array is None else tuple(array.transpose(order).reshape(-1).tolist())
-    return [replace(value, axes=tuple(value.known[k] for k in order), contents=contents, leads=False)]
+    return [value.rearranged(tuple(value.known[k] for k in order), contents)]
 
 
 @rule("Unsqueeze")
@@ -190,10 +191,8 @@ def expand(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     ]
     made = [axis or axes_of([size])[0] for axis, size in zip(target, wanted, strict=True)]
     axes = broadcast([value.known, tuple(made)])
-    array = value.array()
-    if array is not None and number_of(Value(axes=axes)) == len(array.reshape(-1)):
-        return [replace(value, axes=axes, leads=False)]
-    return [replace(value, axes=axes, contents=None, leads=False)]
+    same = value.contents is not None and number_of(Value(axes=axes)) == len(value.contents)
+    return [value.rearranged(axes, value.contents if same else None)]
 
 
 def _is_axis(value: Value, k: int, size: Number) -> bool:

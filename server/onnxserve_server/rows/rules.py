@@ -12,6 +12,7 @@ from onnxserve_server.rows import (
     reshaping_rules,
     sequence_rules,
     table_rules,
+    text_rules,
 )
 from onnxserve_server.rows.registry import RULES
 
@@ -28,4 +29,5 @@ __all__ = [
     "reshaping_rules",
     "sequence_rules",
     "table_rules",
+    "text_rules",
 ]

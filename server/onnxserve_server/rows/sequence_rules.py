@@ -129,4 +129,4 @@ def concat_from_sequence(node: Node, inputs: Sequence[Known | None]) -> list[Abs
 
 
 def _with_axis(value: Value, k: int) -> Value:
-    return replace(value, axes=(*value.known[:k], Axis(1), *value.known[k:]))
+    return value.rearranged((*value.known[:k], Axis(1), *value.known[k:]), value.contents)

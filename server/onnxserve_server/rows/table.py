@@ -134,8 +134,6 @@ MEETING: Mapping[tuple[str, str], str] = {
     ("", "Compress"): "how many elements it keeps depends on all rows together",
     ("", "Unique"): "it compares every row with every other",
     ("", "NonMaxSuppression"): "how many boxes it keeps depends on all rows together",
-    ("", "StringSplit"): "it fills up to the longest of all rows",
-    ("com.microsoft", "Tokenizer"): "it fills up to the longest of all rows",
     ("com.microsoft", "Unique"): "it compares every row with every other",
     ("com.microsoft", "DynamicQuantizeMatMul"): "its scale is computed from the values of all rows",
     ("com.microsoft", "DynamicQuantizeLSTM"): "its scale is computed from the values of all rows",

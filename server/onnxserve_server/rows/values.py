@@ -17,6 +17,8 @@ from onnxserve_server.spec import Rows
 
 Element: TypeAlias = int | float | bool | str | Size
 
+_NOTHING = {"contents": None, "place": None, "below": None, "leads": False, "filler": None}
+
 MAX_CONTENTS = 256
 """Most elements of a value whose contents are followed."""
 
@@ -67,11 +69,12 @@ class Value:
     Attributes:
         axes: one by one; None if its rank is unknown, which only a value without rows can be.
         dtype: the element type's number in ONNX; 0 if unknown.
-        by_count: its elements depend on the number of rows, or on a row's place among them.
+        by_count: its elements depend on the number of rows, on a row's place among them, or on the length of others.
         contents: its elements in row-major order, if they are followed.
         place: each element tells its row.
         below: each element is from 0 up to this, exclusive.
         leads: the first element along the last axis is the number of the row.
+        filler: a row's own elements come first, and behind them this text, as often as the longest row needs it.
     """
 
     axes: Axes | None
@@ -81,11 +84,17 @@ class Value:
     place: Position | None = None
     below: Number | None = None
     leads: bool = False
+    filler: str | None = None
 
     @property
     def row_axis(self) -> int | None:
         """The axis that counts rows; None without."""
         return next((k for k, axis in enumerate(self.axes or ()) if axis.rows), None)
+
+    @property
+    def is_resolvable(self) -> bool:
+        """Whether there are operators whose result does not depend on the number of rows although this does."""
+        return self.place is not None or self.leads or self.filler is not None
 
     @property
     def is_shared(self) -> bool:
@@ -139,7 +148,11 @@ class Value:
 
     def bare(self, **changes: Any) -> "Value":
         """Return it without what is known of its elements alone, changed."""
-        return replace(self, **({"contents": None, "place": None, "below": None, "leads": False} | changes))
+        return replace(self, **(_NOTHING | changes))
+
+    def rearranged(self, axes: Axes, contents: tuple[Element, ...] | None) -> "Value":
+        """Return the same elements with other axes, or some of them repeated: what holds of each by itself stays."""
+        return replace(self, axes=axes, contents=contents, leads=False, filler=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,10 @@ DEPENDENT = {
         y = com.microsoft.GatherBlockQuantized <bits = 4, block_size = 32, quantize_axis = 1> (codes, x, by) }""",
     "rows that are added to one": """g (float[batch, 3, 4] x) => (float[batch, 3, 4] y) {
         y = com.microsoft.SkipLayerNormalization (lone, x, weights) }""",
+    "a row number that is one of several": f"""{_PICK.replace("float[batch] y", "float[batch, 2, 1] y")}
+        c = Unsqueeze (r, minus)  m = ArgMax <axis = 1> (x)  z = Sub (m, m)  i = Concat <axis = 1> (c, z)
+        q = SequenceConstruct (i)  j = ConcatFromSequence <axis = -1, new_axis = 1> (q)
+        v = ReduceMax (x, second)  y = GatherND (v, j) }}""",
     "a function that has the name of an operator": """g (float[batch, 4] x) => (float[batch, 4] y) {
         y = Hardmax <axis = 0> (x) }
     <domain: "", opset_import: ["" : 21]> Hardmax (a) => (b) { b = Neg (a) }""",
