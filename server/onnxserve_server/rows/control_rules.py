@@ -5,11 +5,13 @@ from dataclasses import replace
 
 from onnx import GraphProto, TensorProto
 
+from onnxserve_server.rows.axes import Axis, Meet, Unclear, axes_of
 from onnxserve_server.rows.elementwise_rules import tensors
+from onnxserve_server.rows.joining import join
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number
-from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, Poison, Unclear, Value, axes_of, join
+from onnxserve_server.rows.values import Abstract, Known, Poison, Value
 
 _MAX_PASSES = 6
 

@@ -6,21 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from onnxserve_server.rows.axes import Axes, Axis, Meet, Unclear, check_axes, merge
 from onnxserve_server.rows.elementwise_rules import tensors
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, by_count, compare, divide, multiply, opaque
-from onnxserve_server.rows.values import (
-    Axes,
-    Axis,
-    Known,
-    Meet,
-    Unclear,
-    Value,
-    check_axes,
-    contents_of,
-    merge,
-)
+from onnxserve_server.rows.values import Known, Value, contents_of
 
 _FAR = 10**9  # the end of an axis, as jax2tf writes it; others write 2**31 - 1 or more, and no batch has so many rows
 

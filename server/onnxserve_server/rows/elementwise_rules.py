@@ -6,11 +6,12 @@ from typing import Any
 
 from onnx import TensorProto
 
+from onnxserve_server.rows.axes import Axes, Axis, Unclear, check_axes, merge
 from onnxserve_server.rows.contents import cast, compute
 from onnxserve_server.rows.node import Node, is_real
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, compare, is_at_least, is_natural
-from onnxserve_server.rows.values import Axes, Axis, Known, Position, Unclear, Value, check_axes, merge
+from onnxserve_server.rows.values import Known, Position, Value
 
 _LOGICAL = {
     *("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Not", "And", "Or", "Xor"),

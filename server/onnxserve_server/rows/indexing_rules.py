@@ -4,22 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxserve_server.rows.axes import PURE, Axes, Axis, Meet, Unclear, check_axes, merge
 from onnxserve_server.rows.elementwise_rules import resolve, tensors
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, by_count
-from onnxserve_server.rows.values import (
-    PURE,
-    Axes,
-    Axis,
-    Known,
-    Meet,
-    Unclear,
-    Value,
-    check_axes,
-    contents_of,
-    merge,
-)
+from onnxserve_server.rows.values import Known, Value, contents_of
 
 
 @rule("Gather")

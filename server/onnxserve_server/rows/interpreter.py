@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from onnxserve_server.rows import registry
+from onnxserve_server.rows.axes import Axis, Meet, Unclear
+from onnxserve_server.rows.joining import join
 from onnxserve_server.rows.node import Node, from_tensor
 from onnxserve_server.rows.sizes import by_count
-from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, Poison, Unclear, Value, join
+from onnxserve_server.rows.values import Abstract, Known, Poison, Value
 from onnxserve_server.spec import Rows
 
 _MAX_NODES = 100_000

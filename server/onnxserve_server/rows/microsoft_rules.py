@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxserve_server.rows import notation
+from onnxserve_server.rows.axes import Axis, Meet, Unclear
 from onnxserve_server.rows.cutting_rules import concatenated
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.product_rules import product
 from onnxserve_server.rows.reducing_rules import refuse_rows
 from onnxserve_server.rows.registry import MICROSOFT, rule
-from onnxserve_server.rows.values import Axis, Known, Meet, Unclear, Value
+from onnxserve_server.rows.values import Known, Value
 
 
 def _shared(values: Sequence[Known | None]) -> None:

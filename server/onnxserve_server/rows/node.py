@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 import onnx
 from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 
+from onnxserve_server.rows.axes import Axis, Unclear
 from onnxserve_server.rows.sizes import Number, Size, symbol
-from onnxserve_server.rows.values import MAX_CONTENTS, Abstract, Axis, Unclear, Value, contents_of
+from onnxserve_server.rows.values import MAX_CONTENTS, Abstract, Value, contents_of
 
 Subgraph: TypeAlias = Callable[[GraphProto, Sequence[Abstract], str], list[Abstract]]
 """Interprets a graph inside a node, given its inputs and a label of this pass; outer values are found by name."""

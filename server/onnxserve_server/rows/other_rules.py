@@ -7,11 +7,12 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxserve_server.rows import notation
+from onnxserve_server.rows.axes import PURE, Axes, Axis, Meet, Unclear
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, from_tensor, place_in
 from onnxserve_server.rows.registry import ML, rule
 from onnxserve_server.rows.sizes import Number, divide, opaque
-from onnxserve_server.rows.values import PURE, Axes, Axis, Known, Meet, Unclear, Value, contents_of
+from onnxserve_server.rows.values import Known, Value, contents_of
 
 
 @rule("Constant")

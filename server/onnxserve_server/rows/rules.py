@@ -11,6 +11,7 @@ from onnxserve_server.rows import (
     reducing_rules,
     reshaping_rules,
     sequence_rules,
+    sizing_rules,
     table_rules,
     text_rules,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "reducing_rules",
     "reshaping_rules",
     "sequence_rules",
+    "sizing_rules",
     "table_rules",
     "text_rules",
 ]

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
+from onnxserve_server.rows.axes import Axis, Meet, Unclear
 from onnxserve_server.rows.cutting_rules import concatenated, cut_up
 from onnxserve_server.rows.elementwise_rules import tensors
+from onnxserve_server.rows.joining import join
 from onnxserve_server.rows.node import Node, place_in, sizes_value
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, SequenceValue, Unclear, Value, join
+from onnxserve_server.rows.values import Abstract, Known, SequenceValue, Value
 
 
 def _sequence(value: Known | None) -> SequenceValue:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from onnx import TensorProto
 
 from onnxserve_server.rows import notation
+from onnxserve_server.rows.axes import Axis, Meet
 from onnxserve_server.rows.elementwise_rules import tensors
 from onnxserve_server.rows.node import Node
 from onnxserve_server.rows.registry import MICROSOFT, rule
-from onnxserve_server.rows.values import Axis, Known, Meet, Value
+from onnxserve_server.rows.values import Known, Value
 
 
 @rule("StringNormalizer")
