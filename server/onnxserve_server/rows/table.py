@@ -109,14 +109,10 @@ NOTATION: Mapping[tuple[str, str], str] = {
     ("com.microsoft", "EmbedLayerNormalization"): "bS, bS, _, _, _, _, _, bS, bS -> bSH, b, bSH",
     ("com.microsoft", "GridSample"): "nC*, n* -> nC~",
     ("com.microsoft", "GroupNorm"): "n*, _, _ -> n*",
-    ("com.microsoft", "GroupQueryAttention"): (
-        "bSD, bTK, bTV, b*, b*, b*, _, _, _, b*, b*, _ -> bSD, bNTH, bNTH, bNST"
-    ),
     ("com.microsoft", "Inverse"): "@MN -> @MN",
     ("com.microsoft", "LongformerAttention"): "bSD, _, _, bS, _, _, bS -> bSD",
     ("com.microsoft", "MatMulBnb4"): "@K, _, _ -> @N",
     ("com.microsoft", "MatMulNBits"): "@K, _, _, _, _, _ -> @N",
-    ("com.microsoft", "MultiHeadAttention"): ("bSD, b*, b*, _, b*, b*, b*, b*, _, b* -> bSE, bNTH, bNTH, bNST"),
     ("com.microsoft", "NGramRepeatBlock"): "bS, bV -> bV",
     ("com.microsoft", "NhwcMaxPool"): "n* -> n~",
     ("com.microsoft", "QAttention"): "bSD, _, _, _, _, b*, _, _, Xb* -> bSE, Xb*",
@@ -128,6 +124,12 @@ NOTATION: Mapping[tuple[str, str], str] = {
     ("com.microsoft", "QLinearSigmoid"): _QUANTIZED,
 }
 """By domain and operator."""
+
+CACHED_ATTENTION: Mapping[str, tuple[str, int]] = {
+    "GroupQueryAttention": ("bSD, bTK, bTV, b*, b*, b*, _, _, _, b*, b*, _ -> bSD, bNTH, bNTH, bNST", 3),
+    "MultiHeadAttention": ("bSD, b*, b*, _, b*, b*, b*, b*, _, b* -> bSE, bNTH, bNTH, bNST", 6),
+}
+"""Of com.microsoft: the rule, and the place of the keys of earlier steps among the inputs."""
 
 MEETING: Mapping[tuple[str, str], str] = {
     ("", "NonZero"): "how many elements it finds depends on all rows together",
