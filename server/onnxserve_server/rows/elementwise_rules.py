@@ -96,9 +96,9 @@ def _single(value: Value) -> Number | None:
     return None if element == 0 or not is_natural(element) else element
 
 
-def _below_of_contents(value: Value) -> Number | None:
-    element = value.contents[0] if value.contents is not None and len(value.contents) == 1 else None
-    return 1 if element == 0 and not isinstance(element, float) else None
+def _below_of_contents(value: Value) -> int | None:
+    numbers = [each for each in value.contents or () if isinstance(each, int) and each >= 0]
+    return max(numbers) + 1 if numbers and len(numbers) == len(value.contents or ()) else None
 
 
 @rule("Cast", "CastLike", "BitCast")

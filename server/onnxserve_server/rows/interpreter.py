@@ -17,6 +17,7 @@ from onnxserve_server.spec import Rows
 
 _MAX_NODES = 100_000
 _MAX_DEPTH = 24
+_OF_SHAPE = {("", "Shape"), ("", "Size")}
 _DETERMINISTIC = ("", registry.ML, registry.MICROSOFT)
 
 Scope = MutableMapping[str, Abstract]
@@ -90,6 +91,8 @@ class Interpreter:
         function = self._functions.get((domain, proto.op_type, proto.overload))
         if function is not None and domain not in _DETERMINISTIC:
             return self._call(function, inputs, attributes, context.inside(_key(proto)))
+        if (domain, proto.op_type) in _OF_SHAPE:
+            inputs = [each.value or each if isinstance(each, Poison) else each for each in inputs]
         poison = worst(inputs)
         if poison is not None:
             return [poison] * len(proto.output)
@@ -132,8 +135,8 @@ class Interpreter:
 
 
 def worst(values: Iterable[Abstract | None]) -> Poison | None:
-    """Return the poison among values; one of rows that meet before one of which nothing is known."""
-    poisons = [each for each in values if isinstance(each, Poison)]
+    """Return the poison of what is made of values; one of rows that meet before one of which nothing is known."""
+    poisons = [replace(each, value=None) for each in values if isinstance(each, Poison)]
     return next((each for each in poisons if each.rows is Rows.MEET), poisons[0] if poisons else None)
 
 
@@ -171,10 +174,10 @@ def _checked(value: Abstract, node: Node) -> Abstract:
         return Poison(Rows.MEET, reason, node.name)
     if isinstance(value, Value) and value.row_axis is not None and value.by_count and not value.is_resolvable:
         reason = f"{_operator(node)}: its values depend on how many rows there are, on a row's place or on the longest"
-        return Poison(Rows.MEET, reason, node.name)
+        return Poison(Rows.MEET, reason, node.name, value)
     if isinstance(value, Poison) and not value.node:
-        return replace(value, node=node.name, reason=f"{_operator(node)}: {value.reason}")
-    return value
+        return Poison(value.rows, f"{_operator(node)}: {value.reason}", node.name)
+    return replace(value, value=None) if isinstance(value, Poison) else value
 
 
 def _is_sound(value: Value) -> bool:

@@ -1,6 +1,7 @@
 """What holds of a value that is one of two: of the branches of an If, or of the passes of a loop."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from onnxserve_server.rows.axes import Axis
 from onnxserve_server.rows.sizes import symbol
@@ -15,7 +16,7 @@ def join(one: Abstract, other: Abstract, label: Callable[[int], str]) -> Abstrac
     for rows in (Rows.MEET, Rows.UNKNOWN):
         for each in (one, other):
             if isinstance(each, Poison) and each.rows is rows:
-                return each
+                return replace(each, value=None)
     if isinstance(one, SequenceValue) and isinstance(other, SequenceValue):
         return join_sequences(one, other, label)
     if not (isinstance(one, Value) and isinstance(other, Value)):
@@ -34,7 +35,7 @@ def _join_tensors(one: Value, other: Value, label: Callable[[int], str]) -> Abst
     for k, (left, right) in enumerate(zip(one.axes, other.axes, strict=True)):
         if left != right and (left.rows or right.rows):
             return Poison(Rows.UNKNOWN, "it has rows in one case, and not in another", "")
-        axes.append(left if left == right else Axis(symbol(label(k))))
+        axes.append(left if left == right else Axis(symbol(label(k), fresh=True)))
     return Value(
         axes=tuple(axes),
         dtype=one.dtype if one.dtype == other.dtype else 0,

@@ -66,7 +66,7 @@ class Node:
 
     def fresh(self, label: object) -> Size:
         """Return a size of this node of which nothing is known; the same for the same label."""
-        return symbol(f"{self.key}:{label}")
+        return symbol(f"{self.key}:{label}", fresh=True)
 
     def axis(self, rank: int, default: int, name: str = "axis") -> int:
         """Return an attribute that is an axis, counted from the front.

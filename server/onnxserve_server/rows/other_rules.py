@@ -10,7 +10,7 @@ from onnxserve_server.rows import notation
 from onnxserve_server.rows.axes import PURE, Axes, Axis, Meet, Unclear
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, from_tensor, place_in
-from onnxserve_server.rows.registry import ML, rule
+from onnxserve_server.rows.registry import MICROSOFT, ML, rule
 from onnxserve_server.rows.sizes import Number, divide, opaque
 from onnxserve_server.rows.values import Known, Value, contents_of
 
@@ -116,6 +116,15 @@ def rotary(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     caches = "_, _, bS" if places else "b*, b*"
     (made,) = notation.apply(f"b*, {caches} -> b*", node, [value, cos, sin, *places])
     return [made]
+
+
+@rule("GridSample")
+@rule("GridSample", domain=MICROSOFT)
+def grid_sample(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
+    """Pixels of an image at the places that a grid tells, which has the size of the result."""
+    space = max(0, tensors(inputs)[0].rank - 2)
+    made = "HWD"[:space]
+    return notation.apply(f"nC{'XYZ'[:space]}, n{made}P -> nC{made}", node, inputs)
 
 
 @rule("DFT")

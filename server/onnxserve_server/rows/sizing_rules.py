@@ -9,7 +9,7 @@ from onnxserve_server.rows.axes import Axis, Meet, Unclear, axes_of, check_axes
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, from_tensor, sizes_value
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.sizes import ROWS, Number, by_count, compare, divide, is_natural, multiply, opaque
+from onnxserve_server.rows.sizes import ROWS, Number, Size, by_count, compare, divide, is_natural, multiply, opaque
 from onnxserve_server.rows.values import MAX_CONTENTS, Known, Position, Value, number_of
 
 
@@ -75,10 +75,10 @@ def size_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 
 
 def _readable(value: Value) -> list[Number]:
-    """Return the sizes of a value as a graph reads them: unknown ones may depend on what its elements depend on."""
+    """Return the sizes of a value as a graph reads them: fresh ones may depend on what its elements depend on."""
     if not value.by_count:
         return value.sizes
-    return [size if size == ROWS or isinstance(size, int) else opaque("read", size, ROWS) for size in value.sizes]
+    return [opaque("read", size, ROWS) if isinstance(size, Size) and size.fresh else size for size in value.sizes]
 
 
 @rule("ConstantOfShape")

@@ -126,11 +126,15 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A value whose rows may depend on each other, or of which nothing is known; and the node that it comes from."""
+    """A value whose rows may depend on each other, or of which nothing is known; and the node that it comes from.
+
+    `value`: what is known of it nevertheless, for an operator that reads its shape alone.
+    """
 
     rows: Rows
     reason: str
     node: str
+    value: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)
