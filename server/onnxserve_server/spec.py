@@ -85,6 +85,11 @@ class Condition(NamedTuple):
     axis: int | None
     value: int
 
+    def __str__(self) -> str:
+        if self.axis is None:
+            return f"an element of input {self.input!r} is {self.value}"
+        return f"axis {self.axis} of input {self.input!r} has the size {self.value}"
+
 
 @dataclass(frozen=True, slots=True)
 class InputRule:
@@ -162,6 +167,7 @@ class ModelSpec:
     `feedback`: outputs that let it run several steps for one request; empty for most models.
     `rules`: what no request may hold; empty for most models.
     `needs_rows`: a run without any row would end the process: requests without rows are run with one row of zeros.
+    `untried`: which requests that a kernel might die of were not tried, and why; "" if all were.
     `left_out`: outputs of the file that cannot be served, each with its type.
     """
 
@@ -180,6 +186,7 @@ class ModelSpec:
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
     rules: tuple[InputRule, ...] = ()
+    untried: str = ""
     needs_rows: bool = False
     left_out: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)

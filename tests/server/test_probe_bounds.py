@@ -9,6 +9,7 @@ import pytest
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime import prober as module
+from onnxserve_server.runtime.probe_process import ProbeEnded, ProbeProcess
 from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.session import SessionOptions
 from onnxserve_server.runtime.trials import changed
@@ -71,7 +72,61 @@ def test_parts_of_one_input_have_different_values_at_the_same_place(width, parts
 def test_an_endless_run_is_stopped_and_the_model_is_not_warmed_up(probe):
     findings = probe(zoo.endless(), tries=1.0)
     assert findings.verdict.reason.endswith("it takes longer than --probe-timeout")
-    assert (findings.warm_up_rows, findings.untried) == (0, "it takes longer than --probe-timeout")
+    assert findings.warm_up_rows == 0
+    assert findings.untried.endswith(" gives, with: single axes of size 0")
+
+
+def test_trials_that_time_was_not_left_for_are_named_and_no_rules(probe):
+    findings = probe(zoo.endless_at(-1), tries=4.0)
+    assert findings.rules == ()
+    assert findings.untried == (
+        "some requests were not tried for lack of time, which a longer --probe-timeout gives, with: integers at a "
+        "limit, two limits in one input"
+    )
+
+
+def test_the_axes_of_many_inputs_are_each_tried(probe):
+    findings = probe(zoo.many_inputs(22), tries=20.0)
+    assert {rule.conditions for rule in findings.rules} == {(Condition("x21", axis, 0),) for axis in (1, 2)}
+
+
+def test_where_the_model_runs_on_no_inputs_trials_count_for_nothing(probe):
+    assert probe(zoo.gather_from_nothing()).untried.startswith("no made-up inputs were found that it runs on, ")
+
+
+def tried(**bounds):
+    """What is known of a model in a trial of two sizes."""
+    progress = module._Progress()
+    progress.note({"step": "trial", "trial": [7, [["x", 1, 0], ["y", 0, 0]]], **bounds})
+    return progress
+
+
+def test_a_trial_that_is_late_makes_no_rule_for_the_machine_may_be_busy():
+    progress = tried()
+    progress.note_death(ProbeEnded("it took longer than 65 s", is_late=True))
+    assert progress.findings().rules == ()
+    assert progress.as_request()["skip_trials"]
+    assert progress.findings().untried == (
+        "the trials ended with one for which axis 1 of input 'x' has the size 0 and axis 0 of input 'y' has the size "
+        "0: the process that probes it was ended, it took longer than 65 s"
+    )
+
+
+def test_a_trial_that_takes_much_cpu_time_makes_one():
+    progress = tried()
+    progress.note_death(ProbeEnded("it took more than 4 s of CPU time"))
+    (rule,) = progress.findings().rules
+    assert rule.conditions == (Condition("x", 1, 0), Condition("y", 0, 0))
+    assert progress.findings().untried == ""
+
+
+def test_the_time_for_runs_is_one_for_all_children(probe, monkeypatch):
+    requests, send = [], ProbeProcess.send
+    monkeypatch.setattr(ProbeProcess, "send", lambda child, request: requests.append(request) or send(child, request))
+    assert len(probe(zoo.gru()).rules) == 2
+    spent = [request["spent"] for request in requests]
+    assert spent[0] == 0 < spent[1] < spent[2]
+    assert {request["seconds"] for request in requests} == {60.0}
 
 
 def test_many_free_axes_are_tried_with_small_sizes(probe):
@@ -105,8 +160,17 @@ def test_a_model_that_dies_of_ordinary_inputs_is_not_batched_and_not_warmed_up(p
 
 def test_so_many_deaths_are_enough(probe, monkeypatch):
     monkeypatch.setattr(module, "_MAX_DEATHS", 1)
+    monkeypatch.setattr(module, "_DEATHS_SHARE", 0)
     findings = probe(zoo.gru())
-    assert (len(findings.rules), findings.untried) == (1, "1 trials ended the process that probes it")
+    assert len(findings.rules) == 1
+    assert findings.untried == "1 trials ended the process that probes it, the rest were not made"
+
+
+def test_more_deaths_are_borne_while_they_take_little_time(probe, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_DEATHS", 1)
+    monkeypatch.setattr(module, "_DEATHS_SHARE", 100)
+    findings = probe(zoo.gru())
+    assert (len(findings.rules), findings.untried) == (2, "")
 
 
 def test_a_stop_ends_a_probe_under_way(probe, monkeypatch):

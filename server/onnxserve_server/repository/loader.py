@@ -189,6 +189,7 @@ def _spec(found: Found, session: Session, options: SessionOptions, findings: Fin
         sequences=policy_of(found.config.sequences),
         feedback=feedback,
         rules=tuple(rule for rule in findings.rules if rule not in about_rows),
+        untried=findings.untried,
         needs_rows=bool(about_rows),
         left_out=session.left_out,
         metadata=metadata,

@@ -6,6 +6,7 @@ that is a *witness*: the rows depend on each other. Rows alone, and at other pla
 another order: there the difference is reported, and counts only if many rows show it and it is far beyond rounding.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +33,17 @@ _ROUNDS = ((3, Values.SMALL), (2, Values.WIDE), (5, Values.WIDE), (8, Values.SMA
 _ROUNDS_IF_PROVED = _ROUNDS[:2]
 
 
-def examine(session: Session) -> Verdict:
-    """Judge whether requests may share the runs of a model: by its shapes, by its graph, and by trying."""
+def examine(session: Session, max_seconds: float = math.inf) -> Verdict:
+    """Judge whether requests may share the runs of a model: by its shapes, by its graph, and by trying.
+
+    Args:
+        session: the model.
+        max_seconds: time for the analysis of the graph, if that is less than it takes at most.
+    """
     declared = check_batch_axes(session.inputs, ())
     if not declared.batchable:
         return declared
-    analysed, shared = _analyse(session)
+    analysed, shared = _analyse(session, max_seconds)
     outputs = share(session.outputs, shared)
     declared = check_batch_axes(session.inputs, outputs)
     if not declared.batchable:
@@ -63,14 +69,19 @@ def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, a
     return check.verdict(analysed)
 
 
-def _analyse(session: Session) -> tuple[RowVerdict, tuple[str, ...]]:
+def _analyse(session: Session, max_seconds: float) -> tuple[RowVerdict, tuple[str, ...]]:
     """Return what the graph shows of the rows of a model, and which of its outputs are the same for all of them."""
     try:  # here, for the server itself imports this module, and needs no onnx
-        from onnxserve_server.rows.analysis import analyse_outputs
+        from onnxserve_server.rows.analysis import MAX_SECONDS, analyse_outputs
     except ImportError:
         return RowVerdict(reason="the graph was not analysed, for the package onnx is not installed"), ()
     # Inputs with a default are given: they are no constants, for a request may bring others.
-    analysed, shared = analyse_outputs(session.path, session.inputs + session.optional, session.outputs)
+    analysed, shared = analyse_outputs(
+        session.path,
+        session.inputs + session.optional,
+        session.outputs,
+        max_seconds=min(MAX_SECONDS, max_seconds),
+    )
     return analysed, () if session.is_random else shared  # each request is to have random values of its own
 
 
