@@ -53,9 +53,12 @@ class TensorSpec:
         return array if self.batch_axis is None else array.repeat(times, self.batch_axis)
 
     def filled(self, rows: int, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of so many rows whose other free axes have `sizes`, which has one for each axis."""
+        """Return the shape of so many rows whose other free axes have `sizes`, which has one for each axis.
+
+        Where the batch axis has a fixed size, that is the number of rows.
+        """
         return tuple(
-            rows if axis == self.batch_axis else size if isinstance(size, int) else sizes[axis]
+            size if isinstance(size, int) else rows if axis == self.batch_axis else sizes[axis]
             for axis, size in enumerate(self.shape)
         )
 

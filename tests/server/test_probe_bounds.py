@@ -9,6 +9,7 @@ import pytest
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime import prober as module
+from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.probe_process import ProbeEnded, ProbeProcess
 from onnxserve_server.runtime.prober import ProbeLimits, Prober
 from onnxserve_server.runtime.session import SessionOptions
@@ -17,6 +18,7 @@ from onnxserve_server.spec import Condition
 from support import zoo
 
 MIN = -(2**63)
+OPTIONS = SessionOptions()
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +31,10 @@ def prober():
 def probe(tmp_path, prober):
     """Probe a model; returns what was found. With limits of its own it has a child of its own."""
 
-    def start(model, stop=None, **limits):
+    def start(model, options=OPTIONS, stop=None, **limits):
         onnx.save(model, tmp_path / "model.onnx")
         with Prober(ProbeLimits(**limits), stop) if limits else contextlib.nullcontext(prober) as chosen:
-            return chosen.probe(tmp_path / "model.onnx", SessionOptions(), max_rows=4)
+            return chosen.probe(tmp_path / "model.onnx", options, max_rows=4)
 
     return start
 
@@ -94,6 +96,17 @@ def test_where_the_model_runs_on_no_inputs_trials_count_for_nothing(probe):
     assert probe(zoo.gather_from_nothing()).untried.startswith("no made-up inputs were found that it runs on, ")
 
 
+def test_integers_that_must_fit_each_other_are_found_and_tried(probe):
+    findings = probe(zoo.parts(), SessionOptions(axes=BatchAxes(shared=["sizes"])))
+    assert [set(rule.conditions) for rule in findings.rules] == [{Condition("x", None, MIN), Condition("x", None, -1)}]
+    assert (findings.untried, findings.warm_up_rows, findings.verdict.batchable) == ("", 4, True)
+
+
+def test_a_fixed_number_of_rows_is_kept(probe):
+    findings = probe(zoo.fixed())
+    assert (findings.untried, findings.warm_up_rows, findings.warm_up_failure) == ("", 1, "")
+
+
 def tried(**bounds):
     """What is known of a model in a trial of two sizes."""
     progress = module._Progress()
@@ -141,7 +154,10 @@ def test_a_row_that_is_too_large_is_not_made_up(probe):
     nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
     findings = probe(zoo.model(nodes, [zoo.tensor("x", shape)], [zoo.tensor("y", shape)]))
     assert not findings.verdict.batchable
-    assert (findings.warm_up_rows, findings.warm_up_failure[:44]) == (0, "inputs of one row take more than 256 MiB, wh")
+    assert (findings.warm_up_rows, findings.warm_up_failure[:45]) == (
+        0,
+        "one row of its inputs takes more than 256 MiB",
+    )
 
 
 def test_a_child_that_takes_too_much_memory_is_ended(probe):
@@ -184,5 +200,5 @@ def test_a_stop_ends_a_probe_under_way(probe, monkeypatch):
 
     monkeypatch.setattr(module._Progress, "note", stop_at_the_first_run)
     with pytest.raises(ConfigurationError, match=r"it is not loaded, for the server stops$"):
-        probe(zoo.endless(), stop, tries=3000)
+        probe(zoo.endless(), stop=stop, tries=3000)
     assert len(steps) == 1

@@ -488,6 +488,27 @@ def halves(width):
     return model(nodes, [tensor("x", ["batch", width], INT64)], [tensor("y", ["batch", width // 2], INT64)])
 
 
+def parts():
+    """y = the first part of x by the second, of these sizes: int64 x [batch, 4], sizes [2]; as halves()."""
+    nodes = [
+        helper.make_node("Split", ["x", "sizes"], ["first", "second"], axis=1),
+        helper.make_node("Div", ["first", "second"], ["y"]),
+    ]
+    inputs = [tensor("x", ["batch", 4], INT64), tensor("sizes", [2], INT64)]
+    return model(nodes, inputs, [tensor("y", ["batch", None], INT64)])
+
+
+def resized():
+    """y = x, resized: float32 x [batch, 3, h, w], int64 size [2], each above 0."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["kept"], start=0, end=2),
+        helper.make_node("Concat", ["kept", "size"], ["sizes"], axis=0),
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear"),
+    ]
+    inputs = [tensor("x", ["batch", 3, "h", "w"]), tensor("size", [2], INT64)]
+    return model(nodes, inputs, [tensor("y", ["batch", 3, None, None])])
+
+
 def negated():
     """y = x / -1 - 1, int64 [batch, 1]. The smallest number: SIGFPE; y of the largest is that number."""
     nodes = [helper.make_node("Div", ["x", "minus_one"], ["n"]), helper.make_node("Sub", ["n", "one"], ["y"])]

@@ -31,10 +31,11 @@ from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.bases import bases
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.row_check import examine
-from onnxserve_server.runtime.samples import run_sample, warm_up
+from onnxserve_server.runtime.row_hints import hints_of
 from onnxserve_server.runtime.session import RunHandle, Session, SessionOptions
 from onnxserve_server.runtime.trials import Kind, Trial, changed, kinds
 from onnxserve_server.runtime.verdict import Verdict
+from onnxserve_server.runtime.warm_up import run_all, warm_up
 from onnxserve_server.spec import Condition, InputRule
 
 LOAD, BASES, TRIAL, ROWS, WARM_UP, END = "load", "bases", "trial", "rows", "warm-up", "end"  # the steps
@@ -48,7 +49,11 @@ _GRACE_TIMES = 2.0  # or so often the longest run so far
 _MAX_STARTS = 6
 _TOO_LONG = "it takes longer than --probe-timeout"
 _OUT_OF_TIME = "some requests were not tried for lack of time, which a longer --probe-timeout gives, with: {}"
-_NO_START = "no made-up inputs were found that it runs on, and a kernel that refuses a request does not die of it"
+_NO_START = (
+    "no made-up inputs were found that it runs on, and a kernel that refuses a request does not die of it; a "
+    "report.json beside the model can hold some, as check.rows"
+)
+_NO_START_IN_TIME = "within a quarter of --probe-timeout no made-up inputs were found that it runs on"
 _PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 
 
@@ -134,8 +139,7 @@ def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     verdict = examine(session, session.seconds_left / 2)
     yield {"step": WARM_UP, "verdict": asdict(verdict), "seconds": session.max_seconds}
     rows = request["max_rows"] if verdict.batchable or request["batched"] else 1
-    failure = warm_up(session, rows)
-    yield {"step": END, "warm_up": (0 if failure else rows, failure)}
+    yield {"step": END, "warm_up": warm_up(session, rows)}
 
 
 class _Trials:
@@ -148,6 +152,7 @@ class _Trials:
         self._fatal = [{Condition(*condition) for condition in trial} for trial in request["fatal"]]
         self._starts: list[dict[str, Array]] = []
         self._has_run = False
+        self._no_start = ""
         self._count = 0
 
     def messages(self) -> Iterator[dict[str, Any]]:
@@ -155,6 +160,7 @@ class _Trials:
         with _silent():
             self._allow(_BASES_SHARE)
             yield from self._find_starts()
+            self._no_start = _NO_START if self._session.seconds_left else _NO_START_IN_TIME
             self._allow(_TRIALS_SHARE)
             left_out = list[str]()
             for kind in kinds(self._session.inputs):
@@ -162,7 +168,7 @@ class _Trials:
         if left_out:
             yield {"untried": _OUT_OF_TIME.format(", ".join(left_out))}
         elif self._count and not self._has_run:
-            yield {"untried": _NO_START}
+            yield {"untried": self._no_start}
 
     def _allow(self, share: float) -> None:
         self._session.allow(self._began + share * self._request["seconds"])
@@ -186,22 +192,22 @@ class _Trials:
     def _run(self, trial: Trial) -> None:
         for feeds in self._starts[: None if any(axis is not None for _, axis, _ in trial) else 1]:
             with contextlib.suppress(RunFailed):
-                run_sample(self._session, changed(feeds, trial))
+                run_all(self._session, changed(feeds, trial))
 
     def _find_starts(self) -> Iterator[dict[str, Any]]:
         """Find inputs that the model runs on, of one row and of two; where there are none, take the first tried."""
         session = self._session
-        for number, base in enumerate(bases(session.inputs)):
+        for number, base in enumerate(bases(session.inputs, hints_of(session))):
             if not session.seconds_left:
                 return
-            if number >= self._request["bases_done"] and base.fits(session.inputs, 2):
+            if number >= self._request["bases_done"] and base.is_small:
                 yield {"step": BASES, "base": number, "seconds": session.max_seconds}
-                feeds = [base.feed(session.inputs, rows) for rows in (1, 2)]
+                feeds = base.one()
                 with contextlib.suppress(RunFailed):
-                    run_sample(session, feeds[0])
-                    self._starts, self._has_run = feeds, True
+                    run_all(session, feeds)
+                    self._starts, self._has_run = [feeds, base.two(feeds)], True
                     return
-                self._starts += feeds if len(self._starts) < _MAX_STARTS else ()
+                self._starts += [feeds] if len(self._starts) < _MAX_STARTS else []
 
 
 @contextlib.contextmanager
