@@ -88,6 +88,10 @@ class Condition(NamedTuple):
     axis: int | None
     value: int
 
+    def holds(self, array: Array) -> bool:
+        """Whether it does for this array of the input."""
+        return bool((array == self.value).any()) if self.axis is None else array.shape[self.axis] == self.value
+
     def __str__(self) -> str:
         if self.axis is None:
             return f"an element of input {self.input!r} is {self.value}"

@@ -71,6 +71,12 @@ def test_parts_of_one_input_have_different_values_at_the_same_place(width, parts
     assert (MIN, -1) in seen
 
 
+def test_a_trial_of_a_scalar_is_an_array():
+    array = changed({"n": np.array(3)}, (Condition("n", None, -1),))["n"]
+    assert isinstance(array, np.ndarray)
+    assert array.shape == ()
+
+
 def test_an_endless_run_is_stopped_and_the_model_is_not_warmed_up(probe):
     findings = probe(zoo.endless(), tries=1.0)
     assert findings.verdict.reason.endswith("it takes longer than --probe-timeout")
@@ -107,10 +113,10 @@ def test_a_fixed_number_of_rows_is_kept(probe):
     assert (findings.untried, findings.warm_up_rows, findings.warm_up_failure) == ("", 1, "")
 
 
-def tried(**bounds):
+def tried():
     """What is known of a model in a trial of two sizes."""
     progress = module._Progress()
-    progress.note({"step": "trial", "trial": [7, [["x", 1, 0], ["y", 0, 0]]], **bounds})
+    progress.note({"step": "trial", "trial": [7, [["x", 1, 0], ["y", 0, 0]]], "first": 0})
     return progress
 
 

@@ -24,13 +24,10 @@ class Rules:
                 yield self._positions[name], "data" if axis is None else "shape", explain(rule)
 
     def _holds(self, condition: Condition, arrays: Sequence[Array]) -> bool:
-        name, axis, value = condition
-        array = arrays[self._positions[name]]
-        if axis is not None:
-            return bool(array.shape[axis] == value)
-        if not array.size and name in self._with_rows:  # it is run as one row of zeros
-            return value == 0
-        return bool((array == value).any())
+        array = arrays[self._positions[condition.input]]
+        if condition.axis is None and not array.size and condition.input in self._with_rows:
+            return condition.value == 0  # it is run as one row of zeros
+        return condition.holds(array)
 
 
 def explain(rule: InputRule) -> str:

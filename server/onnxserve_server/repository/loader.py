@@ -81,7 +81,7 @@ def _warm_up(session: Session, spec: ModelSpec, findings: Findings) -> str:
     if not findings.warm_up_rows:
         return findings.warm_up_failure
     rows = min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1)
-    return warm_up(session, rows)[1]
+    return warm_up(session, rows, [rule.conditions for rule in findings.rules])[1]
 
 
 def _libraries(found: Found) -> tuple[str, ...]:

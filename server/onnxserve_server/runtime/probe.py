@@ -33,7 +33,7 @@ from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.row_check import examine
 from onnxserve_server.runtime.row_hints import hints_of
 from onnxserve_server.runtime.session import RunHandle, Session, SessionOptions
-from onnxserve_server.runtime.trials import Kind, Trial, changed, kinds
+from onnxserve_server.runtime.trials import FATAL, Kind, Trial, changed, is_fatal, kinds
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.runtime.warm_up import run_all, warm_up
 from onnxserve_server.spec import Condition, InputRule
@@ -47,6 +47,7 @@ _TIMES = 20.0  # or so often the CPU time of the longest run so far
 _GRACE = 5.0  # seconds for a kernel to return from a run that is stopped
 _GRACE_TIMES = 2.0  # or so often the longest run so far
 _MAX_STARTS = 6
+_OTHER_SIZES_CPU = 1.0  # seconds of CPU time to find inputs of other sizes than the first that run
 _TOO_LONG = "it takes longer than --probe-timeout"
 _OUT_OF_TIME = "some requests were not tried for lack of time, which a longer --probe-timeout gives, with: {}"
 _NO_START = (
@@ -66,7 +67,7 @@ class Findings:
         rules: what no request may hold.
         warm_up_rows: the rows that the model was warmed up with; 0: it could not be, for `warm_up_failure`.
         untried: which trials were not made, or show nothing, and why; "" if all were made.
-        died: how ordinary inputs ended the process; "" if they did not.
+        died: how ordinary inputs ended the process; "" if they did not, or only took too long.
     """
 
     verdict: Verdict
@@ -78,15 +79,16 @@ class Findings:
 
 
 class _BoundedSession(Session):
-    """A session whose runs are stopped when the time for them is over.
+    """A session whose runs are stopped when the time for them is over, and refused if they are known to be fatal.
 
     Attributes:
         cpu_seconds: the CPU time of the longest run.
         run_seconds: the time that it took.
     """
 
-    def __init__(self, path: Path, options: SessionOptions) -> None:
+    def __init__(self, path: Path, options: SessionOptions, fatal: Sequence[Trial]) -> None:
         super().__init__(path, options)
+        self._fatal = fatal
         self._until = math.inf
         self.cpu_seconds = self.run_seconds = 0.0
 
@@ -106,6 +108,8 @@ class _BoundedSession(Session):
 
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """See Session.run()."""
+        if is_fatal(feeds, self._fatal):
+            raise RunFailed(FATAL)
         handle = handle or RunHandle()
         timer = threading.Timer(self.seconds_left, handle.stop)
         timer.start()
@@ -126,42 +130,47 @@ class _BoundedSession(Session):
 def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Load and try a model; yield each step before it is done, how long it may take, and what it gave."""
     options = request["options"] | {"axes": BatchAxes(**request["options"]["axes"])}
+    fatal = [tuple(Condition(*condition) for condition in trial) for trial in request["fatal"]]
     try:
-        session = _BoundedSession(Path(request["path"]), SessionOptions(**options))
+        session = _BoundedSession(Path(request["path"]), SessionOptions(**options), fatal)
     except ConfigurationError as error:
         yield {"step": END, "error": str(error)}
         return
     began = time.monotonic() - request["spent"]
     if not request["skip_trials"]:
-        yield from _Trials(session, request, began).messages()
+        yield from _Trials(session, request, fatal, began).messages()
     session.allow(began + request["seconds"])
     yield {"step": ROWS, "seconds": session.max_seconds}
     verdict = examine(session, session.seconds_left / 2)
     yield {"step": WARM_UP, "verdict": asdict(verdict), "seconds": session.max_seconds}
     rows = request["max_rows"] if verdict.batchable or request["batched"] else 1
-    yield {"step": END, "warm_up": warm_up(session, rows)}
+    yield {"step": END, "warm_up": warm_up(session, rows, fatal)}
 
 
 class _Trials:
     """The trials of one model. `began`: when the time for all its runs began."""
 
-    def __init__(self, session: _BoundedSession, request: dict[str, Any], began: float) -> None:
+    def __init__(self, session: _BoundedSession, request: dict[str, Any], fatal: Sequence[Trial], began: float) -> None:
         self._session = session
         self._request = request
         self._began = began
-        self._fatal = [{Condition(*condition) for condition in trial} for trial in request["fatal"]]
+        self._fatal = [set(trial) for trial in fatal]
         self._starts: list[dict[str, Array]] = []
         self._has_run = False
         self._no_start = ""
+        self._first = 0
         self._count = 0
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Run each trial but the first `done` ones, and those that contain what has been fatal."""
         with _silent():
-            self._allow(_BASES_SHARE)
+            end, seconds = self._began + _TRIALS_SHARE * self._request["seconds"], self._request["seconds"]
+            self._session.allow(
+                min(end, time.monotonic() + _BASES_SHARE * seconds)
+            )  # a new child has to find them, too
             yield from self._find_starts()
             self._no_start = _NO_START if self._session.seconds_left else _NO_START_IN_TIME
-            self._allow(_TRIALS_SHARE)
+            self._session.allow(end)
             left_out = list[str]()
             for kind in kinds(self._session.inputs):
                 yield from self._run_kind(kind, left_out)
@@ -169,9 +178,6 @@ class _Trials:
             yield {"untried": _OUT_OF_TIME.format(", ".join(left_out))}
         elif self._count and not self._has_run:
             yield {"untried": self._no_start}
-
-    def _allow(self, share: float) -> None:
-        self._session.allow(self._began + share * self._request["seconds"])
 
     def _run_kind(self, kind: Kind, left_out: list[str]) -> Iterator[dict[str, Any]]:
         """Run the trials of one kind; if some are left when the time is over, add its name to those left out."""
@@ -182,7 +188,7 @@ class _Trials:
                 continue
             if self._session.seconds_left:
                 cpu_seconds = max(_MIN_CPU, _TIMES * self._session.cpu_seconds)
-                step = {"step": TRIAL, "trial": (self._count, trial), "cpu_seconds": cpu_seconds}
+                step = {"step": TRIAL, "trial": (self._count, trial), "cpu_seconds": cpu_seconds, "first": self._first}
                 yield step | {"seconds": self._session.max_seconds}
                 self._run(trial)
             if not self._session.seconds_left or time.process_time() > until:  # also if that trial was not completed
@@ -190,24 +196,35 @@ class _Trials:
                 return
 
     def _run(self, trial: Trial) -> None:
-        for feeds in self._starts[: None if any(axis is not None for _, axis, _ in trial) else 1]:
+        for feeds in self._starts:
             with contextlib.suppress(RunFailed):
                 run_all(self._session, changed(feeds, trial))
 
     def _find_starts(self) -> Iterator[dict[str, Any]]:
-        """Find inputs that the model runs on, of one row and of two; where there are none, take the first tried."""
-        session = self._session
+        """Find inputs that the model runs on, of one row and of two, and some of other sizes.
+
+        Where there are none, the first that were tried are taken.
+        """
+        session, until = self._session, math.inf
         for number, base in enumerate(bases(session.inputs, hints_of(session))):
-            if not session.seconds_left:
+            if not session.seconds_left or time.process_time() > until:
                 return
-            if number >= self._request["bases_done"] and base.is_small:
-                yield {"step": BASES, "base": number, "seconds": session.max_seconds}
-                feeds = base.one()
-                with contextlib.suppress(RunFailed):
-                    run_all(session, feeds)
-                    self._starts, self._has_run = [feeds, base.two(feeds)], True
+            if number < self._request["bases_done"] or not base.is_small:
+                continue
+            yield {"step": BASES, "base": number, "seconds": session.max_seconds}
+            feeds = base.one()
+            try:
+                run_all(session, feeds)
+            except RunFailed:
+                self._starts += [] if self._has_run or len(self._starts) == _MAX_STARTS else [feeds]
+            else:
+                if self._has_run and any(feeds[name].shape != array.shape for name, array in self._starts[0].items()):
+                    self._starts.append(feeds)
                     return
-                self._starts += [feeds] if len(self._starts) < _MAX_STARTS else []
+                if not self._has_run:
+                    self._starts, self._has_run, self._first = [feeds, base.two(feeds)], True, number
+                    has_free_axes = any(spec.has_free_axes for spec in session.inputs)
+                    until = time.process_time() + (_OTHER_SIZES_CPU if has_free_axes else 0.0)
 
 
 @contextlib.contextmanager

@@ -166,6 +166,7 @@ class _Progress:
         self.bounds = {key: value for key, value in message.items() if key in Bounds._fields}
         if "trial" in message:
             self.done, conditions = message["trial"]
+            self.bases_done = message["first"]
             self.conditions = tuple(Condition(*condition) for condition in conditions)
         if "verdict" in message:
             self.verdict = Verdict.of(message["verdict"])
@@ -180,10 +181,10 @@ class _Progress:
         elif self.step == BASES and ended.status is not None:
             self.bases_done = self.base + 1
         else:
-            self._give_up(f"trying it ended the process that probes it ({ended})")
+            self._give_up(f"trying it ended the process that probes it ({ended})", is_late=ended.is_late)
 
-    def _give_up(self, reason: str) -> None:
-        self.died = self.warm_up_failure = reason
+    def _give_up(self, reason: str, *, is_late: bool) -> None:
+        self.died, self.warm_up_failure = "" if is_late else reason, reason
         if self.step != WARM_UP:
             self.verdict = Verdict(False, reason)
         if self.step in (LOAD, BASES):

@@ -15,6 +15,8 @@ from onnxserve_server.spec import Condition, TensorSpec
 
 Trial = tuple[Condition, ...]
 
+FATAL = "a rule of the model forbids these inputs"  # why a run of them is refused
+
 _MAX_ALL_SUBSETS = 5  # so many groups of axes are tried in every combination; of more, each alone and each two
 _VALUES = (-1, 0)  # and the smallest of the type: quotients and remainders overflow, lengths and strides make no sense
 
@@ -56,8 +58,14 @@ def changed(feeds: Mapping[str, Array], trial: Trial) -> dict[str, Array]:
         else:
             made[name] = np.zeros((*array.shape[:axis], value, *array.shape[axis + 1 :]), array.dtype)
     for name, several in values.items():
-        made[name] = np.array(several, made[name].dtype)[_mixture(made[name].shape, len(several))]
+        of_type = np.array(several, made[name].dtype)
+        made[name] = np.asarray(of_type[_mixture(made[name].shape, len(several))])  # of a scalar it is a number
     return made
+
+
+def is_fatal(feeds: Mapping[str, Array], fatal: Iterable[Trial]) -> bool:
+    """Whether these feeds fulfil all conditions of a trial that was fatal."""
+    return any(all(condition.holds(feeds[condition.input]) for condition in trial) for trial in fatal)
 
 
 def _mixture(shape: Sequence[int], values: int) -> Array:
