@@ -43,6 +43,27 @@ def test_the_memory_of_a_large_run_is_given_back(tmp_path, arena):
     assert rss() - before < LARGE
 
 
+def test_the_memory_of_what_lies_between_is_given_back_too(tmp_path):
+    model = zoo.widened(1 << 20)
+    model.graph.node[0].output[0] = "wide"
+    model.graph.node.append(helper.make_node("ReduceSum", ["wide", "axis"], ["y"]))
+    model.graph.initializer.append(zoo.constant("axis", [1], np.int64))
+    model.graph.output[0].CopyFrom(zoo.tensor("y", ["batch", 1]))
+    onnx.save(model, tmp_path / "model.onnx")
+    session = Session(tmp_path / "model.onnx", SessionOptions())
+
+    def run(rows):
+        session.run({"x": np.ones((rows, 1), np.float32)}, ["y"])
+
+    run(1)
+    before = rss()
+    run(32)
+    assert rss() - before > LARGE
+    for _ in range(3):
+        run(1)
+    assert rss() - before < LARGE
+
+
 class Options:
     """Run options that count the entries they get."""
 
@@ -56,10 +77,8 @@ class Options:
 def test_runs_that_are_always_large_keep_their_memory():
     arena, options = Arena(), Options()
     for _ in range(5):
-        arena.prepare(options)
-        arena.note([], [np.zeros(8 << 20, np.float32)])
+        arena.note(arena.prepare(options, []), [np.zeros(8 << 20, np.float32)])
     assert options.entries == []
     for _ in range(4):
-        arena.prepare(options)
-        arena.note([], [np.zeros(8, np.float32)])
+        arena.note(arena.prepare(options, []), [np.zeros(8, np.float32)])
     assert options.entries == [("memory.enable_memory_arena_shrinkage", "cpu:0")]

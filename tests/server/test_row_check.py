@@ -198,6 +198,14 @@ def test_the_check_is_bounded_in_bytes(examine, monkeypatch):
     assert "; not tried for lack of time or memory: batches of 5, 8 rows" in examine(zoo.double()).rows.reason
 
 
+def test_two_rows_that_are_too_large_are_not_run(examine, monkeypatch):
+    monkeypatch.setattr(row_check, "_MAX_BYTES", 40)
+    assert (
+        examine(zoo.double()).reason
+        == "no batch of made-up rows could be run: two take more than 0 MiB with their outputs"
+    )
+
+
 def test_rows_of_more_elements_than_any_check_takes_are_not_made(examine):
     shape = ["n", *(f"axis{i}" for i in range(9))]
     nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]

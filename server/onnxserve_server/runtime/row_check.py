@@ -101,7 +101,7 @@ class _RowCheck:
         self._tried: list[int] = []
         self._left_out: list[int] = []
         self._too_long: set[Values] = set()
-        self._failure = ""
+        self._failure = "" if self._fits(2) else f"two take more than {_MAX_BYTES >> 20} MiB with their outputs"
         self._kinds = (base, *(_OTHERS if any(map(is_integer, session.inputs)) else ()))
 
     def run(self, hints: Hints, rounds: tuple[tuple[int, Values], ...]) -> None:
@@ -112,10 +112,11 @@ class _RowCheck:
         """
         widen(self._draws, {*hints.ranges, *self._draws.rows}, self._accepts)
         for rows, values in rounds:
-            if self._tried and not (self._runs.in_time and self._fits(rows)):
-                self._left_out.append(rows)
+            count = 2 if self._is_heavy(rows) else rows
+            if self._fits(count) and (not self._tried or (self._runs.in_time and self._fits(rows))):
+                self._round(count, values)
             else:
-                self._round(2 if self._is_heavy(rows) else rows, values)
+                self._left_out.append(rows)
         for rows in self._places.suspects:
             for _ in range(2):  # values for which rounding is much enlarged are rare
                 self._round(rows, Values.WIDE)

@@ -147,7 +147,7 @@ class Session:
         """
         run_options = (handle or RunHandle()).options
         if self._arena is not None:
-            self._arena.prepare(run_options)
+            before = self._arena.prepare(run_options, feeds.values())
         try:
             arrays: list[Array]
             if self._names:
@@ -160,7 +160,7 @@ class Session:
             raise failure_of(error, has_run=self._has_run) from error
         self._has_run = True
         if self._arena is not None:
-            self._arena.note(feeds.values(), arrays)
+            self._arena.note(before, arrays)
         return arrays
 
     def _run_with_names(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object) -> list[Array]:
