@@ -46,12 +46,33 @@ def test_the_memory_of_a_large_run_is_given_back(tmp_path, arena):
     assert rss() - before < LARGE
 
 
+def test_the_memory_of_what_lies_between_is_given_back_too(tmp_path):
+    model = zoo.widened(1 << 20)
+    model.graph.node[0].output[0] = "wide"
+    model.graph.node.append(helper.make_node("ReduceSum", ["wide", "axis"], ["y"]))
+    model.graph.initializer.append(zoo.constant("axis", [1], np.int64))
+    model.graph.output[0].CopyFrom(zoo.tensor("y", ["batch", 1]))
+    onnx.save(model, tmp_path / "model.onnx")
+    session = Session(tmp_path / "model.onnx", SessionOptions())
+
+    def run(rows):
+        session.run({"x": np.ones((rows, 1), np.float32)}, ["y"])
+
+    run(1)
+    before = rss()
+    run(32)
+    assert rss() - before > LARGE
+    for _ in range(3):
+        run(1)
+    assert rss() - before < LARGE
+
+
 def test_runs_that_are_always_large_keep_their_memory():
     arena = Arena()
     due = []
     for elements in [8 << 20] * 5 + [8] * 4:
         due.append(arena.is_due())
-        arena.note([], [np.zeros(elements, np.float32)])
+        arena.note(arena.before([]), [np.zeros(elements, np.float32)])
     assert due == [False] * 6 + [True] + [False] * 2  # after the first that was much smaller, and once
 
 

@@ -5,16 +5,16 @@ goes on. What the weights take counts, but they are never refused.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import onnxruntime
 
 from onnxserve.tensor import Array
+from onnxserve_server.runtime.resources import resident_bytes
 
-_LARGE = 16 << 20  # bytes of inputs and outputs; what smaller runs leave behind does not matter
+_LARGE = 16 << 20  # bytes; what smaller runs leave behind does not matter
 _SHARE = 4  # a run of a quarter of the largest one does not need what that one has left
-_AS_REQUESTED = (
-    1  # the arena grows by what is asked for; by twice as much each time, the limit would count unused memory
-)
+_AS_REQUESTED = 1  # the arena grows by what is asked for: of twice as much each time, half might be unused, and counted
 _SILENT = 4
 
 _limit = 0
@@ -49,31 +49,55 @@ def emptying() -> onnxruntime.RunOptions:
     return options
 
 
+class Before(NamedTuple):
+    """Bytes of a run's inputs, and the resident memory of the process before it, if that counts."""
+
+    inputs: int
+    resident: int | None
+
+
 class Arena:
     """Tells when a session's arena is to be emptied: when a large run was followed by one that was much smaller.
 
     So the memory of a single large request is given back, by the second run after it, while a model whose runs are
-    always large keeps what the next one needs. Runs at the same time may see each other's counts: at worst it is
-    emptied for nothing.
+    always large keeps what the next one needs. How much a run leaves is the bytes of its inputs and outputs, or by how
+    much the process grew in it if that is more, for what lies between may be far larger: that is read when the inputs
+    are larger than any since it was emptied. Runs at the same time may see each other's counts: at worst it is emptied
+    for nothing.
     """
 
     def __init__(self) -> None:
-        self._largest = 0  # bytes of a run since it was emptied
+        self._largest = 0  # bytes of inputs and outputs of a run since it was emptied
         self._last = 0
+        self._left = 0  # bytes that the largest run may have left
+        self._largest_inputs = 0
 
     def is_due(self) -> bool:
         """Return whether to empty it, before a run; it is not due again until there was another large run."""
-        if self._largest < _LARGE or self._last * _SHARE > self._largest:
+        if self._left < _LARGE or self._last * _SHARE > self._largest:
             return False
-        self._largest = self._last
+        self._largest = self._left = self._last
+        self._largest_inputs = 0
         return True
 
-    def note(self, inputs: Iterable[Array], outputs: Iterable[Array]) -> None:
-        """Take in a run."""
-        last = 0
-        for array in inputs:
-            last += array.nbytes
-        for array in outputs:
-            last += array.nbytes
-        self._last = last
-        self._largest = max(self._largest, last)
+    def before(self, inputs: Iterable[Array]) -> Before:
+        """Return what note() has to know of the time before a run."""
+        size = _bytes(inputs)
+        if size <= self._largest_inputs:
+            return Before(size, None)
+        self._largest_inputs = size
+        return Before(size, resident_bytes())
+
+    def note(self, before: Before, outputs: Iterable[Array]) -> None:
+        """Take in a run, for which before() has returned `before`."""
+        self._last = before.inputs + _bytes(outputs)
+        self._largest = max(self._largest, self._last)
+        grown = 0 if before.resident is None else resident_bytes() - before.resident
+        self._left = max(self._left, self._last, grown)
+
+
+def _bytes(arrays: Iterable[Array]) -> int:
+    total = 0
+    for array in arrays:
+        total += array.nbytes
+    return total

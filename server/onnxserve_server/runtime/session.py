@@ -145,8 +145,10 @@ class Session:
             RunFailed: ONNX Runtime did not complete the run; ValuesRefused, MemoryRefused where it is known why.
         """
         run_options = (handle or RunHandle()).options
-        if self._arena is not None and self._arena.is_due():
-            self._empty_arena(feeds, outputs)
+        if self._arena is not None:
+            if self._arena.is_due():
+                self._empty_arena(feeds, outputs)
+            before = self._arena.before(feeds.values())
         try:
             arrays = self._run(feeds, outputs, run_options)
         except Exception as error:  # as above
@@ -156,7 +158,7 @@ class Session:
             arrays = self._run_in_emptied_arena(feeds, outputs, run_options)
         self._has_run = True
         if self._arena is not None:
-            self._arena.note(feeds.values(), arrays)
+            self._arena.note(before, arrays)
         return arrays
 
     def _run(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: onnxruntime.RunOptions) -> list[Array]:
