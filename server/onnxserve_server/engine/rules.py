@@ -34,11 +34,4 @@ def explain(rule: InputRule) -> str:
     """Return a sentence that says what the rule forbids, why, and what to do instead."""
     sizes = any(axis is not None for _, axis, _ in rule.conditions)
     cure = "send at least one element along it" if sizes else "send other values"
-    return f"{' and '.join(map(_text, rule.conditions))}, which the model does not survive: {rule.reason}; {cure}"
-
-
-def _text(condition: Condition) -> str:
-    name, axis, value = condition
-    if axis is None:
-        return f"an element of input {name!r} is {value}"
-    return f"axis {axis} of input {name!r} has the size {value}"
+    return f"{' and '.join(map(str, rule.conditions))}, which the model does not survive: {rule.reason}; {cure}"
