@@ -144,6 +144,7 @@ class AsyncMessageSource:
     async def close(self) -> None:
         """Stop iterating the inputs, and end the iteration of all calls."""
         self._call += 1
+        self.notify()
         self._puller.cancel()
         await asyncio.gather(self._puller, return_exceptions=True)
 
