@@ -39,6 +39,7 @@ from onnxserve_server.errors import Cancelled, CutOff, Draining, ServeError
 from onnxserve_server.observing import Observer
 
 _SERVER_STOPS = "the server is about to stop"
+_CUT_OFF_AT = "the server stopped before this was answered: raise --drain-timeout where requests take longer"
 
 
 class Phase(Enum):
@@ -144,7 +145,7 @@ class Stream:
 
     def cut_off(self) -> None:
         """Leave the requests in flight unanswered, and end with the states that are to be handed over."""
-        error = CutOff("the server stopped before this was answered")
+        error = CutOff(_CUT_OFF_AT)
         with self._lock:
             submitted = self._enter_cut_off(error)
         for each in submitted:
@@ -153,7 +154,7 @@ class Stream:
 
     def abort(self) -> None:
         """End now."""
-        self._give_up(Draining("the server stopped before this was answered"))
+        self._give_up(Draining(_CUT_OFF_AT))
 
     def read_on(self) -> None:
         """Ask for the next message, unless the window is full."""
@@ -359,7 +360,8 @@ class Stream:
         """Return the jobs and steps to withdraw."""
         if self._phase in _OVER:
             return []
-        self._phase, self._reason, self._error = _CUT_OFF, _SERVER_STOPS, error
+        self._phase, self._error = _CUT_OFF, error
+        self._reason = _CUT_OFF_AT if self._inflight.requests else _SERVER_STOPS
         return self._inflight.submitted()
 
     def _enter_aborting(self, error: ServeError) -> list[Cancellable]:

@@ -25,7 +25,10 @@ from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy
 
 _PASSED = "the deadline passed before the model had run"
-_TOO_LATE = "the deadline cannot be met any more: the requests ahead took longer than expected"
+_TOO_LATE = (
+    "the deadline cannot be met any more: the requests ahead took longer than expected; "
+    "set a longer timeout, send fewer requests at a time, or add servers"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,9 +2,9 @@
 
 An Executor takes a batch as soon as it is free and runs it. When runs are long, a second thread scatters the result, so
 that the next run starts at once: replies cost Python time that a run leaves idle. It does not run ahead of it by more
-than one batch, which would take memory and gain nothing: the next batch grows meanwhile. When runs are short, the thread that
-brings the jobs runs them itself: two hops between threads, and their struggle for the interpreter lock, cost more than
-such a run.
+than one batch, which would take memory and gain nothing: the next batch grows meanwhile. When runs are short, the
+thread that brings the jobs runs them itself: two hops between threads, and their struggle for the interpreter lock,
+cost more than such a run.
 """
 
 import threading
