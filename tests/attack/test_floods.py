@@ -29,7 +29,6 @@ KINDS = [
 ]
 FLOODS = [(kind, ("--edge", "lane")) for kind in KINDS]
 FLOODS += [(kind, ("--edge", "plain")) for kind in (flooding.unread, flooding.unread_streams)]
-FLOODS += [(flooding.headers, ("--edge", "plain", "--max-connection-calls", 512))]
 
 
 @pytest.fixture
