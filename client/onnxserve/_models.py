@@ -135,6 +135,9 @@ class ModelInfo:
     left_out: tuple[str, ...] = ()
     """The outputs of the model file that are not served, because they are not tensors or of a type that cannot be sent:
     each with its type."""
+    untried: str = ""
+    """Which requests that might end the server's process it has not tried before it served the model, and why. "" if it
+    has tried all."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, tuples, strings and numbers, ready for json."""
@@ -174,6 +177,7 @@ def model_info(model: model_service_pb2.Model) -> ModelInfo:
         description=model.description,
         rules=tuple(map(_rule, model.rules)),
         left_out=tuple(model.left_out),
+        untried=model.untried,
     )
 
 

@@ -39,14 +39,14 @@ def describe_inputs(
 
 
 def _limits(array: Array) -> list[Any]:
-    """Return the smallest and the largest value of finite numbers; [] for other arrays."""
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+    """Return the smallest and the largest value of finite numbers; [] for other arrays, and empty ones."""
+    if array.dtype.kind not in "fiu" or not array.size or not np.isfinite(array).all():
         return []
     return [array.min().item(), array.max().item()]
 
 
 def _first_rows(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the first rows of each input that JSON can express, or none."""
+    """Return the first rows of each input, or none if there are none, or JSON cannot express them, as NaN."""
     batch = batch_axis(inputs)
     rows = {}
     for spec in inputs:
@@ -54,5 +54,8 @@ def _first_rows(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) -> di
         if array.dtype.kind not in "fiubO":
             return {}
         axis = spec.shape.index(batch) if batch in spec.shape else None
-        rows[spec.name] = array if axis is None else array.take(np.arange(min(_ROWS, array.shape[axis])), axis)
+        first = array if axis is None else array.take(np.arange(min(_ROWS, array.shape[axis])), axis)
+        if not first.size or (first.dtype.kind == "f" and not np.isfinite(first).all()):
+            return {}
+        rows[spec.name] = first
     return rows

@@ -15,6 +15,8 @@ from onnxserve_server.runtime.verdict import Verdict
 _LEVELS = ("all", "layout", "extended")
 """Levels of graph optimization, in the order tried: at some, ONNX Runtime 1.31.1 crashes on float16 LSTMs."""
 
+_CURE = "give it a range of values or samples (--range, --samples)"
+
 
 class Runtime:
     """A loaded file; the server's probe has loaded it in a process of its own before.
@@ -56,9 +58,9 @@ def _probe(path: Path, report: Path | None) -> tuple[SessionOptions, Verdict]:
             try:
                 findings = prober.probe(path, options)
             except ConfigurationError as error:
-                refused = error
+                fault = f"cannot load the ONNX file: {error}"
                 continue
             if not findings.died:
                 return options, findings.verdict
-            refused = ConfigurationError(f"{path}: {findings.died}")
-    raise NotProved(f"ONNX Runtime {onnxruntime.__version__} cannot load the ONNX file: {refused}") from refused
+            fault = f"loads the ONNX file, but {findings.died}; if made-up inputs are the reason, {_CURE}"
+    raise NotProved(f"ONNX Runtime {onnxruntime.__version__} {fault}")

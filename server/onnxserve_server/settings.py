@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -79,6 +80,12 @@ class Settings(BaseSettings):
         le=1,
         description="share of a model's run time that spot checks of its batches may take, unless model.yaml sets it; "
         "0: none",
+    )
+    all_run_bytes: int = Field(
+        0,
+        ge=0,
+        description="maximum bytes of all models' weights and runs on the CPU; 0: seven eighths of the memory left at "
+        "the start",
     )
     all_queue_bytes: int = Field(
         0,
@@ -254,12 +261,6 @@ class Settings(BaseSettings):
             raise ValueError("max_connection_age_grace has no effect without max_connection_age; set both")
         return self
 
-    @field_validator("port", "http_port", mode="before")
-    @classmethod
-    def _ignore_service_link(cls, value: object, info: ValidationInfo) -> object:
-        link = isinstance(value, str) and _PORT_LINK.fullmatch(value)
-        return cls.model_fields[str(info.field_name)].default if link else value
-
     @property
     def stream_lifetime(self) -> float:
         """Seconds after which a stream ends; inf: never.
@@ -305,9 +306,7 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
 def _is_known(variable: str) -> bool:
     if variable.removeprefix(PREFIX).lower() in Settings.model_fields or variable in _OTHER_VARIABLES:
         return True
-    if variable.endswith("_PORT") and _PORT_LINK.fullmatch(os.environ[variable]):
-        return True
-    return _SERVICE_LINKS.fullmatch(variable) is not None
+    return _is_port_link(variable, os.environ[variable]) or _SERVICE_LINKS.fullmatch(variable) is not None
 
 
 def _meant(variable: str) -> str:
@@ -316,20 +315,29 @@ def _meant(variable: str) -> str:
     return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(variable, names, 1, 0.8))
 
 
-def _settings_class(file: Path | None) -> type[Settings]:
-    if file is None:
-        return Settings
+class _Environment(EnvSettingsSource):
+    """The environment without what Kubernetes says of Services, which is no setting."""
 
-    class WithFile(Settings):
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if not _is_port_link(name, value)}
+
+
+def _is_port_link(name: str, value: object) -> bool:
+    return name.lower().endswith("port") and isinstance(value, str) and _PORT_LINK.fullmatch(value) is not None
+
+
+def _settings_class(file: Path | None) -> type[Settings]:
+    class FromSources(Settings):
         @classmethod
         def settings_customise_sources(
             cls,
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used, but part of the signature
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used, but part of the signature
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
+            in_file = () if file is None else (YamlConfigSettingsSource(settings_cls, yaml_file=file),)
+            return init_settings, _Environment(settings_cls), *in_file
 
-    return WithFile
+    return FromSources

@@ -53,9 +53,12 @@ class TensorSpec:
         return array if self.batch_axis is None else array.repeat(times, self.batch_axis)
 
     def filled(self, rows: int, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of so many rows whose other free axes have `sizes`, which has one for each axis."""
+        """Return the shape of so many rows whose other free axes have `sizes`, which has one for each axis.
+
+        Where the batch axis has a fixed size, that is the number of rows.
+        """
         return tuple(
-            rows if axis == self.batch_axis else size if isinstance(size, int) else sizes[axis]
+            size if isinstance(size, int) else rows if axis == self.batch_axis else sizes[axis]
             for axis, size in enumerate(self.shape)
         )
 
@@ -84,6 +87,15 @@ class Condition(NamedTuple):
     input: str
     axis: int | None
     value: int
+
+    def holds(self, array: Array) -> bool:
+        """Whether it does for this array of the input."""
+        return bool((array == self.value).any()) if self.axis is None else array.shape[self.axis] == self.value
+
+    def __str__(self) -> str:
+        if self.axis is None:
+            return f"an element of input {self.input!r} is {self.value}"
+        return f"axis {self.axis} of input {self.input!r} has the size {self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +174,7 @@ class ModelSpec:
     `feedback`: outputs that let it run several steps for one request; empty for most models.
     `rules`: what no request may hold; empty for most models.
     `needs_rows`: a run without any row would end the process: requests without rows are run with one row of zeros.
+    `untried`: which requests that a kernel might die of were not tried, and why; "" if all were.
     `left_out`: outputs of the file that cannot be served, each with its type.
     """
 
@@ -180,6 +193,7 @@ class ModelSpec:
     sequences: SequencePolicy = SequencePolicy()
     feedback: tuple[Feedback, ...] = ()
     rules: tuple[InputRule, ...] = ()
+    untried: str = ""
     needs_rows: bool = False
     left_out: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -129,7 +129,7 @@ def story(serving, tmp_path_factory):
 
 
 def look(story, query):
-    """Whether all parts of panels have shown a number; now and then one has none: a busy server is scraped late."""
+    """Whether all parts of panels have shown a number; one may have none at times: a busy server is scraped late."""
     wanted = {target["expr"] for title in FULL for target in PANELS[title]["targets"]}
     for expression in wanted - story.shown:
         if any(math.isfinite(value) for _, value in query(expression)):

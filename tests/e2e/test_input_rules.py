@@ -12,6 +12,7 @@ from support.streaming import error_of, output
 
 MIN = -(2**63)
 MODELS = {"gru": zoo.gru(), "quotient": zoo.quotient(), "negated": zoo.negated()}
+MODELS["nothing"] = zoo.gather_from_nothing()
 CONFIGS = {"negated": "feedback: {y: x}"}
 
 
@@ -78,6 +79,10 @@ def test_the_model_has_its_rules(server, onnxserve):
     models = {model["name"]: model for model in Http(server.app.http_port).fetch_status()["models"]}
     (rule,) = models["gru"]["rules"]
     assert rule.startswith("axis 1 of input 'x' has the size 0, which the model does not survive: ")
+    untried = server.client.model("nothing").untried
+    assert untried.startswith("no made-up inputs were found that it runs on, and a kernel that refuses")
+    assert (models["nothing"]["untried"], models["gru"]["untried"]) == (untried, "")
     printed = onnxserve("models", "--target", server.address).stdout
     assert "refused: the size of axis 1 of x is 0; a trial of it ended the process (killed by signal 6)" in printed
     assert f"refused: an element of x is {MIN} and an element of y is -1; a trial of it" in printed
+    assert "not tried in full: no made-up inputs were found" in printed

@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from onnxserve_server.runtime import row_check
+from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.spec import Rows, RowVerdict
 from support import zoo, zoo_rows
@@ -17,7 +18,7 @@ INT64, FLOAT = zoo.INT64, zoo.FLOAT
 def analysed(monkeypatch):
     """What the graph is said to show; at first nothing, so that trying alone must find out."""
     verdicts = [RowVerdict()]
-    monkeypatch.setattr(row_check, "_analyse", lambda session: (verdicts[-1], ()))
+    monkeypatch.setattr(row_check, "_analyse", lambda *_: (verdicts[-1], ()))
     return verdicts
 
 
@@ -163,7 +164,7 @@ def test_where_rows_meet_they_are_not_batched_even_if_none_changed(examine, anal
 
 
 def test_an_output_that_the_graph_wrongly_takes_for_shared_is_found_by_trying(examine, monkeypatch):
-    monkeypatch.setattr(row_check, "_analyse", lambda session: (RowVerdict(Rows.INDEPENDENT), ("y",)))
+    monkeypatch.setattr(row_check, "_analyse", lambda *_: (RowVerdict(Rows.INDEPENDENT), ("y",)))
     for model in (zoo.double(), zoo_rows.quantized()):
         assert examine(model).rows.rows is Rows.DEPENDENT
 
@@ -179,9 +180,30 @@ def test_runs_that_take_much_longer_than_others_are_stopped(examine):
     assert examine(zoo.slow(factor=30)).batchable  # some of its rows would take a quarter of an hour
 
 
+def test_an_input_that_makes_outputs_large_is_a_size_and_stays_small(examine):
+    verdict = examine(zoo.resized(), axes=BatchAxes(shared=["size"]))
+    assert verdict.batchable, (
+        verdict.reason
+    )  # of 9,999 x 9,999 a single kernel would take minutes, and no memory is left
+    assert "no row changed" in verdict.rows.reason
+
+
+def test_integers_that_must_not_be_0_are_found(examine):
+    nodes = [onnx.helper.make_node("Div", ["x", "x"], ["y"])]  # one row of SMALL may run by chance
+    assert examine(zoo.model(nodes, [zoo.tensor("x", ["n"], INT64)], [zoo.tensor("y", ["n"], INT64)])).batchable
+
+
 def test_the_check_is_bounded_in_bytes(examine, monkeypatch):
     monkeypatch.setattr(row_check, "_MAX_BYTES", 100)  # a row of 2 x 3 floats has 24
     assert "; not tried for lack of time or memory: batches of 5, 8 rows" in examine(zoo.double()).rows.reason
+
+
+def test_two_rows_that_are_too_large_are_not_run(examine, monkeypatch):
+    monkeypatch.setattr(row_check, "_MAX_BYTES", 40)
+    assert (
+        examine(zoo.double()).reason
+        == "no batch of made-up rows could be run: two take more than 0 MiB with their outputs"
+    )
 
 
 def test_rows_of_more_elements_than_any_check_takes_are_not_made(examine):
@@ -190,7 +212,7 @@ def test_rows_of_more_elements_than_any_check_takes_are_not_made(examine):
     assert examine(zoo.model(nodes, [zoo.tensor("x", shape)], [zoo.tensor("y", shape)])).batchable  # of small axes
     shape = ["n", 2**27]
     verdict = examine(zoo.model(nodes, [zoo.tensor("x", shape)], [zoo.tensor("y", shape)]))
-    assert verdict.reason.endswith("no input that it runs on: one row of its inputs has more than 67108864 elements")
+    assert verdict.reason.endswith("or has more than 67108864 elements, which is too much to try")
 
 
 def test_a_witness_that_is_not_a_number_is_a_witness(examine):

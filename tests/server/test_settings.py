@@ -334,6 +334,18 @@ def test_what_kubernetes_says_of_other_services_is_no_setting(monkeypatch):
     assert load_settings(http_port=0).http_port == 0
 
 
+def test_what_kubernetes_says_of_services_gives_way_to_the_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("ONNXSERVE_PORT", "tcp://10.0.0.1:8500")
+    monkeypatch.setenv("ONNXSERVE_HTTP_PORT", "tcp://10.0.0.2:80")
+    file = tmp_path / "server.yaml"
+    file.write_text("port: 9000\nhttp_port: 9001\n")
+    settings = load_settings(file)
+    assert (settings.port, settings.http_port) == (9000, 9001)
+    file.write_text("port: tcp://10.0.0.1:8500\n")
+    with pytest.raises(ConfigurationError, match="port: "):
+        load_settings(file)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

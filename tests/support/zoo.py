@@ -163,6 +163,12 @@ def gather():
     return model(nodes, [tensor("id", ["batch", 1], INT64)], [tensor("y", ["batch", 1])], [table])
 
 
+def gather_from_nothing():
+    """y = table[id], id int64 [batch], of a table without rows: each id makes the run fail."""
+    nodes = [helper.make_node("Gather", ["table", "id"], ["y"])]
+    return model(nodes, [tensor("id", ["batch"], INT64)], [tensor("y", ["batch"])], [constant("table", np.zeros(0))])
+
+
 def fixed():
     """y = 2 x, float32 [4, 3]: no batch axis."""
     nodes = [helper.make_node("Mul", ["x", "two"], ["y"])]
@@ -482,6 +488,27 @@ def halves(width):
     return model(nodes, [tensor("x", ["batch", width], INT64)], [tensor("y", ["batch", width // 2], INT64)])
 
 
+def parts():
+    """y = the first part of x by the second, of these sizes: int64 x [batch, 4], sizes [2]; as halves()."""
+    nodes = [
+        helper.make_node("Split", ["x", "sizes"], ["first", "second"], axis=1),
+        helper.make_node("Div", ["first", "second"], ["y"]),
+    ]
+    inputs = [tensor("x", ["batch", 4], INT64), tensor("sizes", [2], INT64)]
+    return model(nodes, inputs, [tensor("y", ["batch", None], INT64)])
+
+
+def resized():
+    """y = x, resized: float32 x [batch, 3, h, w], int64 size [2], each above 0."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["kept"], start=0, end=2),
+        helper.make_node("Concat", ["kept", "size"], ["sizes"], axis=0),
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear"),
+    ]
+    inputs = [tensor("x", ["batch", 3, "h", "w"]), tensor("size", [2], INT64)]
+    return model(nodes, inputs, [tensor("y", ["batch", 3, None, None])])
+
+
 def negated():
     """y = x / -1 - 1, int64 [batch, 1]. The smallest number: SIGFPE; y of the largest is that number."""
     nodes = [helper.make_node("Div", ["x", "minus_one"], ["n"]), helper.make_node("Sub", ["n", "one"], ["y"])]
@@ -506,6 +533,32 @@ def endless():
     )
     nodes = [helper.make_node("Loop", ["", "true", "x"], ["y"], body=body)]
     return model(nodes, [tensor("x", ["batch", 2])], [tensor("y", ["batch", 2])], [constant("true", True, bool)])
+
+
+def endless_at(value):
+    """y = x, int64 [batch], after a loop that never ends if the smallest x is `value`."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_in"], ["go_out"]), helper.make_node("Identity", ["v_in"], ["v_out"])],
+        "step",
+        [tensor("i", [], INT64), tensor("go_in", [], TensorProto.BOOL), tensor("v_in", ["batch"], INT64)],
+        [tensor("go_out", [], TensorProto.BOOL), tensor("v_out", ["batch"], INT64)],
+    )
+    nodes = [
+        helper.make_node("ReduceMin", ["x"], ["smallest"], keepdims=0),
+        helper.make_node("Equal", ["smallest", "value"], ["go"]),
+        helper.make_node("Loop", ["", "go", "x"], ["y"], body=body),
+    ]
+    shapes = [tensor("x", ["batch"], INT64)], [tensor("y", ["batch"], INT64)]
+    return model(nodes, *shapes, [constant("value", value, np.int64)])
+
+
+def many_inputs(count):
+    """Each y = x of 3 nameless axes, float32, but the last is made unique along the first. There no columns: SIGFPE."""
+    inputs = [tensor(f"x{i}", [None] * 3) for i in range(count)]
+    outputs = [tensor(f"y{i}", [None] * 3) for i in range(count)]
+    nodes = [helper.make_node("Identity", [f"x{i}"], [f"y{i}"]) for i in range(count - 1)]
+    nodes.append(helper.make_node("Unique", [f"x{count - 1}"], [f"y{count - 1}"], axis=0))
+    return model(nodes, inputs, outputs)
 
 
 def widened(size):

@@ -42,6 +42,8 @@ def _print(console: Console, each: ModelInfo) -> None:
         console.print(Text(f"  {line}"))
     for rule in each.rules:
         console.print(Text(f"  refused: {' and '.join(map(str, rule.conditions))}; {rule.reason}"))
+    if each.untried:
+        console.print(Text(f"  not tried in full: {each.untried}"))
     if each.description:
         console.print(Text(f"  {each.description}"), style="dim")
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from onnxserve.v1 import tensor_pb2 as onnxserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n onnxserve/v1/model_service.proto\x12\x0connxserve.v1\x1a\x19onnxserve/v1/tensor.proto\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.onnxserve.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.onnxserve.v1.Model\"\xab\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.onnxserve.v1.ModelState\x12(\n\x06inputs\x18\x04 \x03(\x0b\x32\x18.onnxserve.v1.TensorSpec\x12)\n\x07outputs\x18\x05 \x03(\x0b\x32\x18.onnxserve.v1.TensorSpec\x12(\n\x08\x62\x61tching\x18\x06 \x01(\x0b\x32\x16.onnxserve.v1.Batching\x12&\n\x07runtime\x18\x07 \x01(\x0b\x32\x15.onnxserve.v1.Runtime\x12\x33\n\x08metadata\x18\x08 \x03(\x0b\x32!.onnxserve.v1.Model.MetadataEntry\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12&\n\x05rules\x18\n \x03(\x0b\x32\x17.onnxserve.v1.InputRule\x12\x10\n\x08left_out\x18\x0b \x03(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8b\x01\n\tInputRule\x12\x35\n\nconditions\x18\x01 \x03(\x0b\x32!.onnxserve.v1.InputRule.Condition\x12\x0e\n\x06reason\x18\x02 \x01(\t\x1a\x37\n\tCondition\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0c\n\x04\x61xis\x18\x02 \x01(\x05\x12\r\n\x05value\x18\x03 \x01(\x03\"\xac\x01\n\x08\x42\x61tching\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08max_rows\x18\x03 \x01(\r\x12\x14\n\x0cmax_delay_us\x18\x04 \x01(\r\x12\x16\n\x0emax_queue_rows\x18\x05 \x01(\r\x12\x17\n\x0fmax_queue_bytes\x18\x06 \x01(\x04\x12&\n\x04rows\x18\x07 \x01(\x0b\x32\x18.onnxserve.v1.RowVerdict\"\xc0\x01\n\nRowVerdict\x12+\n\x04rows\x18\x01 \x01(\x0e\x32\x1d.onnxserve.v1.RowVerdict.Rows\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\"g\n\x04Rows\x12\x14\n\x10ROWS_UNSPECIFIED\x10\x00\x12\x14\n\x10ROWS_INDEPENDENT\x10\x01\x12\r\n\tROWS_MEET\x10\x02\x12\x12\n\x0eROWS_DEPENDENT\x10\x03\x12\x10\n\x0cROWS_UNKNOWN\x10\x04\"\xc2\x01\n\x07Runtime\x12\x1b\n\x13requested_providers\x18\x01 \x03(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x11\n\tinstances\x18\x03 \x01(\r\x12\x0f\n\x07threads\x18\x04 \x01(\r\x12\x33\n\x07options\x18\x05 \x03(\x0b\x32\".onnxserve.v1.Runtime.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*r\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x17\n\x13MODEL_STATE_STOPPED\x10\x03\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.onnxserve.v1.ListModelsRequest\x1a .onnxserve.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.onnxserve.v1.GetModelRequest\x1a\x1e.onnxserve.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n onnxserve/v1/model_service.proto\x12\x0connxserve.v1\x1a\x19onnxserve/v1/tensor.proto\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.onnxserve.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.onnxserve.v1.Model\"\xbc\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.onnxserve.v1.ModelState\x12(\n\x06inputs\x18\x04 \x03(\x0b\x32\x18.onnxserve.v1.TensorSpec\x12)\n\x07outputs\x18\x05 \x03(\x0b\x32\x18.onnxserve.v1.TensorSpec\x12(\n\x08\x62\x61tching\x18\x06 \x01(\x0b\x32\x16.onnxserve.v1.Batching\x12&\n\x07runtime\x18\x07 \x01(\x0b\x32\x15.onnxserve.v1.Runtime\x12\x33\n\x08metadata\x18\x08 \x03(\x0b\x32!.onnxserve.v1.Model.MetadataEntry\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12&\n\x05rules\x18\n \x03(\x0b\x32\x17.onnxserve.v1.InputRule\x12\x10\n\x08left_out\x18\x0b \x03(\t\x12\x0f\n\x07untried\x18\x0c \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8b\x01\n\tInputRule\x12\x35\n\nconditions\x18\x01 \x03(\x0b\x32!.onnxserve.v1.InputRule.Condition\x12\x0e\n\x06reason\x18\x02 \x01(\t\x1a\x37\n\tCondition\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0c\n\x04\x61xis\x18\x02 \x01(\x05\x12\r\n\x05value\x18\x03 \x01(\x03\"\xac\x01\n\x08\x42\x61tching\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08max_rows\x18\x03 \x01(\r\x12\x14\n\x0cmax_delay_us\x18\x04 \x01(\r\x12\x16\n\x0emax_queue_rows\x18\x05 \x01(\r\x12\x17\n\x0fmax_queue_bytes\x18\x06 \x01(\x04\x12&\n\x04rows\x18\x07 \x01(\x0b\x32\x18.onnxserve.v1.RowVerdict\"\xc0\x01\n\nRowVerdict\x12+\n\x04rows\x18\x01 \x01(\x0e\x32\x1d.onnxserve.v1.RowVerdict.Rows\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\"g\n\x04Rows\x12\x14\n\x10ROWS_UNSPECIFIED\x10\x00\x12\x14\n\x10ROWS_INDEPENDENT\x10\x01\x12\r\n\tROWS_MEET\x10\x02\x12\x12\n\x0eROWS_DEPENDENT\x10\x03\x12\x10\n\x0cROWS_UNKNOWN\x10\x04\"\xc2\x01\n\x07Runtime\x12\x1b\n\x13requested_providers\x18\x01 \x03(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x11\n\tinstances\x18\x03 \x01(\r\x12\x0f\n\x07threads\x18\x04 \x01(\r\x12\x33\n\x07options\x18\x05 \x03(\x0b\x32\".onnxserve.v1.Runtime.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*r\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x17\n\x13MODEL_STATE_STOPPED\x10\x03\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.onnxserve.v1.ListModelsRequest\x1a .onnxserve.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.onnxserve.v1.GetModelRequest\x1a\x1e.onnxserve.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_RUNTIME_OPTIONSENTRY']._loaded_options = None
   _globals['_RUNTIME_OPTIONSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=1403
-  _globals['_MODELSTATE']._serialized_end=1517
+  _globals['_MODELSTATE']._serialized_start=1420
+  _globals['_MODELSTATE']._serialized_end=1534
   _globals['_LISTMODELSREQUEST']._serialized_start=77
   _globals['_LISTMODELSREQUEST']._serialized_end=96
   _globals['_LISTMODELSRESPONSE']._serialized_start=98
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_start=208
   _globals['_GETMODELRESPONSE']._serialized_end=262
   _globals['_MODEL']._serialized_start=265
-  _globals['_MODEL']._serialized_end=692
-  _globals['_MODEL_METADATAENTRY']._serialized_start=645
-  _globals['_MODEL_METADATAENTRY']._serialized_end=692
-  _globals['_INPUTRULE']._serialized_start=695
-  _globals['_INPUTRULE']._serialized_end=834
-  _globals['_INPUTRULE_CONDITION']._serialized_start=779
-  _globals['_INPUTRULE_CONDITION']._serialized_end=834
-  _globals['_BATCHING']._serialized_start=837
-  _globals['_BATCHING']._serialized_end=1009
-  _globals['_ROWVERDICT']._serialized_start=1012
-  _globals['_ROWVERDICT']._serialized_end=1204
-  _globals['_ROWVERDICT_ROWS']._serialized_start=1101
-  _globals['_ROWVERDICT_ROWS']._serialized_end=1204
-  _globals['_RUNTIME']._serialized_start=1207
-  _globals['_RUNTIME']._serialized_end=1401
-  _globals['_RUNTIME_OPTIONSENTRY']._serialized_start=1355
-  _globals['_RUNTIME_OPTIONSENTRY']._serialized_end=1401
-  _globals['_MODELSERVICE']._serialized_start=1520
-  _globals['_MODELSERVICE']._serialized_end=1690
+  _globals['_MODEL']._serialized_end=709
+  _globals['_MODEL_METADATAENTRY']._serialized_start=662
+  _globals['_MODEL_METADATAENTRY']._serialized_end=709
+  _globals['_INPUTRULE']._serialized_start=712
+  _globals['_INPUTRULE']._serialized_end=851
+  _globals['_INPUTRULE_CONDITION']._serialized_start=796
+  _globals['_INPUTRULE_CONDITION']._serialized_end=851
+  _globals['_BATCHING']._serialized_start=854
+  _globals['_BATCHING']._serialized_end=1026
+  _globals['_ROWVERDICT']._serialized_start=1029
+  _globals['_ROWVERDICT']._serialized_end=1221
+  _globals['_ROWVERDICT_ROWS']._serialized_start=1118
+  _globals['_ROWVERDICT_ROWS']._serialized_end=1221
+  _globals['_RUNTIME']._serialized_start=1224
+  _globals['_RUNTIME']._serialized_end=1418
+  _globals['_RUNTIME_OPTIONSENTRY']._serialized_start=1372
+  _globals['_RUNTIME_OPTIONSENTRY']._serialized_end=1418
+  _globals['_MODELSERVICE']._serialized_start=1537
+  _globals['_MODELSERVICE']._serialized_end=1707
 # @@protoc_insertion_point(module_scope)

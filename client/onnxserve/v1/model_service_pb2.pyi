@@ -44,7 +44,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "state", "inputs", "outputs", "batching", "runtime", "metadata", "description", "rules", "left_out")
+    __slots__ = ("name", "version", "state", "inputs", "outputs", "batching", "runtime", "metadata", "description", "rules", "left_out", "untried")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class Model(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    UNTRIED_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     state: ModelState
@@ -74,7 +75,8 @@ class Model(_message.Message):
     description: str
     rules: _containers.RepeatedCompositeFieldContainer[InputRule]
     left_out: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., description: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[InputRule, _Mapping]]] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
+    untried: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., description: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[InputRule, _Mapping]]] = ..., left_out: _Optional[_Iterable[str]] = ..., untried: _Optional[str] = ...) -> None: ...
 
 class InputRule(_message.Message):
     __slots__ = ("conditions", "reason")

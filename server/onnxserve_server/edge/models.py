@@ -76,6 +76,7 @@ def encode_model(spec: ModelSpec, state: model_service.ModelState) -> model_serv
         description=spec.description,
         rules=[_encode_rule(rule) for rule in spec.rules],
         left_out=spec.left_out,
+        untried=spec.untried,
     )
 
 

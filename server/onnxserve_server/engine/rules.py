@@ -24,24 +24,14 @@ class Rules:
                 yield self._positions[name], "data" if axis is None else "shape", explain(rule)
 
     def _holds(self, condition: Condition, arrays: Sequence[Array]) -> bool:
-        name, axis, value = condition
-        array = arrays[self._positions[name]]
-        if axis is not None:
-            return bool(array.shape[axis] == value)
-        if not array.size and name in self._with_rows:  # it is run as one row of zeros
-            return value == 0
-        return bool((array == value).any())
+        array = arrays[self._positions[condition.input]]
+        if condition.axis is None and not array.size and condition.input in self._with_rows:
+            return condition.value == 0  # it is run as one row of zeros
+        return condition.holds(array)
 
 
 def explain(rule: InputRule) -> str:
     """Return a sentence that says what the rule forbids, why, and what to do instead."""
     sizes = any(axis is not None for _, axis, _ in rule.conditions)
     cure = "send at least one element along it" if sizes else "send other values"
-    return f"{' and '.join(map(_text, rule.conditions))}, which the model does not survive: {rule.reason}; {cure}"
-
-
-def _text(condition: Condition) -> str:
-    name, axis, value = condition
-    if axis is None:
-        return f"an element of input {name!r} is {value}"
-    return f"axis {axis} of input {name!r} has the size {value}"
+    return f"{' and '.join(map(str, rule.conditions))}, which the model does not survive: {rule.reason}; {cure}"

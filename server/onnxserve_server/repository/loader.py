@@ -14,9 +14,9 @@ from onnxserve_server.runtime.axes import BatchAxes, share
 from onnxserve_server.runtime.metadata import json_in
 from onnxserve_server.runtime.probe import Findings
 from onnxserve_server.runtime.prober import Prober
-from onnxserve_server.runtime.samples import warm_up
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
+from onnxserve_server.runtime.warm_up import warm_up
 from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy, InputRule, ModelSpec, Rows, TensorSpec
 
@@ -80,7 +80,8 @@ def _warm_up(session: Session, spec: ModelSpec, findings: Findings) -> str:
     """Do again what the child process has survived; return why that is nothing, "" for success."""
     if not findings.warm_up_rows:
         return findings.warm_up_failure
-    return warm_up(session, min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1))
+    rows = min(findings.warm_up_rows, spec.batching.max_rows if spec.batching.enabled else 1)
+    return warm_up(session, rows, [rule.conditions for rule in findings.rules])[1]
 
 
 def _libraries(found: Found) -> tuple[str, ...]:
@@ -189,6 +190,7 @@ def _spec(found: Found, session: Session, options: SessionOptions, findings: Fin
         sequences=policy_of(found.config.sequences),
         feedback=feedback,
         rules=tuple(rule for rule in findings.rules if rule not in about_rows),
+        untried=findings.untried,
         needs_rows=bool(about_rows),
         left_out=session.left_out,
         metadata=metadata,

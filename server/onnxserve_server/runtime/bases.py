@@ -4,14 +4,12 @@ A kernel that refuses an input does so before it can die of it, so the free axes
 each other. Where one size for all of them does not, sizes are drawn: for each axis, or for each position of an axis.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from onnxserve.tensor import STORAGE, STRING, Array, DataType
-from onnxserve_server.runtime.samples import bits_of_one
+from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values, is_integer
 from onnxserve_server.spec import TensorSpec
 
 _DRAWS = 300
@@ -20,58 +18,53 @@ _MAX_BYTES = 16 << 20
 
 
 class Base(NamedTuple):
-    """What inputs are made of.
+    """What inputs are made of. Integers are mostly 1: most kernels do not run on a divisor or a length of 0."""
 
-    Attributes:
-        sizes: of each free axis, by input and axis.
-        integer: the value of all integers: 1, for most kernels do not run on a divisor or a length of 0; or 0.
-    """
+    draws: Draws
+    values: Values
 
-    sizes: Mapping[tuple[str, int], int]
-    integer: int
+    def one(self) -> Feeds:
+        """Return such inputs, of one row."""
+        return self.draws.feed(1, self.values)
 
-    def feed(self, inputs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
-        """Return such inputs, of so many rows."""
-        rng = np.random.default_rng(0)
-        return {spec.name: _array(spec, self._shape(spec, rows), self.integer, rng) for spec in inputs}
+    def two(self, one: Feeds) -> Feeds:
+        """Return such inputs of two rows, with the shared inputs of those of one row."""
+        self.draws.keep_shared(one)
+        return self.draws.feed(2, self.values)
 
-    def fits(self, inputs: Sequence[TensorSpec], rows: int) -> bool:
+    @property
+    def is_small(self) -> bool:
         """Whether such inputs are small enough to be tried."""
-        items = (STORAGE[spec.data_type].itemsize if spec.data_type in STORAGE else 8 for spec in inputs)
-        sizes = (math.prod(self._shape(spec, rows)) for spec in inputs)
-        return sum(item * size for item, size in zip(items, sizes, strict=True)) <= _MAX_BYTES
-
-    def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
-        return spec.filled(rows, [self.sizes.get((spec.name, axis), 1) for axis in range(len(spec.shape))])
+        return self.draws.nbytes(2) <= _MAX_BYTES
 
 
-def bases(inputs: Sequence[TensorSpec]) -> Iterator[Base]:
+def bases(inputs: Sequence[TensorSpec], hints: Hints) -> Iterator[Base]:
     """Yield what to try, the likeliest to run first; the same each time."""
-    axes = [
-        (spec.name, axis, size)
-        for spec in inputs
-        for axis, size in enumerate(spec.shape)
-        if isinstance(size, str) and axis != spec.batch_axis
-    ]
-    for size in (8, 1) if axes else (1,):
-        for integer in (1, 0):
-            yield Base({(name, axis): size for name, axis, _ in axes}, integer)
+    if hints.rows:
+        yield Base(Draws(inputs, 1, hints), Values.SMALL)
+    ranges = Hints(ranges=hints.ranges)
+    has_free_axes = any(spec.has_free_axes for spec in inputs)
+    for size in (8, 1) if has_free_axes else (1,):
+        for values in (Values.ONE, Values.ZERO):
+            yield Base(Draws(inputs, size, ranges), values)
+    has_integers = any(map(is_integer, inputs))
     rng = np.random.default_rng(0)
-    for number in range(_DRAWS if axes else 0):
-        by_position = number % 2 == 0
-        drawn: dict[object, int] = {}
-        sizes = {}
-        for name, axis, label in axes:
-            key = label or (axis if by_position else (name, axis))
-            sizes[name, axis] = drawn.setdefault(key, int(rng.choice(_SIZES)))
-        yield Base(sizes, 1)
+    draws = Draws(inputs, 1, ranges)
+    for number in range(_DRAWS if has_free_axes or has_integers else 0):
+        if has_free_axes:
+            draws = Draws(inputs, 1, ranges, _drawn_sizes(inputs, rng, by_position=number % 2 == 0))
+        yield Base(draws, Values.POSITIVE if has_integers and number % 4 > 1 else Values.ONE)
 
 
-def _array(spec: TensorSpec, shape: tuple[int, ...], integer: int, rng: np.random.Generator) -> Array:
-    if spec.data_type == STRING:
-        return np.full(shape, "a", object)
-    dtype = STORAGE[spec.data_type]
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    is_foreign = spec.data_type >= DataType.DATA_TYPE_BFLOAT16
-    return np.full(shape, bits_of_one(spec.data_type) if is_foreign else integer, dtype)
+def _drawn_sizes(
+    inputs: Sequence[TensorSpec], rng: np.random.Generator, *, by_position: bool
+) -> Mapping[tuple[str, int], int]:
+    """Return a size for each free axis: the same for axes of one name, and by position for those without."""
+    drawn: dict[object, int] = {}
+    sizes = {}
+    for spec in inputs:
+        for axis, label in enumerate(spec.shape):
+            if isinstance(label, str) and axis != spec.batch_axis:
+                key = label or (axis if by_position else (spec.name, axis))
+                sizes[spec.name, axis] = drawn.setdefault(key, int(rng.choice(_SIZES)))
+    return sizes

@@ -1,4 +1,4 @@
-"""Rows made up from a model's specs, of one size of its free axes."""
+"""Rows made up from a model's specs, of one size for each of its free axes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,11 @@ from onnxserve_server.spec import TensorSpec
 
 Feeds = dict[str, Array]
 
-MAX_ELEMENTS = 1 << 26
-"""Of all inputs of one feed together."""
+MAX_ELEMENTS, MAX_BYTES = 1 << 26, 256 << 20
+"""Of all inputs of one feed together; for drawing, an element takes eight bytes."""
 
+_NO_SIZES: Mapping[tuple[str, int], int] = {}
+_MAX_POSITIVE = 4
 _TRIES = 8  # for rows that differ from each other
 _WORDS = ("", "a", "B", "7", "-1.5", "z", "some words", "Größe", "0123456789")
 
@@ -24,6 +26,8 @@ class Values(StrEnum):
     """The kind of values that rows are made of."""
 
     SMALL = "small"  # normal floats, integers 0 and 1
+    ONE = "ones"  # as SMALL, but for integers
+    POSITIVE = "positive"  # as SMALL, but integers from 1 to 4
     WIDE = "wide"  # floats and integers of several magnitudes, each row of its own
     ZERO = "zeros"
     HIGH = "the highest values"
@@ -50,24 +54,38 @@ class Draws:
         inputs: the model's.
         size: of the axes that are free and not the batch axis.
         hints: realistic values. With `hints.rows` the free axes have the sizes of those.
+        sizes: of some of these axes, by input and axis, in place of `size`.
 
     Attributes:
         rows: those of `hints`.
         bounds: the smallest and the largest integer, by input; at first 0 and 1 where `hints` have no range.
     """
 
-    def __init__(self, inputs: Sequence[TensorSpec], size: int, hints: Hints) -> None:
+    def __init__(
+        self, inputs: Sequence[TensorSpec], size: int, hints: Hints, sizes: Mapping[tuple[str, int], int] = _NO_SIZES
+    ) -> None:
         self.inputs = inputs
         self._size = size
+        self._sizes = sizes
+        self._shared: Feeds = {}
         self.rows = hints.rows
         self._ranges = hints.ranges
         self._rng = np.random.default_rng(0)
         ranges = {spec.name: hints.ranges.get(spec.name, (0, 1)) for spec in inputs if is_integer(spec)}
         self.bounds = {name: (int(low), int(high)) for name, (low, high) in ranges.items()}
 
-    def elements(self, rows: int) -> int:
-        """Return the number of elements of a feed of so many rows."""
-        return sum(math.prod(self._shape(spec, rows)) for spec in self.inputs)
+    def nbytes(self, rows: int) -> int:
+        """Return the bytes of a feed of so many rows, eight for each string."""
+        return sum(self._count(spec, rows) * _itemsize(spec) for spec in self.inputs)
+
+    def is_too_large(self, rows: int) -> bool:
+        """Whether a feed of so many rows is not to be made."""
+        elements = sum(self._count(spec, rows) for spec in self.inputs)
+        return elements > MAX_ELEMENTS or self.nbytes(rows) > MAX_BYTES
+
+    def keep_shared(self, feeds: Feeds) -> None:
+        """Have further feeds the inputs without rows that this one has."""
+        self._shared = {spec.name: feeds[spec.name] for spec in self.inputs if spec.batch_axis is None}
 
     def rows_of(self, feeds: Feeds) -> int:
         """Return the number of rows of a feed."""
@@ -77,7 +95,7 @@ class Draws:
     def feed(self, rows: int, values: Values) -> Feeds:
         """Return a feed whose rows differ from each other, as far as their types allow."""
         feeds = [self._feed(rows, values)]
-        while self._distinct(feeds[-1], rows) < rows and len(feeds) < _TRIES:
+        while rows > 1 and self._distinct(feeds[-1], rows) < rows and len(feeds) < _TRIES:
             feeds.append(self._feed(rows, values))
         return max(feeds, key=lambda each: self._distinct(each, rows))
 
@@ -112,8 +130,7 @@ class Draws:
         keys = [
             tuple(
                 repr(row.tolist()) if row.dtype.kind == "O" else row.tobytes()
-                for spec in self.inputs
-                if spec.batch_axis is not None
+                for spec in filter(_has_rows, self.inputs)
                 for row in [spec.cut(feeds[spec.name], i, i + 1)]
             )
             for i in range(rows)
@@ -123,7 +140,7 @@ class Draws:
     def _feed(self, rows: int, values: Values) -> Feeds:
         if self.rows and values in (Values.SMALL, Values.WIDE):
             return self._sampled(rows)
-        return {spec.name: self._array(spec, rows, values) for spec in self.inputs}
+        return {spec.name: self._array(spec, rows, values) for spec in self.inputs} | self._shared
 
     def _sampled(self, rows: int) -> Feeds:
         chosen: dict[int, npt.NDArray[np.intp]] = {}
@@ -139,8 +156,11 @@ class Draws:
         return feeds
 
     def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
-        sizes = self.rows[spec.name].shape if spec.name in self.rows else [self._size] * len(spec.shape)
-        return spec.filled(rows, sizes)
+        made_up = [self._sizes.get((spec.name, axis), self._size) for axis in range(len(spec.shape))]
+        return spec.filled(rows, self.rows[spec.name].shape if spec.name in self.rows else made_up)
+
+    def _count(self, spec: TensorSpec, rows: int) -> int:
+        return math.prod(self._shape(spec, rows))
 
     def _array(self, spec: TensorSpec, rows: int, values: Values) -> Array:
         shape = self._shape(spec, rows)
@@ -156,13 +176,15 @@ class Draws:
         return self._foreign(spec.data_type, shape, values)
 
     def _texts(self, shape: tuple[int, ...], values: Values) -> Array:
-        choices = {Values.SMALL: ("a", "b", "c"), Values.WIDE: _WORDS, Values.ZERO: ("",)}
-        return self._rng.choice(np.array(choices.get(values, ("z" * 40,)), dtype=object), shape)
+        choices = {Values.WIDE: _WORDS, Values.ZERO: ("",), Values.HIGH: ("z" * 40,), Values.LOW: ("z" * 40,)}
+        return self._rng.choice(np.array(choices.get(values, ("a", "b", "c")), dtype=object), shape)
 
     def _booleans(self, shape: tuple[int, ...], values: Values) -> Array:
-        if values in (Values.SMALL, Values.WIDE):
-            return self._rng.integers(0, 2, shape).astype(np.bool_)
-        return np.full(shape, values is Values.HIGH)
+        if values in (Values.ZERO, Values.LOW):
+            return np.zeros(shape, np.bool_)
+        if values in (Values.HIGH, Values.ONE):
+            return np.ones(shape, np.bool_)
+        return self._rng.integers(0, 2, shape).astype(np.bool_)
 
     def _integers(self, spec: TensorSpec, shape: tuple[int, ...], values: Values) -> Array:
         low, high = self.bounds[spec.name]
@@ -173,7 +195,13 @@ class Draws:
                 reach = np.exp(self._by_row(spec, shape, 0, math.log(high + 1)))  # the largest value of each row
                 sign = np.where(self._by_row(spec, shape, 0, 1) < (0.25 if low < 0 else 0), -1, 1)
                 return np.clip(self._rng.random(shape) * reach, 0, high).astype(np.int64) * sign
-            case Values.SMALL | Values.WIDE:
+            case Values.POSITIVE if spec.name not in self._ranges:
+                return self._rng.integers(1, _MAX_POSITIVE, shape, endpoint=True)
+            case Values.ONE if spec.name not in self._ranges:
+                return np.ones(shape, np.int64)
+            case Values.ONE:
+                return np.full(shape, min(max(1, low), high))
+            case Values.SMALL | Values.POSITIVE | Values.WIDE:
                 return self._rng.integers(low, high, shape, STORAGE[spec.data_type], endpoint=True)
             case _:
                 return np.full(shape, {Values.ZERO: min(max(0, low), high), Values.HIGH: high}.get(values, low))
@@ -184,7 +212,7 @@ class Draws:
             return np.full(shape, ends[values]) if values in ends else self._rng.uniform(*limits, shape)
         normal = self._rng.standard_normal(shape)
         match values:
-            case Values.SMALL:
+            case Values.SMALL | Values.ONE | Values.POSITIVE:
                 return normal
             case Values.WIDE:
                 return np.asarray(normal * 10 ** self._by_row(spec, shape, -2, 2))
@@ -212,6 +240,16 @@ class Draws:
 def copied(feeds: Feeds) -> Feeds:
     """Return a feed with the same values in memory of its own."""
     return {name: array.copy() for name, array in feeds.items()}
+
+
+def _has_rows(spec: TensorSpec) -> bool:
+    """Whether an input has a batch axis that is free."""
+    axis = spec.batch_axis
+    return axis is not None and axis < len(spec.shape) and isinstance(spec.shape[axis], str)
+
+
+def _itemsize(spec: TensorSpec) -> int:
+    return 8 if spec.data_type == STRING else STORAGE[spec.data_type].itemsize
 
 
 def is_integer(spec: TensorSpec) -> bool:

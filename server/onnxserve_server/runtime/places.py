@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from onnxserve.tensor import Array
@@ -32,6 +33,14 @@ class _Difference(NamedTuple):
     elsewhere: Array
 
 
+@dataclass
+class _Differences:
+    """Those of a group: how far each row changed, and the worst of them, whose outputs alone are kept."""
+
+    changes: list[float] = field(default_factory=list)
+    worst: _Difference | None = None
+
+
 class Places:
     """Collects the differences of rows between places. `tolerance` is as Neighbours has it."""
 
@@ -39,20 +48,13 @@ class Places:
         self._draws = draws
         self._runs = runs
         self._tolerance = tolerance
-        self._found: dict[_Group, list[_Difference]] = defaultdict(list)
+        self._found: dict[_Group, _Differences] = defaultdict(_Differences)
 
     @property
     def rounding(self) -> float:
         """The largest difference of a row of floats, as row_changes() has it."""
-        return max(
-            (
-                each.change
-                for differences in self._found.values()
-                for each in differences
-                if each.here.dtype.kind == "f"
-            ),
-            default=0.0,
-        )
+        worst = (each.worst for each in self._found.values() if each.worst is not None)
+        return max((each.change for each in worst if each.here.dtype.kind == "f"), default=0.0)
 
     @property
     def suspects(self) -> set[int]:
@@ -92,7 +94,8 @@ class Places:
             CannotShareRuns: many rows of an output are far from what they are elsewhere.
         """
         for group in filter(self._is_far, self._found):
-            worst = max(self._found[group], key=lambda each: each.change)
+            worst = self._found[group].worst
+            assert worst is not None
             raise witness.dependent(
                 group.spec, witness.by_place(group.rows, worst.change, worst.elsewhere, worst.here, group.alone)
             )
@@ -100,10 +103,13 @@ class Places:
     def _compare_one(self, group: _Group, here: Array, elsewhere: Array) -> None:
         if here.shape != elsewhere.shape:
             raise witness.dependent(group.spec, witness.by_shape(here.shape, elsewhere.shape))
-        for row, change in enumerate(row_changes(group.spec, here, elsewhere)):
-            parts = [group.spec.cut(array, row, row + 1) for array in (here, elsewhere)]
-            self._found[group].append(_Difference(float(change), *parts))
+        found = self._found[group]
+        for row, change in enumerate(row_changes(group.spec, here, elsewhere).tolist()):
+            found.changes.append(change)
+            if found.worst is None or change > found.worst.change:
+                parts = [group.spec.cut(array, row, row + 1).copy() for array in (here, elsewhere)]  # not a whole batch
+                found.worst = _Difference(change, *parts)
 
     def _is_far(self, group: _Group) -> bool:
-        limit, differences = max(far(group.spec), self._tolerance), self._found[group]
-        return sum(each.change > limit for each in differences) > _SHARE * len(differences)
+        limit, changes = max(far(group.spec), self._tolerance), self._found[group].changes
+        return sum(change > limit for change in changes) > _SHARE * len(changes)

@@ -31,19 +31,30 @@ from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.bases import bases
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.row_check import examine
-from onnxserve_server.runtime.samples import run_sample, warm_up
+from onnxserve_server.runtime.row_hints import hints_of
 from onnxserve_server.runtime.session import RunHandle, Session, SessionOptions
-from onnxserve_server.runtime.trials import changed, trials
+from onnxserve_server.runtime.trials import FATAL, Kind, Trial, changed, is_fatal, kinds
 from onnxserve_server.runtime.verdict import Verdict
+from onnxserve_server.runtime.warm_up import run_all, warm_up
 from onnxserve_server.spec import Condition, InputRule
 
 LOAD, BASES, TRIAL, ROWS, WARM_UP, END = "load", "bases", "trial", "rows", "warm-up", "end"  # the steps
 
-_BASES_SHARE, _TRIALS_SHARE = 1 / 4, 1 / 2  # of the time for all runs, which must be over then
+# Of the time for all runs: when each of these must be over, and the CPU time of trials that are rarely fatal.
+_BASES_SHARE, _TRIALS_SHARE, _RARE_SHARE = 1 / 4, 1 / 2, 1 / 12
 _MIN_CPU = 4.0  # seconds of CPU time after which a kernel is taken never to return from a trial
 _TIMES = 20.0  # or so often the CPU time of the longest run so far
+_GRACE = 5.0  # seconds for a kernel to return from a run that is stopped
+_GRACE_TIMES = 2.0  # or so often the longest run so far
 _MAX_STARTS = 6
+_OTHER_SIZES_CPU = 1.0  # seconds of CPU time to find inputs of other sizes than the first that run
 _TOO_LONG = "it takes longer than --probe-timeout"
+_OUT_OF_TIME = "some requests were not tried for lack of time, which a longer --probe-timeout gives, with: {}"
+_NO_START = (
+    "no made-up inputs were found that it runs on, and a kernel that refuses a request does not die of it; a "
+    "report.json beside the model can hold some, as check.rows"
+)
+_NO_START_IN_TIME = "within a quarter of --probe-timeout no made-up inputs were found that it runs on"
 _PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 
 
@@ -55,8 +66,8 @@ class Findings:
         verdict: whether requests may share runs.
         rules: what no request may hold.
         warm_up_rows: the rows that the model was warmed up with; 0: it could not be, for `warm_up_failure`.
-        untried: why some trials were not made; "" if all were.
-        died: how ordinary inputs ended the process; "" if they did not.
+        untried: which trials were not made, or show nothing, and why; "" if all were made.
+        died: how ordinary inputs ended the process; "" if they did not, or only took too long.
     """
 
     verdict: Verdict
@@ -68,32 +79,41 @@ class Findings:
 
 
 class _BoundedSession(Session):
-    """A session whose runs are stopped when the time for all of them is over.
+    """A session whose runs are stopped when the time for them is over, and refused if they are known to be fatal.
 
     Attributes:
         cpu_seconds: the CPU time of the longest run.
+        run_seconds: the time that it took.
     """
 
-    def __init__(self, path: Path, options: SessionOptions) -> None:
+    def __init__(self, path: Path, options: SessionOptions, fatal: Sequence[Trial]) -> None:
         super().__init__(path, options)
+        self._fatal = fatal
         self._until = math.inf
-        self.cpu_seconds = 0.0
+        self.cpu_seconds = self.run_seconds = 0.0
 
-    def allow(self, seconds: float) -> None:
-        """Start the time for the next runs."""
-        self._until = time.monotonic() + seconds
+    def allow(self, until: float) -> None:
+        """Let the next runs take until a time of time.monotonic()."""
+        self._until = until
 
     @property
     def seconds_left(self) -> float:
         """What is left of that time; 0 once it is over."""
         return max(0.0, self._until - time.monotonic())
 
+    @property
+    def max_seconds(self) -> float:
+        """How long it may be until the next runs are over, with what a kernel takes to return once it is stopped."""
+        return self.seconds_left + max(_GRACE, _GRACE_TIMES * self.run_seconds)
+
     def run(self, feeds: dict[str, Array], outputs: Sequence[str], handle: RunHandle | None = None) -> list[Array]:
         """See Session.run()."""
+        if is_fatal(feeds, self._fatal):
+            raise RunFailed(FATAL)
         handle = handle or RunHandle()
         timer = threading.Timer(self.seconds_left, handle.stop)
         timer.start()
-        began = time.process_time()
+        began, cpu = time.monotonic(), time.process_time()
         try:
             if self.seconds_left:
                 return super().run(feeds, outputs, handle)
@@ -102,62 +122,109 @@ class _BoundedSession(Session):
                 raise
         finally:
             timer.cancel()
-            self.cpu_seconds = max(self.cpu_seconds, time.process_time() - began)
+            self.cpu_seconds = max(self.cpu_seconds, time.process_time() - cpu)
+            self.run_seconds = max(self.run_seconds, time.monotonic() - began)
         raise RunFailed(_TOO_LONG)
 
 
 def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Load and try a model; yield each step before it is done, and what it gave."""
+    """Load and try a model; yield each step before it is done, how long it may take, and what it gave."""
     options = request["options"] | {"axes": BatchAxes(**request["options"]["axes"])}
+    fatal = [tuple(Condition(*condition) for condition in trial) for trial in request["fatal"]]
     try:
-        session = _BoundedSession(Path(request["path"]), SessionOptions(**options))
+        session = _BoundedSession(Path(request["path"]), SessionOptions(**options), fatal)
     except ConfigurationError as error:
         yield {"step": END, "error": str(error)}
         return
-    session.allow(request["seconds"])
+    began = time.monotonic() - request["spent"]
     if not request["skip_trials"]:
-        yield from _try_all(session, request)
-    yield {"step": ROWS}
-    verdict = examine(session)
-    yield {"step": WARM_UP, "verdict": asdict(verdict)}
+        yield from _Trials(session, request, fatal, began).messages()
+    session.allow(began + request["seconds"])
+    yield {"step": ROWS, "seconds": session.max_seconds}
+    verdict = examine(session, session.seconds_left / 2)
+    yield {"step": WARM_UP, "verdict": asdict(verdict), "seconds": session.max_seconds}
     rows = request["max_rows"] if verdict.batchable or request["batched"] else 1
-    failure = warm_up(session, rows)
-    yield {"step": END, "warm_up": (0 if failure else rows, failure)}
+    yield {"step": END, "warm_up": warm_up(session, rows, fatal)}
 
 
-def _try_all(session: _BoundedSession, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Run each trial but the first `done` ones, and those that contain what has been fatal."""
-    known = [{Condition(*condition) for condition in trial} for trial in request["fatal"]]
-    with _silent():
-        starts: list[dict[str, Array]] = []
-        yield from _find_starts(session, request, starts)
-        for number, trial in enumerate(trials(session.inputs)):
-            if number < request["done"] or any(conditions <= set(trial) for conditions in known):
+class _Trials:
+    """The trials of one model. `began`: when the time for all its runs began."""
+
+    def __init__(self, session: _BoundedSession, request: dict[str, Any], fatal: Sequence[Trial], began: float) -> None:
+        self._session = session
+        self._request = request
+        self._began = began
+        self._fatal = [set(trial) for trial in fatal]
+        self._starts: list[dict[str, Array]] = []
+        self._has_run = False
+        self._no_start = ""
+        self._first = 0
+        self._count = 0
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """Run each trial but the first `done` ones, and those that contain what has been fatal."""
+        with _silent():
+            end, seconds = self._began + _TRIALS_SHARE * self._request["seconds"], self._request["seconds"]
+            self._session.allow(
+                min(end, time.monotonic() + _BASES_SHARE * seconds)
+            )  # a new child has to find them, too
+            yield from self._find_starts()
+            self._no_start = _NO_START if self._session.seconds_left else _NO_START_IN_TIME
+            self._session.allow(end)
+            left_out = list[str]()
+            for kind in kinds(self._session.inputs):
+                yield from self._run_kind(kind, left_out)
+        if left_out:
+            yield {"untried": _OUT_OF_TIME.format(", ".join(left_out))}
+        elif self._count and not self._has_run:
+            yield {"untried": self._no_start}
+
+    def _run_kind(self, kind: Kind, left_out: list[str]) -> Iterator[dict[str, Any]]:
+        """Run the trials of one kind; if some are left when the time is over, add its name to those left out."""
+        until = time.process_time() + _RARE_SHARE * self._request["seconds"] if kind.is_rare else math.inf
+        for trial in kind.trials:
+            self._count += 1
+            if self._count <= self._request["done"] or any(conditions <= set(trial) for conditions in self._fatal):
                 continue
-            if session.seconds_left < request["seconds"] * (1 - _TRIALS_SHARE):
-                yield {"untried": _TOO_LONG}
+            if self._session.seconds_left:
+                cpu_seconds = max(_MIN_CPU, _TIMES * self._session.cpu_seconds)
+                step = {"step": TRIAL, "trial": (self._count, trial), "cpu_seconds": cpu_seconds, "first": self._first}
+                yield step | {"seconds": self._session.max_seconds}
+                self._run(trial)
+            if not self._session.seconds_left or time.process_time() > until:  # also if that trial was not completed
+                left_out.append(kind.name)
                 return
-            yield {"step": TRIAL, "trial": (number, trial), "cpu_seconds": max(_MIN_CPU, _TIMES * session.cpu_seconds)}
-            for feeds in starts[: None if any(axis is not None for _, axis, _ in trial) else 1]:
-                with contextlib.suppress(RunFailed):
-                    run_sample(session, changed(feeds, trial))
 
-
-def _find_starts(
-    session: _BoundedSession, request: dict[str, Any], found: list[dict[str, Array]]
-) -> Iterator[dict[str, Any]]:
-    """Leave inputs that the model runs on in `found`, of one row and of two; where there are none, the first tried."""
-    for number, base in enumerate(bases(session.inputs)):
-        if session.seconds_left < request["seconds"] * (1 - _BASES_SHARE):
-            return
-        if number >= request["bases_done"] and base.fits(session.inputs, 2):
-            yield {"step": BASES, "base": number}
-            feeds = [base.feed(session.inputs, rows) for rows in (1, 2)]
+    def _run(self, trial: Trial) -> None:
+        for feeds in self._starts:
             with contextlib.suppress(RunFailed):
-                run_sample(session, feeds[0])
-                found[:] = feeds
+                run_all(self._session, changed(feeds, trial))
+
+    def _find_starts(self) -> Iterator[dict[str, Any]]:
+        """Find inputs that the model runs on, of one row and of two, and some of other sizes.
+
+        Where there are none, the first that were tried are taken.
+        """
+        session, until = self._session, math.inf
+        for number, base in enumerate(bases(session.inputs, hints_of(session))):
+            if not session.seconds_left or time.process_time() > until:
                 return
-            found += feeds if len(found) < _MAX_STARTS else ()
+            if number < self._request["bases_done"] or not base.is_small:
+                continue
+            yield {"step": BASES, "base": number, "seconds": session.max_seconds}
+            feeds = base.one()
+            try:
+                run_all(session, feeds)
+            except RunFailed:
+                self._starts += [] if self._has_run or len(self._starts) == _MAX_STARTS else [feeds]
+            else:
+                if self._has_run and any(feeds[name].shape != array.shape for name, array in self._starts[0].items()):
+                    self._starts.append(feeds)
+                    return
+                if not self._has_run:
+                    self._starts, self._has_run, self._first = [feeds, base.two(feeds)], True, number
+                    has_free_axes = any(spec.has_free_axes for spec in session.inputs)
+                    until = time.process_time() + (_OTHER_SIZES_CPU if has_free_axes else 0.0)
 
 
 @contextlib.contextmanager

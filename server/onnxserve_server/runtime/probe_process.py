@@ -19,11 +19,14 @@ _PIECE = 1 << 16
 
 
 class ProbeEnded(Exception):
-    """The child has ended, with a `status` of its own or, without one, because it was to; the text says how."""
+    """The child has ended, with a `status` of its own or, without one, because it was to; the text says how.
 
-    def __init__(self, how: str, status: int | None = None) -> None:
+    `is_late`: because it had not answered in time, which may be the fault of whatever else the machine does.
+    """
+
+    def __init__(self, how: str, status: int | None = None, *, is_late: bool = False) -> None:
         super().__init__(how)
-        self.status = status
+        self.status, self.is_late = status, is_late
 
 
 class Bounds(NamedTuple):
@@ -80,7 +83,7 @@ class ProbeProcess:
             if self._stop.is_set():
                 raise self._kill("the server stops")
             if time.monotonic() > began + bounds.seconds:
-                raise self._kill(f"it took longer than {bounds.seconds:g} s")
+                raise self._kill(f"it took longer than {bounds.seconds:.3g} s", is_late=True)
             if cpu_seconds(self._popen.pid) > cpu + bounds.cpu_seconds:
                 raise self._kill(f"it took more than {bounds.cpu_seconds:g} s of CPU time")
             if resident_bytes(self._popen.pid) > bounds.memory_bytes:
@@ -106,9 +109,9 @@ class ProbeProcess:
         status = self._wait()
         return ProbeEnded(f"killed by signal {-status}" if status < 0 else f"exit status {status}", status)
 
-    def _kill(self, why: str) -> ProbeEnded:
+    def _kill(self, why: str, *, is_late: bool = False) -> ProbeEnded:
         self._popen.kill()
-        return ProbeEnded(why)
+        return ProbeEnded(why, is_late=is_late)
 
     def _wait(self) -> int:
         try:

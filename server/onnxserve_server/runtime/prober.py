@@ -11,13 +11,13 @@ from typing import Any
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.probe import BASES, END, LOAD, TRIAL, WARM_UP, Findings
 from onnxserve_server.runtime.probe_process import Bounds, ProbeEnded, ProbeProcess
-from onnxserve_server.runtime.resources import resident_bytes, resources
+from onnxserve_server.runtime.resources import memory_left
 from onnxserve_server.runtime.session import SessionOptions
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Condition, InputRule
 
-_MAX_DEATHS = 8  # of one model; after each the child is started, and the model loaded, again
-_GRACE = 5.0  # seconds for a kernel to return from a run that is stopped
+_MAX_DEATHS = 8  # of one model, and further ones in a share of the time for its runs, counted from the first load
+_DEATHS_SHARE = 1 / 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class ProbeLimits:
 
     Attributes:
         load: seconds to load it; after so many, nothing is tried when the child has died once more.
-        tries: seconds for all runs of one child.
+        tries: seconds for all runs, however often the child has to be started again.
         memory_bytes: resident memory of the child process; 0: three quarters of what the server's own process leaves.
     """
 
@@ -62,7 +62,7 @@ class Prober:
                 stops.
         """
         request = {"path": str(path), "options": asdict(options), "max_rows": max_rows, "batched": batched}
-        progress, until = _Progress(), time.monotonic() + self._limits.load
+        progress, began = _Progress(), time.monotonic()
         while progress.step != END:
             try:
                 self._converse(progress, request)
@@ -73,8 +73,7 @@ class Prober:
                 if progress.step == LOAD and not progress.deaths:
                     raise ConfigurationError(f"{path}: {_why_not_loaded(ended)}") from None
                 progress.note_death(ended)
-                if time.monotonic() > until:
-                    progress.skip_trials(f"it took longer than {self._limits.load:g} s")
+                self._bound_deaths(progress, time.monotonic() - began)
         if progress.error:
             raise ConfigurationError(progress.error)
         return progress.findings()
@@ -91,15 +90,29 @@ class Prober:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _bound_deaths(self, progress: "_Progress", seconds: float) -> None:
+        """Leave out the trials that are left if too many were fatal, or the child took too long to start again."""
+        if seconds > self._limits.load:
+            progress.skip_trials(f"it took longer than {self._limits.load:g} s")
+        elif progress.deaths >= _MAX_DEATHS and seconds - progress.load_seconds > _DEATHS_SHARE * self._limits.tries:
+            progress.skip_trials(f"{progress.deaths} trials ended the process that probes it, the rest were not made")
+
     def _converse(self, progress: "_Progress", request: dict[str, Any]) -> None:
         """Have the child do what is left, and note what it says; raises ProbeEnded."""
-        limits, child = self._limits, self._running_child()
-        progress.step, progress.cpu_seconds = LOAD, math.inf
+        limits, child, began = self._limits, self._running_child(), time.monotonic()
+        progress.step, bounds = LOAD, Bounds(limits.load, math.inf, self._memory_bytes())
         child.send(request | progress.as_request() | {"seconds": limits.tries})
-        memory = limits.memory_bytes or max(0, resources().memory_bytes - resident_bytes()) * 3 // 4
-        while progress.step != END:
-            seconds = limits.load if progress.step == LOAD else limits.tries + _GRACE
-            progress.note(child.receive(Bounds(seconds, progress.cpu_seconds, memory)))
+        progress.note(child.receive(bounds))
+        loaded = time.monotonic()
+        progress.load_seconds = progress.load_seconds or loaded - began
+        try:
+            while progress.step != END:
+                progress.note(child.receive(bounds._replace(**progress.bounds)))
+        finally:
+            progress.spent += time.monotonic() - loaded
+
+    def _memory_bytes(self) -> int:
+        return self._limits.memory_bytes or memory_left() * 3 // 4
 
     def _running_child(self) -> ProbeProcess:
         if self._child is not None and self._child.status is not None:
@@ -111,12 +124,17 @@ class Prober:
 
 @dataclass(kw_only=True)
 class _Progress:
-    """What is known of a model so far, and what the child does now: a step; of a trial, its conditions and its time."""
+    """What is known of a model so far, and what the child does now: a step, its `bounds`; of a trial, its conditions.
+
+    `spent`: seconds since the model was loaded, in all children; `load_seconds`: how long the first took to load it.
+    """
 
     step: str = LOAD
     conditions: tuple[Condition, ...] = ()
     error: str = ""
-    cpu_seconds: float = math.inf
+    bounds: dict[str, Any] = field(default_factory=dict)
+    spent: float = 0.0
+    load_seconds: float = 0.0
     base: int = 0
     bases_done: int = 0
     done: int = 0
@@ -136,6 +154,7 @@ class _Progress:
             "done": self.done,
             "fatal": fatal,
             "skip_trials": bool(self.untried),
+            "spent": self.spent,
         }
 
     def note(self, message: dict[str, Any]) -> None:
@@ -144,10 +163,11 @@ class _Progress:
         self.error = message.get("error", self.error)
         self.untried = message.get("untried", self.untried)
         self.base = message.get("base", self.base)
-        self.cpu_seconds = message.get("cpu_seconds", math.inf)
+        self.bounds = {key: value for key, value in message.items() if key in Bounds._fields}
         if "trial" in message:
-            number, conditions = message["trial"]
-            self.done, self.conditions = number + 1, tuple(Condition(*condition) for condition in conditions)
+            self.done, conditions = message["trial"]
+            self.bases_done = message["first"]
+            self.conditions = tuple(Condition(*condition) for condition in conditions)
         if "verdict" in message:
             self.verdict = Verdict.of(message["verdict"])
         if "warm_up" in message:
@@ -161,12 +181,10 @@ class _Progress:
         elif self.step == BASES and ended.status is not None:
             self.bases_done = self.base + 1
         else:
-            self._give_up(f"trying it ended the process that probes it ({ended})")
-        if self.deaths == _MAX_DEATHS:
-            self.skip_trials(f"{self.deaths} trials ended the process that probes it")
+            self._give_up(f"trying it ended the process that probes it ({ended})", is_late=ended.is_late)
 
-    def _give_up(self, reason: str) -> None:
-        self.died = self.warm_up_failure = reason
+    def _give_up(self, reason: str, *, is_late: bool) -> None:
+        self.died, self.warm_up_failure = "" if is_late else reason, reason
         if self.step != WARM_UP:
             self.verdict = Verdict(False, reason)
         if self.step in (LOAD, BASES):
@@ -178,8 +196,11 @@ class _Progress:
         self.untried = self.untried or reason
 
     def _note_fatal_trial(self, ended: ProbeEnded) -> None:
-        if ended.status == -signal.SIGKILL:  # by the system, for lack of memory, which need not be the trial's fault
-            self.skip_trials(f"the process that probes it was {ended}")
+        if ended.status == -signal.SIGKILL or ended.is_late:  # for lack of memory, or of time: perhaps others' fault
+            what = " and ".join(map(str, self.conditions))
+            self.skip_trials(
+                f"the trials ended with one for which {what}: the process that probes it was ended, {ended}"
+            )
         # A value of which a run takes very long, such as a number of steps, has neighbours of which it does, too: a
         # rule against the one value would be of no use.
         elif ended.status is not None or any(axis is not None for _, axis, _ in self.conditions):

@@ -6,19 +6,19 @@ that is a *witness*: the rows depend on each other. Rows alone, and at other pla
 another order: there the difference is reported, and counts only if many rows show it and it is far beyond rounding.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from onnxserve_server.runtime.axes import share
-from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values
+from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values, is_integer
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.first_rows import first_that_runs
 from onnxserve_server.runtime.integer_limits import widen
-from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
+from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong, size_of
 from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
-from onnxserve_server.runtime.row_hints import read_hints
+from onnxserve_server.runtime.row_hints import hints_of
 from onnxserve_server.runtime.session import Session
 from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of_defaults, fault_of_output_axes
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
@@ -30,14 +30,21 @@ _LONG = 1.0  # seconds of one row, from which the first batch has two rows
 _MAX_BYTES = 256 << 20  # of the inputs and outputs of one batch
 _ROUNDS = ((3, Values.SMALL), (2, Values.WIDE), (5, Values.WIDE), (8, Values.SMALL))
 _ROUNDS_IF_PROVED = _ROUNDS[:2]
+_OTHERS = (Values.POSITIVE, Values.ONE)  # if a model with integers does not run on what it ran on for one row
+_GROWTH, _MIN_GROWN = 16, 1 << 20  # so often the bytes of a row, and bytes: what makes more of them is a size
 
 
-def examine(session: Session) -> Verdict:
-    """Judge whether requests may share the runs of a model: by its shapes, by its graph, and by trying."""
+def examine(session: Session, max_seconds: float = math.inf) -> Verdict:
+    """Judge whether requests may share the runs of a model: by its shapes, by its graph, and by trying.
+
+    Args:
+        session: the model.
+        max_seconds: time for the analysis of the graph, if that is less than it takes at most.
+    """
     declared = check_batch_axes(session.inputs, ())
     if not declared.batchable:
         return declared
-    analysed, shared = _analyse(session)
+    analysed, shared = _analyse(session, max_seconds)
     outputs = share(session.outputs, shared)
     declared = check_batch_axes(session.inputs, outputs)
     if not declared.batchable:
@@ -48,11 +55,9 @@ def examine(session: Session) -> Verdict:
 
 def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
     """Judge a model whose shapes allow that requests share runs, and of whose rows the graph shows `analysed`."""
-    hints = read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
+    hints = hints_of(session)
     try:
-        draws, values = first_that_runs(
-            session.inputs, hints, lambda draws, values: runs.measure(draws.feed(1, values))
-        )
+        draws, values, _ = first_that_runs(session.inputs, hints, runs.measure)
     except RunFailed as error:
         return Verdict(False, f"the probe found no input that it runs on: {error}", analysed, analysed)
     check = _RowCheck(session, outputs, draws, values, runs)
@@ -63,14 +68,19 @@ def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, a
     return check.verdict(analysed)
 
 
-def _analyse(session: Session) -> tuple[RowVerdict, tuple[str, ...]]:
+def _analyse(session: Session, max_seconds: float) -> tuple[RowVerdict, tuple[str, ...]]:
     """Return what the graph shows of the rows of a model, and which of its outputs are the same for all of them."""
     try:  # here, for the server itself imports this module, and needs no onnx
-        from onnxserve_server.rows.analysis import analyse_outputs
+        from onnxserve_server.rows.analysis import MAX_SECONDS, analyse_outputs
     except ImportError:
         return RowVerdict(reason="the graph was not analysed, for the package onnx is not installed"), ()
     # Inputs with a default are given: they are no constants, for a request may bring others.
-    analysed, shared = analyse_outputs(session.path, session.inputs + session.optional, session.outputs)
+    analysed, shared = analyse_outputs(
+        session.path,
+        session.inputs + session.optional,
+        session.outputs,
+        max_seconds=min(MAX_SECONDS, max_seconds),
+    )
     return analysed, () if session.is_random else shared  # each request is to have random values of its own
 
 
@@ -82,7 +92,6 @@ class _RowCheck:
     ) -> None:
         tolerance = session.options.tolerance or 0.0
         self._draws = draws
-        self._base = base
         self._runs = runs
         self._inputs = session.inputs
         self._optional = session.optional
@@ -92,6 +101,8 @@ class _RowCheck:
         self._tried: list[int] = []
         self._left_out: list[int] = []
         self._too_long: set[Values] = set()
+        self._failure = "" if self._fits(2) else f"two take more than {_MAX_BYTES >> 20} MiB with their outputs"
+        self._kinds = (base, *(_OTHERS if any(map(is_integer, session.inputs)) else ()))
 
     def run(self, hints: Hints, rounds: tuple[tuple[int, Values], ...]) -> None:
         """Make the runs.
@@ -101,10 +112,11 @@ class _RowCheck:
         """
         widen(self._draws, {*hints.ranges, *self._draws.rows}, self._accepts)
         for rows, values in rounds:
-            if self._tried and not (self._runs.in_time and self._fits(rows)):
-                self._left_out.append(rows)
+            count = 2 if self._is_heavy(rows) else rows
+            if self._fits(count) and (not self._tried or (self._runs.in_time and self._fits(rows))):
+                self._round(count, values)
             else:
-                self._round(2 if self._is_heavy(rows) else rows, values)
+                self._left_out.append(rows)
         for rows in self._places.suspects:
             for _ in range(2):  # values for which rounding is much enlarged are rare
                 self._round(rows, Values.WIDE)
@@ -113,7 +125,7 @@ class _RowCheck:
     def verdict(self, analysed: RowVerdict) -> Verdict:
         """Return the verdict of a check that found nothing against sharing runs."""
         if not self._tried:
-            return Verdict(False, "no batch of made-up rows could be run in reasonable time", analysed, analysed)
+            return Verdict(False, f"no batch of made-up rows could be run: {self._failure}", analysed, analysed)
         reason = "; ".join(filter(None, (analysed.reason, *self._summary())))
         if analysed.rows is Rows.MEET:
             where = f"its rows meet at node {analysed.node}: {reason}"
@@ -133,16 +145,18 @@ class _RowCheck:
             yield f"not tried for lack of time or memory: batches of {', '.join(map(str, self._left_out))} rows"
 
     def _round(self, rows: int, values: Values) -> None:
-        for kind in dict.fromkeys((values, self._base)):
+        for kind in dict.fromkeys((values, *self._kinds)):
             if kind in self._too_long:
                 continue
             feeds = self._draws.feed(rows, kind)
             try:
                 outputs = self._runs.run_briefly(feeds, rows)
-            except TookTooLong:
+            except TookTooLong as error:
+                self._failure = str(error)
                 self._too_long.add(kind)
                 continue
             except RunFailed as error:
+                self._failure = str(error)
                 self._check_each_runs(feeds, rows, str(error))
                 continue
             try:
@@ -175,11 +189,12 @@ class _RowCheck:
     def _accepts(self, integers: Mapping[str, int]) -> bool:
         if not self._runs.in_time:
             return False
+        feeds = self._draws.constant(integers)
         try:
-            self._runs.run_briefly(self._draws.constant(integers), 1)
+            outputs = self._runs.run_briefly(feeds, 1)
         except RunFailed:
             return False
-        return True
+        return size_of(feeds, outputs) <= max(_MIN_GROWN, _GROWTH * self._runs.row_bytes)
 
     def _is_heavy(self, rows: int) -> bool:
         return self._runs.row_seconds > _LONG or not self._fits(rows)

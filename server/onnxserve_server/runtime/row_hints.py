@@ -16,10 +16,16 @@ import numpy as np
 
 from onnxserve.tensor import STORAGE, STRING, Array, DataType
 from onnxserve_server.runtime.draws import Hints
+from onnxserve_server.runtime.session import Session
 from onnxserve_server.spec import TensorSpec
 
 _MAX_BYTES = 8 << 20
 _LARGEST = float(np.finfo(np.float64).max)
+
+
+def hints_of(session: Session) -> Hints:
+    """Return what the conversion report of a loaded model says of its inputs."""
+    return read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
 
 
 def read_hints(report: Path, inputs: Sequence[TensorSpec]) -> Hints:

@@ -4,8 +4,9 @@ Each trial is a request that differs from a sample in a few things, its conditio
 become a rule of the model, and no request that fulfils them reaches the kernels.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, islice, permutations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations, permutations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,15 +15,36 @@ from onnxserve_server.spec import Condition, TensorSpec
 
 Trial = tuple[Condition, ...]
 
-_MAX_TRIALS = 64  # of sizes, and of values
+FATAL = "a rule of the model forbids these inputs"  # why a run of them is refused
+
 _MAX_ALL_SUBSETS = 5  # so many groups of axes are tried in every combination; of more, each alone and each two
 _VALUES = (-1, 0)  # and the smallest of the type: quotients and remainders overflow, lengths and strides make no sense
 
 
-def trials(inputs: Sequence[TensorSpec]) -> Iterator[Trial]:
-    """Yield what to try, the likeliest to matter first, each before those that contain it; the same ones each time."""
-    yield from islice(_sizes(inputs), _MAX_TRIALS)
-    yield from islice(_values(inputs), _MAX_TRIALS)
+class Kind(NamedTuple):
+    """Trials of one kind.
+
+    Attributes:
+        name: what such a trial has, in the plural.
+        is_rare: whether kernels seldom die of them; there may be very many.
+        trials: the same ones each time.
+    """
+
+    name: str
+    is_rare: bool
+    trials: Iterator[Trial]
+
+
+def kinds(inputs: Sequence[TensorSpec]) -> Iterator[Kind]:
+    """Yield what to try, the likeliest to matter first."""
+    groups, smallest = _groups(inputs), _smallest(inputs)
+    yield Kind("single axes of size 0", False, iter(groups))
+    yield Kind("integers at a limit", False, _limits(smallest))
+    yield Kind("all axes of size 0, or all of one position", False, _many_axes(groups))
+    yield Kind("two limits in one input", True, _two_limits(smallest))
+    yield Kind("two integer inputs at limits", True, _quotients(smallest))
+    yield Kind("two axes of size 0", True, map(_joined, combinations(groups, 2)))
+    yield Kind("more axes of size 0", True, _larger_subsets(groups))
 
 
 def changed(feeds: Mapping[str, Array], trial: Trial) -> dict[str, Array]:
@@ -36,8 +58,14 @@ def changed(feeds: Mapping[str, Array], trial: Trial) -> dict[str, Array]:
         else:
             made[name] = np.zeros((*array.shape[:axis], value, *array.shape[axis + 1 :]), array.dtype)
     for name, several in values.items():
-        made[name] = np.array(several, made[name].dtype)[_mixture(made[name].shape, len(several))]
+        of_type = np.array(several, made[name].dtype)
+        made[name] = np.asarray(of_type[_mixture(made[name].shape, len(several))])  # of a scalar it is a number
     return made
+
+
+def is_fatal(feeds: Mapping[str, Array], fatal: Iterable[Trial]) -> bool:
+    """Whether these feeds fulfil all conditions of a trial that was fatal."""
+    return any(all(condition.holds(feeds[condition.input]) for condition in trial) for trial in fatal)
 
 
 def _mixture(shape: Sequence[int], values: int) -> Array:
@@ -50,16 +78,6 @@ def _mixture(shape: Sequence[int], values: int) -> Array:
     return np.asarray(sum(np.ix_(*ones), np.intp(0)) % values)
 
 
-def _sizes(inputs: Sequence[TensorSpec]) -> Iterator[Trial]:
-    groups = _groups(inputs)
-    if len(groups) <= _MAX_ALL_SUBSETS:
-        subsets = [subset for size in range(1, len(groups) + 1) for subset in combinations(groups, size)]
-    else:
-        subsets = [*combinations(groups, 1), tuple(groups), *_by_position(groups), *combinations(groups, 2)]
-    for subset in subsets:
-        yield tuple(condition for group in subset for condition in group)
-
-
 def _groups(inputs: Sequence[TensorSpec]) -> list[Trial]:
     """Return the free axes at 0, those of one name together: no request has them at different sizes."""
     groups: dict[object, list[Condition]] = {}
@@ -70,19 +88,42 @@ def _groups(inputs: Sequence[TensorSpec]) -> list[Trial]:
     return [tuple(group) for group in groups.values()]
 
 
-def _by_position(groups: Sequence[Trial]) -> Iterator[tuple[Trial, ...]]:
-    """Yield the groups of the first axes, of the second, ..., which are often the same axis, without a name."""
+def _many_axes(groups: Sequence[Trial]) -> Iterator[Trial]:
+    """Yield all groups together, then those of the first axes, of the second, ..., which often are one axis unnamed."""
     axes = sorted({condition.axis for group in groups for condition in group if condition.axis is not None})
-    for axis in axes:
-        yield tuple(group for group in groups if any(condition.axis == axis for condition in group))
+    by_position = (
+        tuple(group for group in groups if any(condition.axis == axis for condition in group)) for axis in axes
+    )
+    several = dict.fromkeys(subset for subset in (tuple(groups), *by_position) if len(subset) > 1)
+    yield from map(_joined, several)
 
 
-def _values(inputs: Sequence[TensorSpec]) -> Iterator[Trial]:
-    smallest = {spec.name: -(1 << 8 * STORAGE[spec.data_type].itemsize - 1) for spec in inputs if _is_signed(spec)}
+def _larger_subsets(groups: Sequence[Trial]) -> Iterator[Trial]:
+    """Yield three groups and more together, but not all: those are tried already."""
+    for size in range(3, len(groups)) if len(groups) <= _MAX_ALL_SUBSETS else ():
+        yield from map(_joined, combinations(groups, size))
+
+
+def _joined(groups: Iterable[Trial]) -> Trial:
+    return tuple(chain.from_iterable(groups))
+
+
+def _smallest(inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Return the smallest value of each input of signed integers, by its name."""
+    return {spec.name: -(1 << 8 * STORAGE[spec.data_type].itemsize - 1) for spec in inputs if _is_signed(spec)}
+
+
+def _limits(smallest: Mapping[str, int]) -> Iterator[Trial]:
     for name, value in smallest.items():
         yield from ((Condition(name, None, each),) for each in (value, *_VALUES))
+
+
+def _two_limits(smallest: Mapping[str, int]) -> Iterator[Trial]:
     for name, value in smallest.items():  # a graph may split an input
         yield from permutations((Condition(name, None, value), Condition(name, None, -1)))
+
+
+def _quotients(smallest: Mapping[str, int]) -> Iterator[Trial]:
     for dividend, divisor in permutations(smallest, 2):
         yield Condition(dividend, None, smallest[dividend]), Condition(divisor, None, -1)
 

@@ -123,6 +123,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
         "left_out": spec.left_out,
         "rules": [explain(rule) for rule in spec.rules],
+        "untried": spec.untried,
         "providers": spec.providers,
         "requested_providers": spec.requested_providers,
         "instances": spec.instances,

@@ -159,6 +159,7 @@ function factsOf(spec) {
     ["outputs", spec.outputs.map(tensorText).join("\n")],
     ...(spec.left_out.length ? [["not served", spec.left_out.join("\n")]] : []),
     ...(spec.rules.length ? [["refused", spec.rules.join("\n")]] : []),
+    ...(spec.untried ? [["not tried", spec.untried]] : []),
     ["providers", spec.providers.map(shortened).join(", ") + (missing.length ? `\nrequested, but not available: ${missing.map(shortened).join(", ")}` : "")],
     [
       "batching",
