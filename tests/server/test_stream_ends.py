@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxserve_server.edge.stream import Phase
+from onnxserve_server.edge.stream_state import Phase
 from onnxserve_server.engine.sequence import LiveSequence
 from onnxserve_server.errors import Draining
 from support.calls import predict, step
