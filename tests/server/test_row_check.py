@@ -198,12 +198,15 @@ def test_the_check_is_bounded_in_bytes(examine, monkeypatch):
     assert "; not tried for lack of time or memory: batches of 5, 8 rows" in examine(zoo.double()).rows.reason
 
 
-def test_two_rows_that_are_too_large_are_not_run(examine, monkeypatch):
+def test_two_rows_that_are_too_large_are_not_run(examine, monkeypatch, analysed):
     monkeypatch.setattr(row_check, "_MAX_BYTES", 40)
     assert (
         examine(zoo.double()).reason
         == "no batch of made-up rows could be run: two take more than 0 MiB with their outputs"
     )
+    analysed.append(RowVerdict(Rows.INDEPENDENT))
+    proved = examine(zoo.double())
+    assert (proved.batchable, proved.rows.reason[:38]) == (True, "no batch of made-up rows could be run:")
 
 
 def test_rows_of_more_elements_than_any_check_takes_are_not_made(examine):
