@@ -27,6 +27,7 @@ from bench.models import Floats
 HOW_TO_GET_H2LOAD = "h2load is missing; on Debian or Ubuntu: scripts/install-debian.sh (package nghttp2-client)"
 # One thread; given up when nothing comes for a minute.
 _H2LOAD = ("h2load", "-t1", "-N60", "-H", "content-type: application/grpc", "-H", "te: trailers")
+_OPEN_CONNECTIONS, _OPEN_STREAMS = 4, 2000  # so many calls at a time on each, where none waits for another
 _MAX_CONNECTIONS = 8  # more callers than that share them, as the callers of one service do
 
 
@@ -84,6 +85,40 @@ def send(target: Target, callers: int, requests: int) -> Sample:
         RuntimeError: a call failed, by HTTP or by gRPC.
     """
     return (_h2load if source() == "h2load" else _threads)(target, callers, requests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offered:
+    """What became of calls sent at their moments: how many in how many seconds, and the median time of one."""
+
+    calls: int
+    seconds: float
+    p50_us: float
+
+
+def offer(target: Target, rate: float, seconds: float, timeout: float) -> Offered:
+    """Send `rate` calls a second for so long, whether or not earlier ones were answered; each with so many seconds.
+
+    Which of them succeeded the server knows: to h2load each that ends has.
+
+    Raises:
+        RuntimeError: h2load is missing, or a call did not end.
+    """
+    if source() != "h2load":
+        raise RuntimeError(HOW_TO_GET_H2LOAD)
+    calls = round(rate * seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        per_connection = f"--rps={rate / _OPEN_CONNECTIONS:g}"
+        sizes = (f"-n{calls}", f"-c{_OPEN_CONNECTIONS}", f"-m{_OPEN_STREAMS}")
+        report = _run_h2load(
+            target, *sizes, per_connection, f"--log-file={log}", "-H", f"grpc-timeout: {round(timeout * 1e3)}m"
+        )
+        times_us = np.loadtxt(log, np.int64, usecols=2, ndmin=1)
+    if (ended := int(_find(r"(\d+) succeeded", report))) != calls:
+        raise RuntimeError(f"{target.address}{target.method} ended {ended} of {calls} calls")
+    took = float(_find(r"finished in ([\d.]+)s", report))
+    return Offered(calls=calls, seconds=took, p50_us=float(np.median(times_us)))
 
 
 def _connections(callers: int) -> int:

@@ -1,8 +1,13 @@
 """onnxserve as a contender: how its servers are started, what is sent to them, how their answers read."""
 
+import json
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -23,6 +28,30 @@ def serve(
     return ServerProcess(
         name, [*command, "--port", "0", "--http-port", "-1", "--threads", "1", *options], env=environment
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A server whose own counters are read."""
+
+    process: ServerProcess
+    http_port: int
+
+    def total(self, metric: str, field: str = "value", **attributes: str) -> float:
+        """Return the sum of a metric's field since the start, over the points that have these attributes."""
+        with urlopen(f"http://127.0.0.1:{self.http_port}/api/status", timeout=60) as answer:
+            metrics = json.load(answer)["metrics"]
+        points = metrics[metric]["points"] if metric in metrics else []
+        return sum(float(point[field]) for point in points if attributes.items() <= point["attributes"].items())
+
+
+@contextmanager
+def serve_counted(name: str, *options: str, repository: Path = REPOSITORY) -> Iterator[Counted]:
+    """Start the server as serve() does, with its page."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serve(name, "--http-port", str(port), *options, repository=repository) as process:
+        yield Counted(process=process, http_port=port)
 
 
 def target(address: str, model: Model) -> Target:

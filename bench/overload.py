@@ -4,23 +4,20 @@ The callers are open-loop: each call is sent at its moment, as those of many use
 whose run takes some 12 ms is called without batching and with batches of up to four requests.
 """
 
-import functools
 import json
 import statistics
 import sys
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
 import numpy as np
 
-from bench import ours
+from bench import load, ours
 from bench.figures import Keys, median_ratio
-from bench.process import ServerProcess
+from bench.load import Target
+from bench.ours import Counted
 from onnxserve import tensor
 from onnxserve.v1 import inference_service_pb2 as pb
 
@@ -36,7 +33,7 @@ _CONFIGS: Mapping[str, Mapping[str, object]] = {
     "single": {"batching": {"enabled": False}},
     "batched": {"batching": {"enabled": True, "max_rows": 4}},
 }
-_CALLERS = 16  # at a time, to measure the capacity: enough to fill batches, none ever late
+_CALLERS = 16  # at a time, to measure the capacity: enough to fill batches
 _STEPS = 8  # of about 1.5 ms
 _WIDTH = 384
 
@@ -46,14 +43,13 @@ class Counts:
     """What became of the calls of one load.
 
     Attributes:
-        offered: calls sent, a second.
         good: calls answered in time, a second.
-        p99_refusal_ms: milliseconds after which 99 % of the others had their error.
+        p50_ms: milliseconds after which half of all calls had ended. Under ten times the capacity nine in ten are
+            refused, so that it is a refusal's.
     """
 
-    offered: float
     good: float
-    p99_refusal_ms: float
+    p50_ms: float
 
 
 def measure(runs: int, seconds: float) -> Keys:
@@ -61,92 +57,48 @@ def measure(runs: int, seconds: float) -> Keys:
 
     Returns `overload.{single,batched}.capacity` and `.good_<n>x`, answers a second at n times the capacity, medians;
     `.goodput_<n>x`, medians of the turns' ratios of the two, `overload.goodput_10x`, the lower one, and
-    `.refusal_p99_ms`, how long at 10x an error took.
+    `.refusal_p50_ms`, how long at 10x a refusal took.
     """
     keys: Keys = {}
-    with ours.serve("overload", repository=write()) as process:
+    with ours.serve_counted("overload", repository=write()) as server:
         for model in _CONFIGS:
             print(f"overload: {model}", file=sys.stderr, flush=True)
-            turns = [_turn(process, model, seconds) for _ in range(runs)]
+            turns = [_turn(server, model, seconds) for _ in range(runs)]
             capacities = [capacity for capacity, _ in turns]
             keys[f"overload.{model}.capacity"] = statistics.median(capacities)
             for times in TIMES:
                 good = [counts[times].good for _, counts in turns]
                 keys[f"overload.{model}.good_{times}x"] = statistics.median(good)
                 keys[f"overload.{model}.goodput_{times}x"] = median_ratio(good, capacities)
-            largest = [counts[TIMES[-1]] for _, counts in turns]
-            keys[f"overload.{model}.refusal_p99_ms"] = statistics.median(counts.p99_refusal_ms for counts in largest)
+            keys[f"overload.{model}.refusal_p50_ms"] = statistics.median(
+                counts[TIMES[-1]].p50_ms for _, counts in turns
+            )
     keys["overload.goodput_10x"] = min(keys[f"overload.{model}.goodput_10x"] for model in _CONFIGS)
     return keys
 
 
-def _turn(process: ServerProcess, model: str, seconds: float) -> tuple[float, dict[int, Counts]]:
-    before = capacity(process.address, model, seconds)
-    counts = {times: offer(process.address, model, times * before, seconds) for times in TIMES}
-    return (before + capacity(process.address, model, seconds)) / 2, counts
+def _turn(server: Counted, model: str, seconds: float) -> tuple[float, dict[int, Counts]]:
+    target = _target(server, model)
+    before = _capacity(target, seconds)
+    counts = {times: _offer(server, target, model, times * before, seconds) for times in TIMES}
+    return (before + _capacity(target, seconds)) / 2, counts
 
 
-def capacity(address: str, model: str, seconds: float) -> float:
-    """Return the answers a second when some callers each make their next call after the last one was answered.
-
-    Raises:
-        grpc.RpcError: a call failed.
-    """
-    message, answered = _message(model), [0] * _CALLERS
-    with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary(ours.PREDICT)
-        call(message, timeout=60)  # the connection is there
-        began = time.perf_counter()
-
-        def calls(caller: int) -> None:
-            while time.perf_counter() - began < seconds:
-                call(message, timeout=60)
-                answered[caller] += 1
-
-        threads = [threading.Thread(target=calls, args=(caller,)) for caller in range(_CALLERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(answered) / (time.perf_counter() - began)
+def _capacity(target: Target, seconds: float) -> float:
+    """Return the answers a second when some callers each make their next call after the last one was answered."""
+    pace = load.warm_up(target, _CALLERS)
+    return load.send(target, _CALLERS, max(_CALLERS, int(pace * seconds))).rps
 
 
-def offer(address: str, model: str, rate: float, seconds: float) -> Counts:
-    """Send `rate` calls a second for so long, whether or not earlier ones were answered; each has half a second.
+def _offer(server: Counted, target: Target, model: str, rate: float, seconds: float) -> Counts:
+    """Offer so many calls a second; the server counts those that it has answered, which none is after its time."""
 
-    Raises:
-        RuntimeError: a call ended otherwise than with an answer, or with what an overloaded server may say.
-    """
-    message, total = _message(model), round(rate * seconds)
-    good, refused, strange = [], [], []
-    over = threading.Semaphore(0)
-    with grpc.insecure_channel(address) as channel:
-        method = channel.unary_unary(ours.PREDICT)
-        method(message, timeout=60)
+    def answered() -> float:
+        return server.total("onnxserve.requests", model=model, **{"rpc.response.status_code": "OK"})
 
-        def ended(call: grpc.Future, sent: float) -> None:
-            took, code = time.perf_counter() - sent, call.code()
-            if code == grpc.StatusCode.OK:
-                good.append(took)
-            elif code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
-                refused.append(took)
-            else:
-                strange.append(code)
-            over.release()
-
-        began = time.perf_counter()
-        for i in range(total):
-            time.sleep(max(0.0, began + i / rate - time.perf_counter()))
-            sent = time.perf_counter()
-            method.future(message, timeout=_TIMEOUT).add_done_callback(functools.partial(ended, sent=sent))
-        offered = total / (time.perf_counter() - began)
-        for _ in range(total):
-            over.acquire()
-        took = time.perf_counter() - began
-    if strange:
-        raise RuntimeError(f"{len(strange)} calls of an overload ended with {strange[0]}")
-    refusal = float(np.percentile(refused, 99)) * 1e3 if refused else 0.0
-    return Counts(offered=offered, good=len(good) / took, p99_refusal_ms=refusal)
+    before = answered()
+    offered = load.offer(target, rate, seconds, _TIMEOUT)
+    return Counts(good=(answered() - before) / offered.seconds, p50_ms=offered.p50_us / 1e3)
 
 
 def write() -> Path:
@@ -176,9 +128,9 @@ def _model() -> "ModelProto":
     return built
 
 
-def _message(model: str) -> bytes:
-    x = tensor.encode("x", np.ones((1, 1), np.float32))
-    return pb.PredictRequest(model=model, inputs=[x]).SerializeToString()
+def _target(server: Counted, model: str) -> Target:
+    message = pb.PredictRequest(model=model, inputs=[tensor.encode("x", np.ones((1, 1), np.float32))])
+    return Target(address=server.process.address, method=ours.PREDICT, message=message.SerializeToString())
 
 
 if __name__ == "__main__":

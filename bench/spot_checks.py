@@ -1,17 +1,14 @@
 """What spot checks cost: their share of the run time, by the server's own counters, and CPU time a request."""
 
-import json
-import socket
 import statistics
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
-from urllib.request import urlopen
 
 from bench import cells, load, ours
 from bench.cells import Contender, Figures
 from bench.figures import Keys, median_ratio
 from bench.models import MODELS, expected
+from bench.ours import Counted
 
 _MODELS = ("tiny", "wide")
 _CALLERS = 64
@@ -23,23 +20,6 @@ _ON = ("--spot-checks", "0.2")
 _OFF = ("--spot-checks", "0")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Server:
-    contender: Contender
-    http_port: int
-
-    def share(self, model: str) -> float:
-        """Return the time of the checks of a model over that of its runs, both since the start."""
-        with urlopen(f"http://127.0.0.1:{self.http_port}/api/status", timeout=60) as answer:
-            metrics = json.load(answer)["metrics"]
-
-        def seconds(metric: str, field: str) -> float:
-            points = metrics[metric]["points"] if metric in metrics else []
-            return sum(float(point[field]) for point in points if point["attributes"]["model"] == model)
-
-        return seconds("onnxserve.spot_checks.time", "value") / seconds("onnxserve.batch.compute.duration", "sum")
-
-
 def measure(runs: int, seconds: float) -> Keys:
     """Call a server with spot checks and one without in turn.
 
@@ -48,26 +28,30 @@ def measure(runs: int, seconds: float) -> Keys:
     """
     keys: Keys = {}
     with ExitStack() as stack:
-        on, off = (_serve(name, options, stack) for name, options in (("checked", _ON), ("unchecked", _OFF)))
+        server = stack.enter_context(ours.serve_counted("checked", *_ON))
+        on, off = map(_contender, (server, stack.enter_context(ours.serve_counted("unchecked", *_OFF))))
         for model in _MODELS:
             print(f"spot checks: {model}", file=sys.stderr, flush=True)
-            pace = [load.warm_up(server.contender.targets[model], _CALLERS) for server in (on, off)]
+            pace = [load.warm_up(contender.targets[model], _CALLERS) for contender in (on, off)]
             requests = max(_CALLERS, int(statistics.mean(pace) * seconds * _SHARE))
             turns: list[tuple[Figures, Figures]] = []
             for turn in range(runs * _TURNS):
                 order = (on, off) if turn % 2 else (off, on)
-                figures = [cells.measure_requests(server.contender, model, _CALLERS, requests) for server in order]
+                figures = [cells.measure_requests(contender, model, _CALLERS, requests) for contender in order]
                 turns.append((figures[0], figures[1]) if turn % 2 else (figures[1], figures[0]))
             with_checks, without = ([one.cpu_us for one in kind] for kind in zip(*turns, strict=True))
             keys[f"spot_check.{model}.cpu"] = median_ratio(with_checks, without)
-            keys[f"spot_check.{model}.cost"] = on.share(model)
+            keys[f"spot_check.{model}.cost"] = _share(server, model)
     keys["spot_check.cost"] = max(keys[f"spot_check.{model}.cost"] for model in _MODELS)
     return keys
 
 
-def _serve(name: str, options: tuple[str, ...], stack: ExitStack) -> _Server:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = stack.enter_context(ours.serve(name, "--http-port", str(port), *options))
+def _contender(server: Counted) -> Contender:
     models = [MODELS[model] for model in _MODELS]
-    return _Server(contender=cells.contender(process, models, ours.target, ours.decode, expected), http_port=port)
+    return cells.contender(server.process, models, ours.target, ours.decode, expected)
+
+
+def _share(server: Counted, model: str) -> float:
+    """Return the time of the checks of a model over that of its runs, both since the start."""
+    checks = server.total("onnxserve.spot_checks.time", model=model)
+    return checks / server.total("onnxserve.batch.compute.duration", "sum", model=model)

@@ -5,28 +5,40 @@ import contextlib
 import functools
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 
 from onnxserve import _counting, _tracing
+from onnxserve._aio_calls import call_cancelled, own_error
 from onnxserve._aio_sequence import AsyncModelSequence
-from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, PROBE_TIMEOUT, READY_TIMEOUT, BaseClient, closed
+from onnxserve._base import (
+    CONNECTION_TIMEOUT,
+    DEFAULT_TIMEOUT,
+    NOT_CONNECTED,
+    NOT_READY,
+    PROBE_TIMEOUT,
+    READY_TIMEOUT,
+    BaseClient,
+    closed,
+)
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
 from onnxserve._forking import check_process, forks
 from onnxserve._joining import JoinedPart, Key
+from onnxserve._messages import AsyncMessageSource
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction, read_prediction
-from onnxserve._retrying import Attempts, Failed, Failure
+from onnxserve._retrying import Attempts, Failed, Failure, retry_delay
 from onnxserve._sequence import SequenceProtocol, State, Stop
-from onnxserve._stream import DEFAULT_WINDOW, AsyncMessageSource, Unanswered, call_cancelled, checked
+from onnxserve._stream import DEFAULT_WINDOW, Unanswered, checked
 from onnxserve._turns import TURNS
 from onnxserve._waiting import Batch, Waiter
 from onnxserve._watching import AsyncWatched
 from onnxserve._wire import predict_request
-from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error
+from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error, of_request
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
 
@@ -97,57 +109,60 @@ class AsyncClient(BaseClient):
         source = AsyncMessageSource(inputs, functools.partial(self._stream_request, call), unanswered)
         try:
             with _tracing.start_stream(model) as span:
-                async with contextlib.AsyncExitStack() as turn:
-                    has_turn = False
-                    while True:
-                        self._check(None)
-                        rpc = self._open_stream(span.metadata, source.messages())
-                        watched.follow(rpc)
-                        failed = None
-                        try:
-                            unanswered.wait()
-                            async for response in rpc:
-                                outcome = unanswered.answer(response)
-                                source.notify()
-                                if has_turn and not unanswered.one_by_one:
-                                    await turn.aclose()
-                                    has_turn = False
-                                yield checked(outcome, return_errors)
-                                unanswered.wait()
-                            unanswered.check_empty()
-                            break
-                        except grpc.RpcError as error:
-                            failed = error
-                        except asyncio.CancelledError as error:
-                            if not call_cancelled(error) or not (self._closed or watched.expired):
-                                raise
-                        finally:
-                            rpc.cancel()
-                        await turn.aclose()
-                        if watched.expired and not unanswered:  # but the server does not end the call
-                            break
-                        delay = await self._after_failure(failed, unanswered)
-                        if isinstance(delay, OnnxserveError):
-                            yield checked(delay, return_errors)
-                        else:
-                            await asyncio.sleep(delay)
-                        has_turn = unanswered.one_by_one
-                        if has_turn:
-                            await turn.enter_async_context(TURNS.async_turn())
+                while True:
+                    self._check(None)
+                    for overdue in await self._overdue(unanswered):
+                        yield checked(overdue, return_errors)
+                    if unanswered.ended:
+                        break
+                    rpc = self._open_stream(span.metadata, source.messages())
+                    watched.follow(rpc)
+                    answers, failed = aiter(rpc), None
+                    try:
+                        while (response := await self._read(answers, source, unanswered, watched)) is not None:
+                            outcome = unanswered.answer(response)
+                            source.notify()
+                            yield checked(outcome, return_errors)
+                        unanswered.check_empty()
+                        break
+                    except grpc.RpcError as error:
+                        failed = await own_error(rpc, error)
+                    except asyncio.CancelledError as error:
+                        if not call_cancelled(error) or not (self._closed or watched.expired):
+                            raise
+                    finally:
+                        rpc.cancel()
+                    if failed is None:
+                        continue
+                    delay = unanswered.after(self._policy.judge(failed))
+                    if isinstance(delay, OnnxserveError):
+                        yield checked(delay, return_errors)
+                    else:
+                        await asyncio.sleep(delay)
                 source.check()
         finally:
             await source.close()
 
-    async def _after_failure(self, error: grpc.RpcError | None, unanswered: Unanswered) -> float | OnnxserveError:
-        """Return the seconds to wait before a stream continues; or the error of its oldest request, and no more.
+    async def _read(
+        self, answers: AsyncIterator[Any], source: AsyncMessageSource, unanswered: Unanswered, watched: AsyncWatched
+    ) -> Any:
+        """Return the next answer of a call, which is cancelled when the answer is overdue; None: the call has ended."""
+        if not unanswered.one_by_one:
+            unanswered.wait()
+            return await anext(answers, None)
+        async with self._turn(unanswered.time_left) as has_connection:
+            if not has_connection:
+                watched.expire()
+            elif not watched.call.done():  # or the request would count as sent
+                unanswered.wait()
+                source.notify()
+            return await anext(answers, None)
 
-        `error`: that of the call; None: the client has cancelled it, because an answer is overdue.
-        """
-        self._check(None)
-        if error is not None:
-            return unanswered.after(self._policy.judge(error))
+    async def _overdue(self, unanswered: Unanswered) -> list[OnnxserveError]:
+        """Return the errors of the requests of a stream whose answers are overdue; they are not sent again."""
         overdue = unanswered.expire()
-        return await self._why_unsent(overdue.request_id) or overdue
+        unsent = await self._why_unsent() if overdue else None
+        return overdue if unsent is None else [of_request(unsent, each.request_id) for each in overdue]
 
     def sequence(
         self,
@@ -234,7 +249,7 @@ class AsyncClient(BaseClient):
         return grpc.aio.secure_channel(target, credentials, **kwargs)
 
     def _sequence(self, protocol: SequenceProtocol) -> AsyncModelSequence:
-        return AsyncModelSequence(self._open_stream, self._why_unsent, protocol)
+        return AsyncModelSequence(self._open_stream, self._turn, self._why_unsent, protocol)
 
     def _open_stream(self, headers: _tracing.Metadata, messages: AsyncIterator[bytes] | None = None) -> Any:
         return self._methods.stream(messages, metadata=(*self._metadata, *headers), wait_for_ready=self._policy.waits)
@@ -270,7 +285,12 @@ class AsyncClient(BaseClient):
 
     def _send(self, batch: Batch) -> None:
         batch.call = call = asyncio.create_task(self._carry(batch))
+        if batch.abandoned:  # while it waited to be sent again
+            call.cancel()
         call.add_done_callback(functools.partial(self._returned, batch))
+
+    def _send_later(self, batch: Batch, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._send, batch)
 
     async def _carry(self, batch: Batch) -> Any:
         message = batch.message(self._new_id())
@@ -280,14 +300,16 @@ class AsyncClient(BaseClient):
 
     def _returned(self, batch: Batch, call: "asyncio.Task[Any]") -> None:
         error = closed() if call.cancelled() else call.exception()
-        if error is None:
-            self._policy.note_answer()
-            self._coalescer.answered(batch, call.result())
-        elif isinstance(error, grpc.RpcError):
-            self._coalescer.failed(batch, self._policy.judge(error))
-        elif isinstance(error, OnnxserveError):
-            self._coalescer.failed(batch, Failed(error, Failure.FINAL, None))
-        else:
+        try:
+            if error is None:
+                self._answered(batch, call.result())
+            elif isinstance(error, grpc.RpcError):
+                self._failed(batch, self._policy.judge(error))
+            elif isinstance(error, OnnxserveError):
+                self._failed(batch, Failed(error, Failure.FINAL, None))
+            else:
+                self._coalescer.each_alone(batch)
+        except Exception:  # or the calls would wait for ever
             self._coalescer.each_alone(batch)
 
     def _ask(self, model: str, version: str | None) -> None:
@@ -321,7 +343,7 @@ class AsyncClient(BaseClient):
                 self._check(None)
             try:
                 if attempts.broke:
-                    async with TURNS.async_turn(attempts.time_left):
+                    async with self._turn(attempts.time_left):
                         response = await self._answer(send(timeout=attempts.timeout))
                 else:
                     response = await self._answer(send(timeout=attempts.timeout))
@@ -346,7 +368,28 @@ class AsyncClient(BaseClient):
                 raise closed() from None
             raise
 
-    async def _why_unsent(self, request_id: str) -> Unavailable | None:
+    @contextlib.asynccontextmanager
+    async def _turn(self, seconds: float) -> AsyncIterator[bool]:
+        """Wait for a turn and a connection; as Client._turn."""
+        deadline, failures = monotonic() + seconds, 0
+        while (left := deadline - monotonic()) > 0:
+            self._check(None)
+            async with TURNS.async_turn(left):
+                if await self._has_connection(left):
+                    yield True
+                    return
+            failures += 1
+            await asyncio.sleep(min(left, retry_delay(failures)))
+        yield False
+
+    async def _has_connection(self, seconds: float) -> bool:
+        try:
+            await self._check_health(None, min(seconds, CONNECTION_TIMEOUT))
+        except grpc.RpcError as error:
+            return error.code() not in NOT_CONNECTED
+        return True
+
+    async def _why_unsent(self, request_id: str = "") -> Unavailable | None:
         """Return the error of a call that was not sent, as there is no connection; None: there is one."""
         try:
             await self._check_health(None, PROBE_TIMEOUT)

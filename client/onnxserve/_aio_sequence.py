@@ -3,21 +3,21 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 
+from onnxserve._aio_calls import call_cancelled, own_error, rpc_error
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Run, SequenceProtocol, State, Stop, break_off_deadline, cut_short
-from onnxserve._stream import call_cancelled
 from onnxserve._tracing import Metadata
-from onnxserve._turns import TURNS
 from onnxserve._watching import AsyncWatched
 from onnxserve.errors import OnnxserveError, Unavailable
 from onnxserve.tensor import Array
 
-_NO_TURN = contextlib.nullcontext()
+_NO_TURN = contextlib.nullcontext(True)
 
 
 class AsyncModelSequence:
@@ -26,10 +26,12 @@ class AsyncModelSequence:
     def __init__(
         self,
         open_call: Callable[[Metadata], Any],
+        turn: Callable[[float], AbstractAsyncContextManager[bool]],
         why_unsent: Callable[[str], Awaitable[Unavailable | None]],
         protocol: SequenceProtocol,
     ) -> None:
         self._open_call = open_call
+        self._turn = turn
         self._why_unsent = why_unsent
         self._protocol = protocol
         self._watched = AsyncWatched()
@@ -95,11 +97,14 @@ class AsyncModelSequence:
         try:
             while True:
                 try:
-                    async with TURNS.async_turn(run.attempts.time_left) if run.attempts.broke else _NO_TURN:
-                        deadline = self._protocol.deadline(run)
-                        return await (self._ask(run, deadline) if run.call is None else self._receive(run, deadline))
+                    if run.call is not None:
+                        return await self._receive(run, self._protocol.deadline(run))
+                    async with self._turn(run.attempts.time_left) if run.attempts.broke else _NO_TURN as in_time:
+                        if not in_time:
+                            raise await self._overdue(run)
+                        return await self._ask(run, self._protocol.deadline(run))
                 except grpc.RpcError as error:
-                    delay = self._protocol.delay_after(error, run)
+                    delay = self._protocol.delay_after(await own_error(run.call, error), run)
                     self._drop_call()
                     await asyncio.sleep(delay)
         except BaseException as error:  # CancelledError too
@@ -116,6 +121,8 @@ class AsyncModelSequence:
 
     async def _ask(self, run: Run, deadline: float) -> Prediction:
         """Send a run and return its first answer."""
+        if self._watched.expired:  # in the moment in which the last answer came
+            self._drop_call()
         call = self._call
         if call is None:
             self._protocol.check_start()
@@ -179,14 +186,8 @@ class AsyncModelSequence:
             call.cancel()
 
     async def _raise_for_status(self, run: Run) -> None:
-        code = await run.call.code()
-        if code is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                code,
-                await run.call.initial_metadata(),
-                await run.call.trailing_metadata(),
-                details=await run.call.details(),
-            )
+        if await run.call.code() is not grpc.StatusCode.OK:
+            raise await rpc_error(run.call)
 
 
 async def _until_made(call: Any) -> None:

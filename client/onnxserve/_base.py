@@ -22,12 +22,13 @@ from onnxserve._forking import check_process, forks, in_children, keep
 from onnxserve._joining import JoinedPart, Key, key_of
 from onnxserve._prediction import Prediction
 from onnxserve._proxy import proxy_hint
-from onnxserve._retrying import Failed, RetryPolicy
+from onnxserve._retrying import Attempts, Failed, Failure, RetryPolicy
 from onnxserve._sequence import SequenceProtocol, State
 from onnxserve._waiting import Batch, Waiter
 from onnxserve._wire import predict_request, stream_request
 from onnxserve.errors import Cancelled, DeadlineExceeded, OnnxserveError, Unavailable, of_request
 from onnxserve.tensor import Array
+from onnxserve.v1 import inference_service_pb2
 
 DEFAULT_TIMEOUT = 30.0
 READY_TIMEOUT = 5.0
@@ -35,11 +36,16 @@ READY_TIMEOUT = 5.0
 # The status codes of a health check that mean "not ready"; others mean that the check itself failed.
 NOT_READY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
+# Those of a health check that no server has answered.
+NOT_CONNECTED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+
 _NO_TIMEOUT = 1e9  # seconds
 _MAX_MESSAGE_BYTES = (1 << 31) - 1  # gRPC takes no larger options
 _MAX_KEEPALIVE = 2_000_000  # seconds
 PROBE_TIMEOUT = 0.05
 """Seconds for a health check that finds out why there is no connection; without one, it fails at once."""
+CONNECTION_TIMEOUT = 2.0
+"""Seconds for a health check that finds out whether a server is reached before a request is sent that broke."""
 
 
 def _check_options(max_message_bytes: int, keepalive: float, load_balancing: str) -> None:
@@ -117,7 +123,8 @@ class BaseClient(abc.ABC):
                 is sent alone. A lone caller never waits, nor does a call with a timeout below 0.1 s. The server counts,
                 traces and logs joined requests, not their calls. A call with a request_id, or one that the program
                 traces, is always sent alone. False: every call is sent alone.
-            options: further gRPC channel options; they override those that follow from the other arguments.
+            options: further gRPC channel options; they override those that follow from the other arguments. A service
+                config among them may not have a retryPolicy.
         """
         _check_options(max_message_bytes, keepalive, load_balancing)
         self._policy = RetryPolicy(retries, target)
@@ -152,6 +159,10 @@ class BaseClient(abc.ABC):
         """Send joined requests; see Coalescer."""
 
     @abc.abstractmethod
+    def _send_later(self, batch: Batch, seconds: float) -> None:
+        """Send joined requests after so many seconds, or once the client is closed. Must not block."""
+
+    @abc.abstractmethod
     def _ask(self, model: str, version: str | None) -> None:
         """Ask for the description of a model; see Coalescer."""
 
@@ -184,10 +195,30 @@ class BaseClient(abc.ABC):
         """
         outcome = self._coalescer.leave(waiter)
         if outcome is None:
-            raise timed_out(waiter.request_id)
+            refused = waiter.batch and waiter.batch.refused
+            raise of_request(refused, waiter.request_id) if refused else timed_out(waiter.request_id)
         if isinstance(outcome, OnnxserveError):
             raise of_request(outcome, waiter.request_id)
         return outcome if isinstance(outcome, Prediction) else None
+
+    def _answered(self, batch: Batch, response: inference_service_pb2.PredictResponse) -> None:
+        """Give the calls of a joined request their parts of the answer."""
+        self._policy.note_answer()
+        self._coalescer.answered(batch, response)
+
+    def _failed(self, batch: Batch, failed: Failed) -> None:
+        """Send a joined request again that no server has run, or have its calls go on from its failure."""
+        if failed.failure in (Failure.UNSTARTED, Failure.REFUSED) and not batch.abandoned:
+            if batch.attempts is None:
+                batch.attempts = Attempts(self._policy, batch.timeout)
+            try:
+                delay = batch.attempts.delay_after(failed)
+            except OnnxserveError:
+                failed = failed._replace(failure=Failure.FINAL)
+            else:
+                batch.refused = failed.error
+                return self._send_later(batch, delay)
+        return self._coalescer.failed(batch, failed)
 
     def _after_waiting(self, call: PredictCall, waiter: Waiter) -> PredictCall:
         """Return a call that has waited, to be sent alone: with the waiter's request_id and the rest of its timeout.

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import queue
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from time import sleep
 from typing import Any, Self
 
@@ -12,12 +13,11 @@ import grpc
 from onnxserve._prediction import Prediction
 from onnxserve._sequence import Run, SequenceProtocol, State, Stop, break_off_deadline, cut_short
 from onnxserve._tracing import Metadata
-from onnxserve._turns import TURNS
 from onnxserve._watching import Watched
 from onnxserve.errors import OnnxserveError, Unavailable
 from onnxserve.tensor import Array
 
-_NO_TURN = contextlib.nullcontext()
+_NO_TURN = contextlib.nullcontext(True)
 
 
 class ModelSequence:
@@ -31,10 +31,12 @@ class ModelSequence:
     def __init__(
         self,
         open_call: Callable[[Iterator[bytes], Metadata], Any],
+        turn: Callable[[float], AbstractContextManager[bool]],
         why_unsent: Callable[[str], Unavailable | None],
         protocol: SequenceProtocol,
     ) -> None:
         self._open_call = open_call
+        self._turn = turn
         self._why_unsent = why_unsent
         self._protocol = protocol
         self._call: Any = None
@@ -122,9 +124,12 @@ class ModelSequence:
         try:
             while True:
                 try:
-                    with TURNS.turn(run.attempts.time_left) if run.attempts.broke else _NO_TURN:
-                        if run.call is None:
-                            self._send(run)
+                    if run.call is not None:
+                        return self._receive(run, self._protocol.deadline(run))
+                    with self._turn(run.attempts.time_left) if run.attempts.broke else _NO_TURN as in_time:
+                        if not in_time:
+                            raise self._overdue(run)
+                        self._send(run)
                         return self._receive(run, self._protocol.deadline(run))
                 except grpc.RpcError as error:
                     if self._watched.expired:
@@ -142,6 +147,8 @@ class ModelSequence:
         return unsent or self._protocol.overdue(run)
 
     def _send(self, run: Run) -> None:
+        if self._watched.expired:  # in the moment in which the last answer came
+            self._drop_call()
         call = self._call
         if call is None:
             self._protocol.check_start()

@@ -18,6 +18,7 @@ SERVING = 1
 """The ServingStatus of grpc.health.v1 for a service that accepts requests."""
 
 _SCHEME = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p):|[^/]+://")
+_SERVICE_CONFIG = "grpc.service_config"
 _KEEPALIVE_TIMEOUT_MS = 20_000
 # A name is looked up again when a connection ends, but by default at most every 30 s, in which all replicas may have
 # been replaced. The interval must be shorter than the time until a call's last retry.
@@ -43,23 +44,33 @@ def target_uri(target: str) -> str:
 def channel_options(
     *, max_message_bytes: int, keepalive: float, load_balancing: str, options: Options
 ) -> list[tuple[str, Any]]:
-    """Return the channel's options; the caller's own `options` come last and take precedence."""
-    return [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", int(keepalive * 1000)),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 0),
-        ("grpc.dns_min_time_between_resolutions_ms", _LOOKUP_INTERVAL_MS),
-        ("grpc.initial_reconnect_backoff_ms", _MIN_RECONNECT_MS),
-        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
+    """Return the channel's options, each once, for gRPC takes the first of a name; the caller's take precedence.
+
+    Raises:
+        ValueError: the caller's service config has a retryPolicy.
+    """
+    own = dict(options)
+    if "retryPolicy" in str(own.get(_SERVICE_CONFIG)):
+        raise ValueError(
+            f"the service config in options has a retryPolicy, which would carry a request that ends its server to "
+            f"further ones: leave it out of {_SERVICE_CONFIG}; the client's argument `retries` takes its place"
+        )
+    usual = {
+        "grpc.max_send_message_length": max_message_bytes,
+        "grpc.max_receive_message_length": max_message_bytes,
+        "grpc.keepalive_time_ms": int(keepalive * 1000),
+        "grpc.keepalive_timeout_ms": _KEEPALIVE_TIMEOUT_MS,
+        "grpc.keepalive_permit_without_calls": 0,
+        "grpc.dns_min_time_between_resolutions_ms": _LOOKUP_INTERVAL_MS,
+        "grpc.initial_reconnect_backoff_ms": _MIN_RECONNECT_MS,
+        "grpc.max_reconnect_backoff_ms": _MAX_RECONNECT_MS,
         # It has no retryPolicy: gRPC cannot tell a server that refuses from one that the request has ended.
-        ("grpc.service_config", json.dumps({"loadBalancingConfig": [{load_balancing: {}}]})),
+        _SERVICE_CONFIG: json.dumps({"loadBalancingConfig": [{load_balancing: {}}]}),
         # gRPC itself sends again the calls that no server has seen, unless the request is larger than this, and the
         # default is 256 KiB.
-        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
-        *options,
-    ]
+        "grpc.per_rpc_retry_buffer_size": max_message_bytes,
+    }
+    return [*(usual | own).items()]
 
 
 class Methods:

@@ -4,27 +4,38 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import monotonic
 from typing import Any, Self
 
 import grpc
 
 from onnxserve import _counting, _tracing
-from onnxserve._base import DEFAULT_TIMEOUT, NOT_READY, PROBE_TIMEOUT, READY_TIMEOUT, BaseClient, closed
+from onnxserve._base import (
+    CONNECTION_TIMEOUT,
+    DEFAULT_TIMEOUT,
+    NOT_CONNECTED,
+    NOT_READY,
+    PROBE_TIMEOUT,
+    READY_TIMEOUT,
+    BaseClient,
+    closed,
+)
 from onnxserve._blocking_sequence import ModelSequence
 from onnxserve._call import PredictCall
 from onnxserve._channel import SERVING, health_request
 from onnxserve._forking import check_process, forks
 from onnxserve._joining import JoinedPart, Key
+from onnxserve._messages import MessageSource
 from onnxserve._models import ModelInfo, model_info
 from onnxserve._prediction import Prediction, read_prediction
-from onnxserve._retrying import Attempts, Failed
+from onnxserve._retrying import Attempts, Failed, retry_delay
 from onnxserve._sequence import SequenceProtocol, State, Stop
-from onnxserve._stream import DEFAULT_WINDOW, MessageSource, Unanswered, checked
+from onnxserve._stream import DEFAULT_WINDOW, Unanswered, checked
 from onnxserve._turns import TURNS
 from onnxserve._waiting import Batch, Waiter
 from onnxserve._watching import Watched
 from onnxserve._wire import predict_request
-from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error
+from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error, of_request
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
 
@@ -133,20 +144,20 @@ class Client(BaseClient):
         self, model: str, source: MessageSource, unanswered: Unanswered, watched: Watched, return_errors: bool
     ) -> Iterator[Prediction | OnnxserveError]:
         """Yield the outcome of each request, over as many calls as it takes."""
-        with contextlib.closing(source), _tracing.start_stream(model) as span, contextlib.ExitStack() as turn:
-            has_turn = False
+        with contextlib.closing(source), _tracing.start_stream(model) as span:
             while True:
                 self._check(None)
+                for error in self._overdue(source, unanswered):
+                    yield checked(error, return_errors)
+                if unanswered.ended:
+                    break
                 rpc = self._open_stream(source.messages(), span.metadata)
                 watched.follow(rpc)
                 try:
-                    while (response := _read(rpc, source, unanswered, self._forks)) is not None:
+                    while (response := self._read(rpc, source, unanswered, watched)) is not None:
                         with source.changed:
                             outcome = unanswered.answer(response)
                             source.changed.notify_all()
-                        if has_turn and not unanswered.one_by_one:
-                            turn.close()
-                            has_turn = False
                         yield checked(outcome, return_errors)
                     unanswered.check_empty()
                     break
@@ -155,30 +166,39 @@ class Client(BaseClient):
                 finally:
                     if self._forks == forks():  # a child of the process leaves the call to it
                         rpc.cancel()
-                turn.close()
-                if watched.expired and not unanswered:  # but the server does not end the call
-                    break
-                delay = self._after_failure(failed, source, unanswered, expired=watched.expired)
+                if watched.expired:
+                    continue
+                with source.changed:
+                    delay = unanswered.after(self._policy.judge(failed))
                 if isinstance(delay, OnnxserveError):
                     yield checked(delay, return_errors)
                 elif self._closing.wait(delay):
                     raise closed()
-                has_turn = unanswered.one_by_one
-                if has_turn:
-                    turn.enter_context(TURNS.turn())
             if source.failure is not None:
                 raise source.failure
 
-    def _after_failure(
-        self, error: grpc.RpcError, source: MessageSource, unanswered: Unanswered, *, expired: bool
-    ) -> float | OnnxserveError:
-        """Return the seconds to wait before a stream continues; or the error of its oldest request, and no more."""
-        if not expired:
+    def _read(self, rpc: Any, source: MessageSource, unanswered: Unanswered, watched: Watched) -> Any:
+        """Return the next answer of a call, which is cancelled when the answer is overdue; None: the call has ended."""
+        check_process(self._forks)
+        if not unanswered.one_by_one:
             with source.changed:
-                return unanswered.after(self._policy.judge(error))
+                unanswered.wait()
+            return next(rpc, None)
+        with self._turn(unanswered.time_left) as has_connection:
+            if not has_connection:
+                watched.expire()
+            elif rpc.is_active():  # or the request would count as sent
+                with source.changed:
+                    unanswered.wait()
+                    source.changed.notify_all()
+            return next(rpc, None)
+
+    def _overdue(self, source: MessageSource, unanswered: Unanswered) -> list[OnnxserveError]:
+        """Return the errors of the requests of a stream whose answers are overdue; they are not sent again."""
         with source.changed:
             overdue = unanswered.expire()
-        return self._why_unsent(overdue.request_id) or overdue
+        unsent = self._why_unsent() if overdue else None
+        return overdue if unsent is None else [of_request(unsent, each.request_id) for each in overdue]
 
     def _open_stream(self, messages: Iterator[bytes], headers: _tracing.Metadata) -> Any:
         return self._methods.stream(messages, metadata=(*self._metadata, *headers), wait_for_ready=self._policy.waits)
@@ -283,7 +303,7 @@ class Client(BaseClient):
         return grpc.secure_channel(target, credentials, **kwargs)
 
     def _sequence(self, protocol: SequenceProtocol) -> ModelSequence:
-        return ModelSequence(self._open_stream, self._why_unsent, protocol)
+        return ModelSequence(self._open_stream, self._turn, self._why_unsent, protocol)
 
     def _predict(self, call: PredictCall, headers: _tracing.Metadata = (), failed: Failed | None = None) -> Prediction:
         request_id = self._new_id() if call.request_id is None else call.request_id
@@ -306,10 +326,9 @@ class Client(BaseClient):
         return _ThreadWaiter(key, part, deadline, request_id)
 
     def _send(self, batch: Batch) -> None:
-        request_id = self._new_id()
         try:
             call: Any = self._methods.predict.future(
-                batch.message(request_id),
+                batch.message(self._new_id()),
                 timeout=batch.timeout,
                 metadata=self._metadata,
                 wait_for_ready=self._policy.waits,
@@ -322,12 +341,21 @@ class Client(BaseClient):
                 call.cancel()
             call.add_done_callback(functools.partial(self._returned, batch))
 
+    def _send_later(self, batch: Batch, seconds: float) -> None:
+        def send() -> None:
+            self._closing.wait(seconds)
+            self._send(batch)
+
+        threading.Thread(target=send, name="onnxserve-retry", daemon=True).start()
+
     def _returned(self, batch: Batch, call: Any) -> None:
-        if call.code() is grpc.StatusCode.OK:
-            self._policy.note_answer()
-            self._coalescer.answered(batch, call.result())
-        else:
-            self._coalescer.failed(batch, self._policy.judge(call))
+        try:
+            if call.code() is grpc.StatusCode.OK:
+                self._answered(batch, call.result())
+            else:
+                self._failed(batch, self._policy.judge(call))
+        except Exception:  # or the calls would wait for ever
+            self._coalescer.each_alone(batch)
 
     def _ask(self, model: str, version: str | None) -> None:
         def learn(call: Any) -> None:
@@ -364,7 +392,7 @@ class Client(BaseClient):
                 raise closed()
             try:
                 if attempts.broke:
-                    with TURNS.turn(attempts.time_left):
+                    with self._turn(attempts.time_left):
                         response = send(timeout=attempts.timeout)
                 else:
                     response = send(timeout=attempts.timeout)
@@ -375,6 +403,31 @@ class Client(BaseClient):
             else:
                 self._policy.note_answer()
                 return response
+
+    @contextlib.contextmanager
+    def _turn(self, seconds: float) -> Iterator[bool]:
+        """Wait for a turn and a connection, and hold the turn in the block; False: the time is over without them.
+
+        While there is no connection, nobody has the turn: the others would wait for it no longer than they do, and be
+        sent all together once there is one.
+        """
+        deadline, failures = monotonic() + seconds, 0
+        while (left := deadline - monotonic()) > 0:
+            self._check(None)
+            with TURNS.turn(left):
+                if self._has_connection(left):
+                    yield True
+                    return
+            failures += 1
+            self._closing.wait(min(left, retry_delay(failures)))
+        yield False
+
+    def _has_connection(self, seconds: float) -> bool:
+        try:
+            self._check_health(None, min(seconds, CONNECTION_TIMEOUT))
+        except grpc.RpcError as error:
+            return error.code() not in NOT_CONNECTED
+        return True
 
     def _why_unsent(self, request_id: str = "", timeout: float = PROBE_TIMEOUT) -> Unavailable | None:
         """Return the error of a call that was not sent, as there is no connection; None: there is one."""
@@ -387,14 +440,6 @@ class Client(BaseClient):
     def _check_health(self, model: str | None, timeout: float | None) -> Any:
         # Never sent again, and without waiting for a connection: it reports the present state.
         return self._methods.check(health_request(model), timeout=timeout, metadata=self._metadata).value
-
-
-def _read(rpc: Any, source: MessageSource, unanswered: Unanswered, made_after: int) -> Any:
-    """Return the next answer of a call, which is cancelled when the answer is overdue; None: the call has ended."""
-    check_process(made_after)
-    with source.changed:
-        unanswered.wait()
-    return next(rpc, None)
 
 
 class _ThreadWaiter(Waiter):

@@ -6,9 +6,9 @@ answer is split again. So a few callers never wait, and many callers have about 
 
 When a joined request fails with an error that need not have failed each of its calls, or when another version of the
 model answers it, each call is sent alone and gets its own answer or error. At worst, with two calls, that makes half as
-many requests more than without joining. A joined request that a server refused, or whose connection broke, was the
-first attempt at each of its calls: the next ones are made alone, so that a call which ends servers does not take the
-others with it.
+many requests more than without joining. A joined request that a server refused, and says why, is sent again as it is.
+One that was refused otherwise, or whose connection broke, was the first attempt at each of its calls: the next ones are
+made alone, so that a call which ends servers does not take the others with it.
 
 Nothing here sends or sleeps: each client does that in its own way.
 """

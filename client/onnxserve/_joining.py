@@ -73,18 +73,14 @@ def join(key: Key, parts: Sequence[JoinedPart], request_id: str) -> bytes:
     )
 
 
-def split(
-    response: inference_service_pb2.PredictResponse, calls: Iterable[tuple[int, str]], shared: Container[str] = ()
-) -> list[Prediction]:
+def split(whole: Prediction, calls: Iterable[tuple[int, str]], shared: Container[str] = ()) -> list[Prediction]:
     """Return the answer to a joined request as one for each call, given by its number of rows and its request_id.
 
     Each call gets all of the outputs `shared`, which are the same for all rows.
 
     Raises:
-        ValueError: the answer does not have a row for each row of the request, or contradicts itself.
-        ImportError: see Prediction.
+        ValueError: the answer does not have a row for each row of the request.
     """
-    whole = Prediction(response)
     parts, last = [], 0
     for count, request_id in calls:
         first, last = last, last + count

@@ -112,8 +112,6 @@ class RetryPolicy:
             failure = Failure.FINAL
         if failure in (Failure.BROKE, Failure.REFUSED):
             self._tokens = max(0, self._tokens - 1)
-        if failure is Failure.BROKE and self.exhausted:
-            failure = Failure.FINAL
         return Failed(failed, failure, failed.retry_delay if asked is None else asked)
 
 
@@ -171,10 +169,12 @@ class Attempts:
             raise failed.error
         return delay
 
-    def _after_break(self, error: OnnxserveError) -> float:
+    def _after_break(self, error: OnnxserveError) -> float | None:
         if self.broke:
             raise servers_broke(error) from error
         self.broke = True
+        if self._policy.exhausted:
+            return None
         return random.uniform(0, min(_MAX_BREAK_DELAY, self.time_left / 2))  # noqa: S311
 
     def _after_refusal(self, failed: Failed) -> float | None:
@@ -186,9 +186,11 @@ class Attempts:
 
 def is_broken(error: grpc.RpcError) -> bool:
     """Whether a call ended because its connection or its server ended."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return True
-    # grpc.aio (1.85.1) raises this for a write to such a call, in place of the call's own status.
+    return error.code() is grpc.StatusCode.UNAVAILABLE or is_write_error(error)
+
+
+def is_write_error(error: grpc.RpcError) -> bool:
+    """Whether grpc.aio (1.85.1) has raised an error for a write to a call that has ended; see own_error()."""
     return error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
 
 

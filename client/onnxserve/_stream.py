@@ -1,17 +1,14 @@
 """The unanswered requests of one stream(), so that it can continue over another connection."""
 
-import asyncio
 import itertools
-import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from math import inf
 from time import monotonic
 from typing import Protocol
 
 import grpc
 
-from onnxserve._forking import forks
 from onnxserve._prediction import Prediction, read_prediction
 from onnxserve._retrying import Attempts, Failed, Failure, RetryPolicy, retry_delay
 from onnxserve._watching import GRACE
@@ -42,12 +39,6 @@ class Watcher(Protocol):
     def disarm(self) -> None:
         """Wait for ever again."""
         ...
-
-
-def call_cancelled(error: BaseException) -> bool:
-    """Whether grpc.aio raised an error because the call was cancelled, and not the task that waits for it."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and not (task is not None and task.cancelling())
 
 
 def check_answer(response: inference_service_pb2.StreamResponse, due: str | None) -> None:
@@ -89,7 +80,8 @@ class Unanswered:
 
     A server that stops, or a connection that breaks, leaves requests unanswered. They are sent again on the next call:
     a stopping server has not run them, and a model that is run twice gives the same answer. Where a connection broke,
-    one of them may have ended the server, and so they are sent again one by one; see Attempts.
+    one of them may have ended the server, and so they are sent again one by one, each while the caller waits; see
+    Attempts.
 
     Args:
         window: the number of requests that may wait at a time.
@@ -107,6 +99,7 @@ class Unanswered:
         self._watcher = watcher
         self._requests: deque[_Request] = deque()
         self._sent = 0
+        self._call_answers = False
         self._waits = False
         self._attempts: Attempts | None = None  # at the oldest request, after a failure
         self._idle_ends = 0
@@ -130,7 +123,22 @@ class Unanswered:
     def has_unsent(self) -> bool:
         """Whether the current call is to send another of the requests now."""
         requests, sent = self._requests, self._sent
-        return sent < len(requests) and (not sent or not requests[0].broke)
+        return sent < len(requests) and (not requests[0].broke or (self._waits and not sent))
+
+    @property
+    def all_sent(self) -> bool:
+        """Whether the current call has sent all requests."""
+        return self._sent == len(self._requests)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all requests are answered, and no others will be added."""
+        return self._all_added and not self._requests
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until the time of the oldest request is over: inf for never, never below 0."""
+        return max(0.0, self._overdue_at() - monotonic())
 
     def add(self, request_id: str, message: bytes) -> None:
         """Add a request to send."""
@@ -144,6 +152,7 @@ class Unanswered:
     def send_anew(self) -> None:
         """Note that a new call begins, which has sent none of the requests."""
         self._sent = 0
+        self._call_answers = False
 
     def next_message(self) -> bytes | None:
         """Return the next message to send on the current call; None: there is none now."""
@@ -172,6 +181,7 @@ class Unanswered:
         check_answer(response, self._requests[0].request_id if self._requests else None)
         request_id = self._pop().request_id
         self._sent -= 1
+        self._call_answers = True
         self._idle_ends = 0
         self._policy.note_answer()
         if response.WhichOneof("outcome") == "error":
@@ -189,13 +199,15 @@ class Unanswered:
                 f"it ended the stream with {len(self)} unanswered requests", self._requests[0].request_id
             )
 
-    def expire(self) -> OnnxserveError:
-        """Return the error of the oldest request, whose answer is overdue, and remove the request."""
-        return DeadlineExceeded(
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            f"no answer within the timeout of {self._timeout:g} s",
-            request_id=self._pop().request_id,
-        )
+    def expire(self) -> list[OnnxserveError]:
+        """Return the errors of the requests whose answers are overdue, after a call has ended, and remove them."""
+        self._rest()
+        now, message = monotonic(), f"no answer within the timeout of {self._timeout:g} s"
+        errors: list[OnnxserveError] = []
+        while self._overdue_at() <= now:
+            request_id = self._pop().request_id
+            errors.append(DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, message, request_id=request_id))
+        return errors
 
     def after(self, failed: Failed) -> float | OnnxserveError:
         """Return the seconds to wait before another call, after a call failed; or the error of the oldest request.
@@ -206,24 +218,32 @@ class Unanswered:
             OnnxserveError: the stream cannot go on.
         """
         self._rest()
+        if failed.failure is Failure.UNSTARTED and self._call_answers:
+            failed = failed._replace(failure=Failure.BROKE)
         if failed.failure is not Failure.FINAL and not self._sent:
             # It has failed nobody: the inputs may just be slow.
             self._idle_ends += failed.error.reason != _DRAINING
             return retry_delay(self._idle_ends + 1, failed.asked)
         oldest = self._requests[0] if self._requests else None
         if self._attempts is None:
-            left = inf if oldest is None else oldest.sent_at + self._timeout - monotonic()
+            left = self._overdue_at() - monotonic()
             self._attempts = Attempts(self._policy, None if left == inf else left, broke=self.one_by_one)
         try:
             delay = self._attempts.delay_after(failed)
         except OnnxserveError as error:
             if failed.failure is Failure.FINAL or oldest is None:
                 raise
-            return of_request(error, self._pop().request_id)
+            outcome = of_request(error, self._pop().request_id)
+            if failed.failure is Failure.BROKE and self._policy.exhausted:  # the others are not sent again, either
+                raise outcome from error.__cause__
+            return outcome
         if failed.failure is Failure.BROKE:
             for request in itertools.islice(self._requests, self._sent):
                 request.broke = True
         return delay
+
+    def _overdue_at(self) -> float:
+        return self._requests[0].sent_at + self._timeout if self._requests else inf
 
     def _pop(self) -> _Request:
         self._attempts = None
@@ -238,162 +258,6 @@ class Unanswered:
             return
         if self._sent:
             # The caller may have let answers wait: those that have arrived are taken first.
-            self._watcher.arm(max(self._requests[0].sent_at + self._timeout, monotonic()) + GRACE)
+            self._watcher.arm(max(self._overdue_at(), monotonic()) + GRACE)
         elif self._all_added and not self._requests:
             self._watcher.arm(monotonic() + self._timeout + GRACE)
-
-
-class MessageSource:
-    """The messages of a stream, for the calls that carry it one after the other.
-
-    grpc iterates the messages on a thread of its own. While that thread waits for the caller's inputs, the call may
-    break: then it adds the request that it gets in the end, and the next call's thread sends it. Messages that the
-    broken call still takes are sent again on the next one, as are all unanswered requests.
-
-    Args:
-        requests: the caller's requests, each with its request_id; iterated as the window allows.
-        unanswered: the requests that wait; guarded by `changed`.
-
-    Attributes:
-        changed: notified after each change.
-        failure: the exception that the caller's iterator raised; None: none.
-    """
-
-    def __init__(self, requests: Iterator[tuple[str, bytes]], unanswered: Unanswered) -> None:
-        self.failure: BaseException | None = None
-        self.changed = threading.Condition()
-        self._requests = requests
-        self._unanswered = unanswered
-        self._forks = forks()
-        self._call = 0
-        self._pulling = False
-        self._exhausted = False
-
-    def messages(self) -> Iterator[bytes]:
-        """Return the messages for a new call, the unanswered ones first; the previous call gets no more."""
-        with self.changed:
-            self._call += 1
-            self._unanswered.send_anew()
-            self.changed.notify_all()
-            return self._of_call(self._call)
-
-    def close(self) -> None:
-        """End the iteration of all calls."""
-        if self._forks != forks():  # the lock may be held by a thread of the parent process
-            return
-        with self.changed:
-            self._call += 1
-            self._exhausted = True
-            self.changed.notify_all()
-
-    def _of_call(self, call: int) -> Iterator[bytes]:
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: call != self._call or self._can_go_on())
-                if call != self._call:
-                    return
-                message = self._unanswered.next_message()
-                if message is None:
-                    if self._exhausted:
-                        return
-                    self._pulling = True
-            if message is not None:
-                yield message
-            else:
-                self._pull()
-
-    def _can_go_on(self) -> bool:
-        return self._unanswered.has_unsent or self._exhausted or (self._unanswered.has_room and not self._pulling)
-
-    def _pull(self) -> None:
-        request = None
-        try:
-            request = next(self._requests, None)
-        except BaseException as error:  # sys.exit() too: this is grpc's thread, and the caller's thread raises it
-            self.failure = error
-        with self.changed:
-            self._pulling = False
-            if request is None:
-                self._exhausted = True
-                self._unanswered.end()
-            else:
-                self._unanswered.add(*request)
-            self.changed.notify_all()
-
-
-class AsyncMessageSource:
-    """The messages of a stream, for the calls that carry it one after the other, in one event loop.
-
-    A task of its own iterates the inputs: grpc's own task, one for each call, does not end with a call that breaks.
-
-    Args:
-        inputs: the caller's inputs, an iterable or an asynchronous one.
-        encode: returns a request_id and a message for each.
-        unanswered: the requests that wait.
-    """
-
-    def __init__(
-        self,
-        inputs: Iterable[Inputs] | AsyncIterable[Inputs],
-        encode: Callable[[Inputs], tuple[str, bytes]],
-        unanswered: Unanswered,
-    ) -> None:
-        self._call = 0
-        self._changed = asyncio.Event()
-        self._encode = encode
-        self._unanswered = unanswered
-        self._puller = asyncio.create_task(self._pull(inputs))
-        self._puller.add_done_callback(self._pulled)
-
-    def _pulled(self, _: object) -> None:
-        self._unanswered.end()
-        self.notify()
-
-    def notify(self) -> None:
-        """Wake the waiting tasks: a request or an answer has arrived, or the inputs are exhausted."""
-        self._changed.set()
-
-    def messages(self) -> AsyncIterator[bytes]:
-        """Return the messages for a new call, the unanswered ones first; the previous call gets no more."""
-        self._call += 1
-        self._unanswered.send_anew()
-        self.notify()
-        return self._of_call(self._call)
-
-    async def _of_call(self, call: int) -> AsyncIterator[bytes]:
-        while call == self._call:
-            message = self._unanswered.next_message()
-            if message is not None:
-                yield message
-            elif self._puller.done():
-                return
-            else:
-                await self._wait()
-
-    def check(self) -> None:
-        """Raise the exception of the caller's inputs, if there was one."""
-        self._puller.result()
-
-    async def close(self) -> None:
-        """Stop iterating the inputs, and end the iteration of all calls."""
-        self._call += 1
-        self._puller.cancel()
-        await asyncio.gather(self._puller, return_exceptions=True)
-
-    async def _pull(self, inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> None:
-        if isinstance(inputs, AsyncIterable):
-            async for each in inputs:
-                await self._add(each)
-        else:
-            for each in inputs:
-                await self._add(each)
-
-    async def _add(self, inputs: Inputs) -> None:
-        self._unanswered.add(*self._encode(inputs))
-        self.notify()
-        while not self._unanswered.has_room:
-            await self._wait()
-
-    async def _wait(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()

@@ -7,8 +7,8 @@ from time import monotonic
 from typing import Protocol
 
 from onnxserve._joining import JoinedPart, Key, join, split
-from onnxserve._prediction import Prediction
-from onnxserve._retrying import Failed
+from onnxserve._prediction import Prediction, read_prediction
+from onnxserve._retrying import Attempts, Failed
 from onnxserve.errors import OnnxserveError
 from onnxserve.v1 import inference_service_pb2
 
@@ -77,7 +77,9 @@ class Batch:
         key: what the calls have in common.
         spec: the model's limits at the time.
         waiters: the calls, in the order of their rows.
-        call: the gRPC call of the request, once it is made.
+        call: the gRPC call of the request, once it is made; the last one.
+        attempts: those at the request, once it was refused.
+        refused: the error of the last attempt, until the next one; None: there was none.
     """
 
     def __init__(self, key: Key, first: Waiter) -> None:
@@ -86,6 +88,9 @@ class Batch:
         self.spec = first.part.spec
         self.waiters = [first]
         self.call: Call | None = None
+        self.attempts: Attempts | None = None
+        self.refused: OnnxserveError | None = None
+        self._request_id = ""
         self._rows = first.part.rows
         self._nbytes = first.part.nbytes
         first.batch = self
@@ -112,16 +117,19 @@ class Batch:
         return None if left == math.inf else max(0.001, left)
 
     def message(self, request_id: str) -> bytes:
-        """Return the joined request, serialized."""
+        """Return the joined request, serialized, for its next attempt."""
+        self._request_id, self.refused = request_id, None
         return join(self.key, [waiter.part for waiter in self.waiters], request_id)
 
     def split(self, response: inference_service_pb2.PredictResponse) -> list[Prediction]:
         """Return each call's part of the answer.
 
         Raises:
+            InvalidAnswer: the answer contradicts itself or the request.
             ValueError: another version of the model answered, which may not compute row by row; or see split().
             ImportError: see Prediction.
         """
+        whole = read_prediction(response, self._request_id, self.key.outputs)
         if response.version != self.spec.version:
             raise ValueError(f"version {response.version} answered, not {self.spec.version}")
-        return split(response, [(waiter.part.rows, waiter.request_id) for waiter in self.waiters], self.spec.shared)
+        return split(whole, [(waiter.part.rows, waiter.request_id) for waiter in self.waiters], self.spec.shared)

@@ -21,20 +21,24 @@ class Watched:
     Attributes:
         call: the gRPC call that carries the stream.
         deadline: when the next answer is overdue, in seconds of time.monotonic(); inf while nobody waits.
-        expired: whether the call was cancelled because of it.
     """
 
     def __init__(self) -> None:
         """Begin without a call and without a deadline."""
         self.call: Any = None
         self.deadline = inf
-        self.expired = False
+        self._expired: Any = None
         _WATCH.add(self)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the call was cancelled at a deadline; perhaps in the moment in which the answer came."""
+        return self._expired is not None and self._expired is self.call
 
     def follow(self, call: Any) -> None:
         """Watch another call."""
         self.disarm()
-        self.call, self.expired = call, False
+        self.call = call
 
     def arm(self, deadline: float) -> None:
         """Cancel the call at a deadline."""
@@ -46,11 +50,13 @@ class Watched:
         """Wait for ever again."""
         self.deadline = inf
 
-    def expire(self) -> None:
-        """Cancel the call."""
-        self.disarm()
-        self.expired = True
-        self.call.cancel()
+    def expire(self, now: float = inf) -> None:
+        """Cancel the call if its deadline has passed; the caller may go on meanwhile, even to another call."""
+        call = self.call
+        if self.deadline <= now:
+            self.deadline = inf
+            self._expired = call
+            call.cancel()
 
 
 class _Watch:
@@ -95,8 +101,7 @@ class _Watch:
         self.wakes_at = inf  # a deadline that is set from now on comes with a call of wake()
         now = monotonic()
         for watched in [*self.watched]:
-            if watched.deadline <= now:
-                watched.expire()
+            watched.expire(now)
         self.wakes_at = min((each.deadline for each in self.watched), default=inf)
         return min(_MAX_SLEEP, max(0.0, self.wakes_at - now))
 
@@ -142,11 +147,15 @@ class AsyncWatched:
         """Wait for ever again."""
         self.deadline = inf
 
+    def expire(self) -> None:
+        """Cancel the call."""
+        self.disarm()
+        self.expired = True
+        self.call.cancel()
+
     def _look(self) -> None:
         self._fires_at, self._timer = inf, None
         if self.deadline <= monotonic():
-            self.disarm()
-            self.expired = True
-            self.call.cancel()
+            self.expire()
         elif self.deadline < inf:
             self.arm(self.deadline)

@@ -35,6 +35,7 @@ __all__ = [
 _Detail = TypeVar("_Detail", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_DOMAIN = "onnxserve"  # of the reasons that our servers give; a proxy, or another service, may give its own
 _LONGEST = 10**9  # seconds
 
 
@@ -54,7 +55,8 @@ class OnnxserveError(Exception):
     Attributes:
         code: the grpc.StatusCode.
         message: a sentence for people.
-        reason: the machine-readable cause (google.rpc.ErrorInfo), such as "MODEL_RUN_FAILED"; "" if there is none.
+        reason: the machine-readable cause (google.rpc.ErrorInfo), such as "MODEL_RUN_FAILED"; "" if there is none, or
+            if it is not an onnxserve server's.
         metadata: further facts about the cause (google.rpc.ErrorInfo).
         violations: the fields at fault; () if the request itself is not at fault.
         retry_delay: seconds after which a retry may succeed; None if the server did not say.
@@ -209,6 +211,8 @@ def from_status(status: status_pb2.Status, request_id: str) -> OnnxserveError:
 
 def _from_details(code: grpc.StatusCode, message: str, status: status_pb2.Status, request_id: str) -> OnnxserveError:
     info = _detail(status, error_details_pb2.ErrorInfo)
+    if info.domain != _DOMAIN:
+        info = error_details_pb2.ErrorInfo()
     retry = _detail(status, error_details_pb2.RetryInfo)
     cls = _CLASSES_BY_REASON.get(info.reason) or _CLASSES.get(code, OnnxserveError)
     return cls(

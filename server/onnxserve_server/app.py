@@ -22,11 +22,12 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
+from onnxserve_server.runtime.arena import bound_runs
 from onnxserve_server.runtime.prober import ProbeLimits
 from onnxserve_server.runtime.resources import (
+    memory_left,
     open_descriptors,
     raise_descriptor_limit,
-    resident_bytes,
     resources,
 )
 from onnxserve_server.scheduling.backlog import Backlog
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 # threads all compute, pay for the switching: 15 % more CPU time a step.
 _SWITCH_INTERVAL = 0.001
 _SPARE_DESCRIPTORS = 64  # for files, pipes and sockets that come and go
+_RUN_SHARE = 7, 8  # of the memory that is left before they are loaded, models may take this part
 _WAITING_SHARE = 4  # of the memory that is left, this part may wait: messages on their way need more than they hold
 
 
@@ -109,6 +111,7 @@ class App:
         if self.telemetry is not None:
             self.telemetry.start()
         self._deadlines.start()
+        bound_runs(self.settings.all_run_bytes or memory_left() * _RUN_SHARE[0] // _RUN_SHARE[1])
         self.manager.load_all(stop)
         if stop is not None and stop.is_set():
             return
@@ -213,7 +216,7 @@ class App:
     def _bound_memory(self) -> None:
         """Set how much may wait, of requests and of answers, now that the models have taken their memory."""
         settings, granted = self.settings, resources()
-        left = max(0, granted.memory_bytes - resident_bytes())
+        left = memory_left()
         limit = settings.all_queue_bytes or max(left // _WAITING_SHARE, settings.max_message_bytes)
         self.engine.services.backlog.limit = limit
         self._max_unsent = settings.all_unsent_bytes or left // _WAITING_SHARE

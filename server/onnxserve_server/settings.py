@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         description="share of a model's run time that spot checks of its batches may take, unless model.yaml sets it; "
         "0: none",
     )
+    all_run_bytes: int = Field(
+        0,
+        ge=0,
+        description="maximum bytes of all models' weights and runs on the CPU; 0: seven eighths of the memory left at "
+        "the start",
+    )
     all_queue_bytes: int = Field(
         0,
         ge=0,

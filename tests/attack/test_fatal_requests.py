@@ -82,6 +82,24 @@ def fatal_calls(client, target):
     return [unary, together, asynchronous, stream]
 
 
+def test_polite_calls_wait_for_the_only_server_apart_from_the_fatal_one(launch, attack):
+    """All of them broke, and there is no connection for longer than a turn is waited for."""
+    callers, rounds = Callers(pause=0.001), attack.size(1, 4)
+    with Supervised(launch, {"fatal": zoo.fatal()}, 1) as servers, Client(servers.target) as client:
+        callers.add("unary", polite(callers, client, "unary"), 8)
+        callers.add("asyncio", polite_tasks(callers, servers.target, "asyncio", 8))
+        callers.add("stream", polite_stream(callers, client, "stream"), 2)
+        with callers.calling():
+            for number in range(1, rounds + 1):
+                with pytest.raises(ServersBroke, match="two servers broke"):
+                    client.predict("fatal", x(zoo.FATAL))
+                servers.wait_for_all(2 * number)
+                callers.go_on()
+        assert callers.errors == []
+        assert servers.deaths == [-signal.SIGFPE] * 2 * rounds
+    attack.count("fatal requests to the only server", rounds)
+
+
 def test_callers_of_fatal_requests_get_their_errors_and_the_polite_ones_their_answers(launch, attack):
     """One at a time, for requests that end servers may meet by chance on any number of them."""
     callers, kinds, rounds = Callers(pause=0.02), attack.size(2, 4), attack.size(1, 4)

@@ -27,6 +27,9 @@ KINDS = [
     flooding.unread_streams,
     flooding.packed,
 ]
+FLOODS = [(kind, ("--edge", "lane")) for kind in KINDS]
+FLOODS += [(kind, ("--edge", "plain")) for kind in (flooding.unread, flooding.unread_streams)]
+FLOODS += [(flooding.headers, ("--edge", "plain", "--max-connection-calls", 512))]
 
 
 @pytest.fixture
@@ -39,9 +42,9 @@ def ask(client):
     assert client.predict("double", {"x": np.ones((1, 3), np.float32)}, timeout=60)["y"].tolist() == [[2, 2, 2]]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_flood_neither_ends_the_server_nor_keeps_others_out(container, attack, kind):
-    server, limits = container()
+@pytest.mark.parametrize(("kind", "flags"), FLOODS, ids=[f"{kind.__name__}-{flags[1]}" for kind, flags in FLOODS])
+def test_a_flood_neither_ends_the_server_nor_keeps_others_out(container, attack, kind, flags):
+    server, limits = container(*flags)
     seconds, processes = attack.size(2, 10), attack.size(1, 4)
     answers = 0
     with Client(server.address, retries=0) as client:
@@ -51,9 +54,10 @@ def test_a_flood_neither_ends_the_server_nor_keeps_others_out(container, attack,
                 ask(client)
                 answers += not sent.ready()  # one that comes after the flood shows nothing
         ask(client)
-    attack.count(f"{kind.__name__} sent", sum(sent.get(60)))
-    attack.count(f"answers beside {kind.__name__}", answers)
-    attack.count(f"MiB at most under {kind.__name__}", limits.peak_memory >> 20)
+    name = f"{kind.__name__} ({flags[1]})"
+    attack.count(f"{name} sent", sum(sent.get(60)))
+    attack.count(f"answers beside {name}", answers)
+    attack.count(f"MiB at most under {name}", limits.peak_memory >> 20)
     assert answers > 0
     assert limits.peak_memory < GIB
     assert server.stop()[0] == 0

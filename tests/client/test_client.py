@@ -1,6 +1,7 @@
 """Requests of both clients, and what they refuse before they send it."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -42,6 +43,23 @@ RECEIPT = {
 )
 def test_a_target_without_a_scheme_is_a_dns_name(target, uri):
     assert target_uri(target) == uri
+
+
+def test_options_of_the_caller_override_those_of_the_client(echo):
+    """gRPC itself takes the first of two that have one name."""
+    options = [("grpc.max_receive_message_length", 4)]
+    with (
+        onnxserve.Client(echo, options=options) as client,
+        pytest.raises(errors.ResourceExhausted, match="larger than max"),
+    ):
+        client.predict("m", INPUTS)
+
+
+def test_a_retry_policy_of_grpc_is_refused_beside_the_client_s_own():
+    policy = {"maxAttempts": 5, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1}
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy | {"retryableStatusCodes": ["UNAVAILABLE"]}}]}
+    with pytest.raises(ValueError, match=r"retryPolicy.* leave it out of grpc.service_config.* `retries`"):
+        onnxserve.Client("localhost:1", options=[("grpc.service_config", json.dumps(config))])
 
 
 @pytest.fixture

@@ -71,6 +71,11 @@ DETAILS = {  # code, details, what the exception then says
         {"resource": "resnet"},
     ),
     "the server's own request id": ("INTERNAL", [error_info("", request_id="server-7")], {"request_id": "server-7"}),
+    "a reason of somebody else's": (
+        "INTERNAL",
+        [error_details_pb2.ErrorInfo(reason="MODEL_RUN_FAILED", domain="example.com", metadata={"request_id": "9"})],
+        {"reason": "", "metadata": {}, "request_id": "a reason of somebody else's"},
+    ),
     "no details": (
         "INTERNAL",
         [],

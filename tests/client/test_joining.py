@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnxserve._call import PredictCall
 from onnxserve._joining import Key, Spec, join, key_of, split
 from onnxserve._models import Batching, ModelInfo, Runtime, TensorSpec
+from onnxserve._prediction import Prediction
 from onnxserve._wire import predict_request
 from onnxserve.tensor import NAMES, NUMBERS, STORAGE, STRING, decode, encode
 from onnxserve.v1 import inference_service_pb2, tensor_pb2
@@ -78,7 +79,7 @@ def test_an_answer_is_split_into_what_each_call_would_have_got(number, rows, row
         outputs=[encode("y", np.concatenate(parts)), encode("z", np.arange(sum(rows)))],
         receipt=inference_service_pb2.Receipt(batch_rows=7),
     )
-    got = split(response, [(count, str(i)) for i, count in enumerate(rows)])
+    got = split(Prediction(response), [(count, str(i)) for i, count in enumerate(rows)])
     first = 0
     for i, (prediction, part) in enumerate(zip(got, parts, strict=True)):
         assert prediction["y"].dtype == part.dtype
@@ -94,7 +95,7 @@ def test_an_output_that_all_rows_share_is_given_whole_to_each_call():
     spec = spec_of([tensor("x", "float32", "n")], [tensor("y", "int64", "n"), tensor("z", "int64", 2, batch_axis=None)])
     assert (spec.batches, spec.shared) == (True, {"z"})
     outputs = [encode("y", np.arange(2)), encode("z", np.array([7, 8]))]
-    got = split(inference_service_pb2.PredictResponse(outputs=outputs), [(1, "a"), (1, "b")], spec.shared)
+    got = split(Prediction(inference_service_pb2.PredictResponse(outputs=outputs)), [(1, "a"), (1, "b")], spec.shared)
     assert [(each["y"].tolist(), each["z"].tolist()) for each in got] == [([0], [7, 8]), ([1], [7, 8])]
 
 

@@ -9,16 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
 import onnxserve
-from onnxserve._retrying import Failure, RetryPolicy
-from onnxserve._turns import Turns
+from onnxserve import _aio, _client
+from onnxserve._retrying import Attempts, Failure, RetryPolicy
+from onnxserve._turns import TURNS, Turns
 from onnxserve.testing._status import status_of
 from onnxserve.v1 import inference_service_pb2
 from support.ports import free_port
 from support.waiting import until
 
 INPUTS = {"x": np.arange(4, dtype=np.float32)}
+PREDICT = "/onnxserve.v1.InferenceService/Predict"
+CHECK = "/grpc.health.v1.Health/Check"
 
 
 def echo(request, _):
@@ -166,6 +170,47 @@ def test_a_request_whose_connection_broke_is_sent_once_more_and_not_more(serve, 
     assert server.calls == 2
 
 
+def test_a_refusal_by_something_that_is_no_server_of_ours_is_a_break(serve, either):
+    info = error_details_pb2.ErrorInfo(reason="DRAINING", domain="proxy.example.com")
+    status = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0])
+    status.details.add().Pack(info)
+    server = Failing(9, grpc.StatusCode.UNAVAILABLE, [("grpc-status-details-bin", status.SerializeToString())])
+    client = either.connect(serve(server))
+    with pytest.raises(onnxserve.ServersBroke):
+        client.predict("m", INPUTS)
+    assert server.calls == 2
+
+
+@pytest.mark.parametrize("failures", [0, 30])
+def test_a_request_that_broke_is_sent_in_its_turn_once_a_server_is_reached(serve, either, failures, monkeypatch):
+    server, checks = Failing(1, grpc.StatusCode.UNAVAILABLE), Failing(failures, grpc.StatusCode.UNAVAILABLE)
+    turns, between = [], []
+
+    def pause(_):
+        between.append(len(TURNS._queue))
+        return 0.001
+
+    def predict(request, context):
+        turns.append(len(TURNS._queue))
+        return server(request, context)
+
+    monkeypatch.setattr(_client, "retry_delay", pause)
+    monkeypatch.setattr(_aio, "retry_delay", pause)
+    client = either.connect(serve({PREDICT: predict, CHECK: checks}))
+    assert client.predict("m", INPUTS)["x"].tolist() == [0, 1, 2, 3]
+    assert checks.calls == failures + 1
+    assert (turns, between) == ([0, 1], [0] * failures)
+
+
+def test_a_request_that_broke_waits_for_a_server_no_longer_than_its_timeout(serve, either):
+    server = Failing(9, grpc.StatusCode.UNAVAILABLE)
+    client = either.connect(serve({PREDICT: server, CHECK: Failing(1_000_000, grpc.StatusCode.UNAVAILABLE)}))
+    with pytest.raises(onnxserve.OnnxserveError) as caught:
+        client.predict("m", INPUTS, timeout=0.5)
+    assert caught.value.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert not TURNS._queue
+
+
 def test_without_a_connection_a_call_waits_for_one_until_its_timeout(either):
     client = either.connect(f"127.0.0.1:{free_port()}")
     with pytest.raises(onnxserve.Unavailable, match=r"no server was reached: .*refused"):
@@ -185,11 +230,26 @@ def test_health_is_that_of_the_moment(either):
 
 def test_while_half_of_the_tokens_are_gone_no_broken_request_is_sent_again():
     policy = RetryPolicy(3)
-    broken = _Broken()
-    assert [policy.judge(broken).failure for _ in range(51)] == [Failure.BROKE] * 49 + [Failure.FINAL] * 2
+    for _ in range(49):
+        assert Attempts(policy, None).delay_after(policy.judge(_Broken())) < 1
+    for _ in range(2):
+        with pytest.raises(onnxserve.Unavailable, match="Socket closed") as caught:
+            Attempts(policy, None).delay_after(policy.judge(_Broken()))
+        assert caught.type is onnxserve.Unavailable
     for _ in range(3):
         policy.note_answer()
-    assert policy.judge(broken).failure is Failure.BROKE
+    assert Attempts(policy, None).delay_after(policy.judge(_Broken())) < 1
+
+
+def test_a_second_break_is_told_apart_also_while_half_of_the_tokens_are_gone():
+    policy = RetryPolicy(3)
+    attempts = Attempts(policy, None)
+    attempts.delay_after(policy.judge(_Broken()))
+    for _ in range(100):
+        policy.judge(_Broken())
+    assert policy.exhausted
+    with pytest.raises(onnxserve.ServersBroke):
+        attempts.delay_after(policy.judge(_Broken()))
 
 
 class _Broken(grpc.RpcError):

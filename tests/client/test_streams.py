@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from onnxserve import AsyncClient, Client, InvalidAnswer, OnnxserveError, _stream
+from onnxserve._messages import MessageSource
 from onnxserve._retrying import RetryPolicy
 from onnxserve.v1 import inference_service_pb2 as inference
 from support.waiting import until
@@ -166,7 +167,7 @@ def test_the_next_call_waits_for_an_input_that_the_broken_one_is_taking():
         assert go_on.wait(FOR_EVER)
         yield "2", b"2"
 
-    source = _stream.MessageSource(requests(), _stream.Unanswered(4, RetryPolicy(3), None, None))
+    source = MessageSource(requests(), _stream.Unanswered(4, RetryPolicy(3), None, None))
     source.changed = Changed()
     with ThreadPoolExecutor(2) as threads:
         broken = source.messages()

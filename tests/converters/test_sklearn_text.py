@@ -29,7 +29,8 @@ ODD_TEXTS = ["", "?", "a", "GRÖSSERER ärger... film-story", "I'd like  a\tgood
 def test_a_pipeline_that_begins_with_a_vectorizer_serves_texts(tmp_path, serving, described):
     pipeline = make_pipeline(TfidfVectorizer(), linear_model.LogisticRegression()).fit(TEXTS, MOODS)
     report = convert(saved(pipeline, tmp_path), tmp_path / "models" / "mood", *described, trust_code=True).report
-    assert report["proof"]["rows"]["node"] == "Tokenizer"  # it fills up to the longest of all rows
+    assert report["proof"]["rows"]["verdict"] == "independent"  # although each is filled up to the longest of all
+    assert report["proof"]["batchable"]
     ((name, declared),) = report["model"]["inputs"].items()
     texts = np.array(ODD_TEXTS, object).reshape(-1, *declared["shape"][1:])
     with serving(tmp_path / "models") as server:
@@ -96,4 +97,4 @@ def test_a_column_of_texts_beside_another_is_split_into_words_as_well(tmp_path):
     pipeline = make_pipeline(columns, linear_model.LogisticRegression()).fit(table, MOODS)
     inputs = ("age=float32[batch,1]", "said=string[batch,1]")
     report = convert(saved(pipeline, tmp_path), tmp_path / "models" / "m", *inputs, trust_code=True).report
-    assert report["proof"]["rows"]["node"] == "Tokenizer"  # it fills up to the longest of all rows
+    assert report["proof"]["batchable"]

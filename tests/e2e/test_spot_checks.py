@@ -131,7 +131,7 @@ def test_steps_of_sequences_are_checked_as_requests_are(server):
         line.close()
     for number, answers in enumerate(np.transpose(got)):
         np.testing.assert_allclose(answers, expected([value + number for value in values]), rtol=1e-5)
-    assert until(lambda: checks(server, "recurrent").get("same", 0)) >= 2
+    until(lambda: checks(server, "recurrent").get("same", 0) >= 2)
     assert server.client.model("recurrent").batching.enabled
 
 
@@ -141,5 +141,5 @@ def test_inputs_without_rows_and_rows_along_other_axes_are_checked_too(server):
         rows = {"x": np.ones((1, 3), np.float32), "state": state, "scale": np.float32(2)}
         for call in [server.send("layered", **rows) for _ in range(ROWS)]:
             call.result(timeout=30)
-    assert until(lambda: checks(server, "layered").get("same", 0)) >= 2
+    until(lambda: checks(server, "layered").get("same", 0) >= 2)
     assert server.client.model("layered").batching.enabled

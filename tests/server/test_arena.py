@@ -1,5 +1,8 @@
 """ONNX Runtime gives back what a single large run has needed."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import psutil
@@ -64,21 +67,49 @@ def test_the_memory_of_what_lies_between_is_given_back_too(tmp_path):
     assert rss() - before < LARGE
 
 
-class Options:
-    """Run options that count the entries they get."""
-
-    def __init__(self):
-        self.entries = []
-
-    def add_run_config_entry(self, key, value):
-        self.entries.append((key, value))
-
-
 def test_runs_that_are_always_large_keep_their_memory():
-    arena, options = Arena(), Options()
-    for _ in range(5):
-        arena.note(arena.prepare(options, []), [np.zeros(8 << 20, np.float32)])
-    assert options.entries == []
-    for _ in range(4):
-        arena.note(arena.prepare(options, []), [np.zeros(8, np.float32)])
-    assert options.entries == [("memory.enable_memory_arena_shrinkage", "cpu:0")]
+    arena = Arena()
+    due = []
+    for elements in [8 << 20] * 5 + [8] * 4:
+        due.append(arena.is_due())
+        arena.note(arena.before([]), [np.zeros(elements, np.float32)])
+    assert due == [False] * 6 + [True] + [False] * 2  # after the first that was much smaller, and once
+
+
+BOUNDED = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from onnxserve_server.runtime.arena import bound_runs
+from onnxserve_server.runtime.failures import MemoryRefused
+from onnxserve_server.runtime.session import Session, SessionOptions
+
+bound_runs(64 << 20)
+one, another = (Session(Path(sys.argv[1]), SessionOptions()) for _ in range(2))
+
+
+def run(session, mebibytes):
+    feeds = {"x": np.ones(1, np.float32), "s": np.array([mebibytes << 18])}
+    try:
+        return session.run(feeds, ["y"])[0].nbytes >> 20
+    except MemoryRefused as error:
+        return str(error)
+
+
+for session, mebibytes in ((one, 40), (another, 40), (one, 63), (another, 70), (another, 1 << 20), (another, 1)):
+    print(run(session, mebibytes))
+"""
+
+
+def test_all_sessions_share_what_runs_may_take(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(expand(), path)
+    ended = subprocess.run([sys.executable, "-c", BOUNDED, path], capture_output=True, text=True, check=True)
+    *first, large, largest, last = ended.stdout.splitlines()
+    assert first == ["40", "40", "63"]
+    assert large == f"it asks for {70 << 20} bytes more, and {64 << 20} are left of --all-run-bytes"
+    assert largest == f"it asks for {1 << 40} bytes more, and {64 << 20} are left of --all-run-bytes"
+    assert last == "1"
+    assert ended.stderr == ""

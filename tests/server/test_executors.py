@@ -12,6 +12,7 @@ from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.errors import Cancelled, DeadlineExceeded, ModelRunFailed, ModelStopped
 from support.batching import ANSWER, Hooked, answer, model_spec, values
 from support.engines import make_services
+from support.waiting import until
 
 
 class Counting:
@@ -93,6 +94,30 @@ def test_all_instances_run_when_one_burst_brings_work_for_all(make_job):
     assert all(job.over.wait(20) for job in jobs)
     model.stop()
     assert [answer(job) for job in jobs] == [[1], [2], [3]]
+
+
+def test_runs_do_not_go_far_ahead_of_the_answers_whose_memory_they_hold(clock, make_job):
+    may_answer = threading.Event()
+
+    class Long(Counting):
+        def run(self, feeds, outputs, handle=None):
+            clock.now += 1.0
+            return super().run(feeds, outputs, handle)
+
+    session = Long()
+    model = started(session, clock, max_rows=1)
+    jobs = values(make_job, *range(20))
+    end = jobs[0].end
+    jobs[0].end = lambda outcome: may_answer.wait(30) and end(outcome)
+    for job in jobs:
+        model.queue(job)
+    model.flush()
+    until(lambda: session.runs == 3)  # one is being answered, one waits, one is over
+    threading.Event().wait(0.1)  # time in which more could begin
+    assert session.runs == 3
+    may_answer.set()
+    model.stop()
+    assert [answer(job) for job in jobs] == [[2 * i] for i in range(20)]
 
 
 def test_a_stopped_model_finishes_what_waits_and_refuses_what_comes(make_job):

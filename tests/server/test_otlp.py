@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 import time
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from support.engines import make_sources
 from support.otlp import receiver
 from support.ports import free_port
 
-SHORT, SLACK = 1.0, 0.5  # seconds
+LONG = 30.0  # seconds, several times as long as anything here may take
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_what_never_started_can_be_stopped(silent):
     began = time.monotonic()
     MetricPush(endpoint(silent), 60, list, Resource.create()).stop()
     telemetry(silent).stop()
-    assert time.monotonic() - began < telemetry_module._STOP_TIMEOUT + SLACK
+    assert time.monotonic() - began < LONG
 
 
 def test_opentelemetry_s_own_switch_turns_traces_off(silent, monkeypatch):
@@ -76,10 +77,9 @@ def test_a_proxy_named_in_the_environment_gets_nothing_that_is_for_this_machine(
         assert len(kept.metrics) == 1
 
 
-@pytest.mark.parametrize("longest", [SHORT, telemetry_module._STOP_TIMEOUT])
-def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, longest):
+def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch):
     assert telemetry_module._STOP_TIMEOUT <= 5
-    monkeypatch.setattr(telemetry_module, "_STOP_TIMEOUT", longest)
+    monkeypatch.setattr(telemetry_module, "_STOP_TIMEOUT", 0.2)  # an export alone gives up after five seconds
     handlers = list(logging.getLogger().handlers)
     pushing = telemetry(silent)
     pushing.start()
@@ -93,5 +93,6 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(silent, monkeypatch, lo
     with connection:
         began = time.monotonic()
         pushing.stop()
-        assert time.monotonic() - began < longest + SLACK
+        assert time.monotonic() - began < LONG
+        assert "onnxserve-otlp-stop" in {thread.name for thread in threading.enumerate()}  # it waited for none of them
     assert logging.getLogger().handlers == handlers

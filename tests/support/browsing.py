@@ -155,6 +155,12 @@ class Page:
         """The contrast of each text that is seen, and its beginning."""
         return self.run(_CONTRASTS)
 
+    def layouts(self):
+        """How many times the browser has laid the page out."""
+        self.driver.execute_cdp_cmd("Performance.enable", {})
+        metrics = self.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "LayoutCount")
+
     def severe(self):
         """What stands in the browser's log as severe and was not expected."""
         messages = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]

@@ -102,6 +102,27 @@ def pooled(m, ids):
     return m.head(x[torch.arange(x.shape[0]), ids.argmax(-1)])
 
 
+def picked(m, x):
+    best = m.score(x)[..., 0].topk(2, 1).indices
+    return x[torch.arange(x.shape[0])[:, None], best]
+
+
+def written(m, ids, mask):
+    b, t = ids.shape
+    x = heads(m.embed(ids))
+    hidden = torch.full((t, t), -1e4).triu(1)[None, None].expand(b, 1, -1, -1).clone()
+    n = mask.shape[-1]
+    empty = hidden[:, :, :, :n] + mask[:, None, None, :] == 0
+    hidden[:, :, :, :n] = hidden[:, :, :, :n].masked_fill(empty, -1e4)
+    return ((x @ x.transpose(2, 3) / 2 + hidden).softmax(-1) @ x).transpose(1, 2).flatten(2)
+
+
+def sampled(m, image, places):
+    b, c, h, w = image.shape
+    parts = F.grid_sample(image.reshape(b * 2, c // 2, h, w), places.flatten(0, 1).tanh(), align_corners=False)
+    return parts.reshape(b, c, 5, 3)
+
+
 def squeezed(m, image):
     x = m.conv(image)
     return (x * m.gate(x.mean((2, 3))).sigmoid()[..., None, None]).amax((2, 3))
@@ -235,6 +256,9 @@ INDEPENDENT = {
         [IDS, (INT, ("batch",), (1, 5))],
     ),
     "pooled at argmax": (lambda: net(pooled, embed=nn.Embedding(11, D), head=nn.Linear(D, 3)), [IDS]),
+    "picked at the top": (lambda: net(picked, score=nn.Linear(D, 1)), [X3]),
+    "a mask that is written to": (lambda: net(written, embed=nn.Embedding(11, D)), [IDS, (INT, ("batch", "time"), 2)]),
+    "deformable attention": (lambda: net(sampled), [IMAGE, (FLOAT, ("batch", 2, 5, 3, 2))]),
     "squeeze and excite": (lambda: net(squeezed, conv=nn.Conv2d(4, 8, 3, groups=4), gate=nn.Linear(8, 8)), [IMAGE]),
     "channel shuffle": (lambda: net(shuffled, conv=nn.Conv2d(4, 8, 1)), [IMAGE]),
     "experts": (

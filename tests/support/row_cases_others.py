@@ -53,6 +53,8 @@ ML_CASES = [
 
 HEADS = {"num_heads": 2}
 QKV = {"x": "f 2 3 4", "w": _w(4, 12), "b": _w(12)}
+CACHED = {"q": "f 2 1 4", "k": "f 2 1 4", "v": "f 2 1 4", "b": None, "m": "j 2 3<2", "r": None, "c": "f 2 2 2 2",
+          "d": "f 2 2 2 2"}  # fmt: skip
 MS_CASES = [
     Case("BiasGelu", {"x": "f 2 3", "b": _w(3)}, ("x0",), domain=MS),
     *(Case(op, {"x": "f 2 3"}, ("x0", "x1"), domain=MS) for op in ("FastGelu", "Gelu", "QuickGelu")),
@@ -77,11 +79,14 @@ MS_CASES = [
     Case("Attention", QKV, ("x0",), ("x1",), HEADS, MS),
     Case("Attention", QKV | {"m": "j 2 3<2"}, ("x0 m0",), (), HEADS, MS),
     Case("MultiHeadAttention", {"q": "f 2 3 4", "k": "f 2 5 4", "v": "f 2 5 4"}, ("q0 k0 v0", "q1 >1")[:1], ("k1 v1",), HEADS, MS),
+    Case("MultiHeadAttention", CACHED, ("q0 k0 v0 m0 c0 d0",), (), HEADS, MS, ("f", "f", "f")),
+    Case("MultiHeadAttention", CACHED, (), ("q0 k0 v0 m0 c0 d0",), HEADS, MS),
     Case("QAttention", {"x": "u 2 3 4<9", "w": _u(4, 12), "b": _w(12), "s": ONE, "t": ONE, "m": None, "z": ZERO, "y": ZERO}, ("x0",), ("x1",), HEADS, MS),
     Case("EmbedLayerNormalization", {"i": "j 2 3<5", "n": None, "w": _w(5, 4), "p": _w(6, 4), "s": None, "g": _w(4), "b": _w(4)}, ("i0",), domain=MS, outputs=("f", "")),
     Case("SkipLayerNormalization", {"x": "f 2 3 4", "k": "f 2 3 4", "g": _w(4)}, ("x0 k0", "x1 k1"), (), {}, MS),
     Case("SkipSimplifiedLayerNormalization", {"x": "f 2 3 4", "k": "f 2 3 4", "g": _w(4)}, ("x0 k0",), domain=MS),
     Case("GroupQueryAttention", {"q": "f 2 1 16", "k": "f 2 1 16", "v": "f 2 1 16", "pk": "f 2 2 3 8", "pv": "f 2 2 3 8", "l": "j 2<3", "t": np.int32(4)}, ("q0 k0 v0 pk0 pv0 l0",), (), HEADS | {"kv_num_heads": 2}, MS, ("f", "f", "f")),
+    Case("GroupQueryAttention", {"q": "f 2 1 16", "k": "f 2 1 16", "v": "f 2 1 16", "pk": "f 2 2 3 8", "pv": "f 2 2 3 8", "l": "j 2<3", "t": np.int32(4)}, (), ("q0 k0 v0 pk0 pv0 l0",), HEADS | {"kv_num_heads": 2}, MS),
     Case("RotaryEmbedding", {"x": "f 2 2 3 8", "p": "i 2 3<9", "c": _w(9, 4), "s": _w(9, 4)}, ("x0 p0",), domain=MS),
     Case("BiasSoftmax", {"x": "f 2 3 4", "b": _w(1, 3, 4)}, ("x0",), (), {"axis": 2, "is_inner_broadcast": 0}, MS, kernel=False),
     Case("BiasSplitGelu", {"x": "f 2 3 16", "b": _w(16)}, ("x0",), domain=MS, kernel=False),

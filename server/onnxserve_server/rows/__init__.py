@@ -6,7 +6,8 @@ it depends on the number of rows, and, where it is small, what it contains as a 
     analysis.py        analyse(): the verdict on a model
     interpreter.py     walks graph and functions, node by node, within its budget
     node.py            what a rule may ask of a node
-    values.py          what is known of a value; sizes.py: sizes as formulas
+    values.py          what is known of a value; joining.py: what holds of one of two
+    axes.py            the axes of values, and which of them counts rows; sizes.py: sizes as formulas
     table.py           the rules that are data: which axes an operator carries, and which it mixes
     notation.py        reads and applies the notation of that table
     *_rules.py         the rules that need more than the notation

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
+from onnxserve_server.rows.axes import PURE, Axis
 from onnxserve_server.rows.interpreter import Interpreter, OverBudget
 from onnxserve_server.rows.rules import RULES
 from onnxserve_server.rows.sizes import symbol
-from onnxserve_server.rows.values import PURE, Abstract, Axis, Poison, Value
+from onnxserve_server.rows.values import Abstract, Poison, Value
 from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 assert RULES  # registered by the import

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 from onnx import GraphProto, TensorProto
 
+from onnxserve_server.rows.axes import Axis, Meet, Unclear, axes_of
 from onnxserve_server.rows.elementwise_rules import tensors
+from onnxserve_server.rows.joining import join
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number
-from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, Poison, Unclear, Value, axes_of, join
+from onnxserve_server.rows.values import Abstract, Known, Poison, Value
 
 _MAX_PASSES = 6
 
@@ -81,7 +83,8 @@ def scan(node: Node, inputs: Sequence[Known | None]) -> list[Abstract]:
     scanned = outputs[len(states) :]
     places = node.numbers("scan_output_axes", [0] * len(scanned))
     made = [_stacked(each, axis, length) for each, axis in zip(scanned, places, strict=True)]
-    return [*final, *made]
+    by_count = any(each.by_count for each in sliced)  # then the number of passes is, too
+    return [tainted(each, by_count=by_count) for each in (*final, *made)]
 
 
 def _given(values: Sequence[Known | None]) -> list[Abstract]:

@@ -1,26 +1,17 @@
 """Operators that take parts of tensors and put parts together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from onnxserve_server.rows.axes import Axes, Axis, Meet, Unclear, check_axes, merge
 from onnxserve_server.rows.elementwise_rules import tensors
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, by_count, compare, divide, multiply, opaque
-from onnxserve_server.rows.values import (
-    Axes,
-    Axis,
-    Known,
-    Meet,
-    Unclear,
-    Value,
-    check_axes,
-    contents_of,
-    merge,
-)
+from onnxserve_server.rows.values import Known, Value, contents_of
 
 _FAR = 10**9  # the end of an axis, as jax2tf writes it; others write 2**31 - 1 or more, and no batch has so many rows
 
@@ -44,30 +35,31 @@ def slice_rule(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     starts, ends, axes, steps, *_ = parts
     steps = steps or [1] * len(starts)
     places = [place_in(axis, value.rank) for axis in axes or range(len(starts))]
-    made, cuts = value.known, [slice(None)] * value.rank
-    exact, depends = True, value.by_count
-    for k, start, end, step in zip(places, starts, ends, steps, strict=True):
-        if not _is_all(value.sizes[k], start, end, step):
-            made = _with_size(made, k, _length(made[k].size, start, end, step))
-            exact = exact and all(isinstance(each, int) for each in (start, end, step))
-            cuts[k] = slice(start, end, step) if exact else slice(None)
-            depends = depends or by_count(start, end, step)
-    return [_cut(value, made, cuts if exact else None, depends=depends)]
+    cuts = {
+        k: (start, end, step)
+        for k, start, end, step in zip(places, starts, ends, steps, strict=True)
+        if not _is_all(value.sizes[k], start, end, step)
+    }
+    return [_cut(value, cuts) if cuts else value]
 
 
-def _cut(value: Value, axes: Axes, cuts: Sequence[Any] | None, *, depends: bool) -> Value:
-    array = value.array()
-    if array is not None and cuts is not None:
-        cuts = [_downwards(cut) for cut in cuts]
-        return contents_of(array[tuple(cuts)], value.dtype)
-    if axes == value.known:
-        return value
-    return value.bare(axes=axes, place=value.place, below=value.below, by_count=depends)
+def _cut(value: Value, cuts: Mapping[int, tuple[Number, Number, Number]]) -> Value:
+    """Return what start, end and step leave, by axis."""
+    axes, array = value.known, value.array()
+    for k, cut in cuts.items():
+        axes = _with_size(axes, k, _length(axes[k].size, *cut))
+    numbers = [number for cut in cuts.values() for number in cut]
+    if array is not None and all(isinstance(number, int) for number in numbers):
+        return contents_of(array[tuple(_sliced(cuts.get(k)) for k in range(value.rank))], value.dtype)
+    return value.bare(axes=axes, place=value.place, below=value.below, by_count=value.by_count or by_count(*numbers))
 
 
-def _downwards(cut: Any) -> Any:
+def _sliced(cut: Any) -> slice:
     """Return a slice as numpy means it: ONNX writes -infinity for an end before the first element."""
-    return slice(cut.start, None, cut.step) if cut.step and cut.step < 0 and cut.stop < -_FAR else cut
+    if cut is None:
+        return slice(None)
+    start, end, step = cut
+    return slice(start, None if step < 0 and end < -_FAR else end, step)
 
 
 def _is_all(size: Number, start: Number, end: Number, step: Number) -> bool:
@@ -106,15 +98,16 @@ def cut_up(value: Value, k: int, lengths: Sequence[Number]) -> list[Value]:
     Raises:
         Meet: the rows lie along that axis.
     """
-    array, at, made = value.array(), 0, []
+    array, made = value.array(), []
+    at: Number = 0
     for length in lengths:
         if length == value.sizes[k]:
             made.append(value)
-        elif array is not None and isinstance(length, int):
+        elif array is not None and isinstance(length, int) and isinstance(at, int):
             made.append(contents_of(np.take(array, range(at, at + length), k), value.dtype))
         else:
             made.append(value.bare(axes=_with_size(value.known, k, length), place=value.place, below=value.below))
-        at += length if isinstance(length, int) else 0
+        at = at + length
     return made
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from onnx import TensorProto
 
+from onnxserve_server.rows.axes import Axes, Axis, Unclear, check_axes, merge
 from onnxserve_server.rows.contents import cast, compute
 from onnxserve_server.rows.node import Node, is_real
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, compare, is_at_least, is_natural
-from onnxserve_server.rows.values import Axes, Axis, Known, Position, Unclear, Value, check_axes, merge
+from onnxserve_server.rows.values import Known, Position, Value
 
 _LOGICAL = {
     *("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Not", "And", "Or", "Xor"),
@@ -95,9 +96,9 @@ def _single(value: Value) -> Number | None:
     return None if element == 0 or not is_natural(element) else element
 
 
-def _below_of_contents(value: Value) -> Number | None:
-    element = value.contents[0] if value.contents is not None and len(value.contents) == 1 else None
-    return 1 if element == 0 and not isinstance(element, float) else None
+def _below_of_contents(value: Value) -> int | None:
+    numbers = [each for each in value.contents or () if isinstance(each, int) and each >= 0]
+    return max(numbers) + 1 if numbers and len(numbers) == len(value.contents or ()) else None
 
 
 @rule("Cast", "CastLike", "BitCast")
@@ -113,7 +114,7 @@ def cast_rule(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
 def _kept(value: Value, dtype: int) -> dict[str, Any]:
     """Return what stays known of indices; nothing if they become numbers of less precision, or come from such."""
     whole = {TensorProto.INT64, TensorProto.INT32}
-    return {} if {value.dtype, dtype} <= whole else {"place": None, "below": None, "leads": False}
+    return {} if {value.dtype, dtype} <= whole else {"place": None, "below": None, "leads": False, "filler": None}
 
 
 @rule("Clip")
@@ -135,7 +136,9 @@ def _within(low: Value, high: Value) -> Number | None:
     lower, upper = (each.contents[0] if each.contents and len(each.contents) == 1 else None for each in (low, high))
     if lower is None or upper is None or isinstance(lower, (float, str)) or isinstance(upper, (float, str)):
         return None
-    return upper + 1 if compare(lower, 0) in (0, 1) and is_natural(upper + 1) else None
+    if compare(lower, 0) not in (0, 1) or compare(upper, 0) == -1:
+        return None
+    return upper + 1 if is_natural(upper + 1) else None
 
 
 def resolve(index: Value, axis: Axis) -> bool:

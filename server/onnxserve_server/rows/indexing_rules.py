@@ -4,22 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxserve_server.rows.axes import PURE, Axes, Axis, Meet, Unclear, check_axes, merge
 from onnxserve_server.rows.elementwise_rules import resolve, tensors
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, by_count
-from onnxserve_server.rows.values import (
-    PURE,
-    Axes,
-    Axis,
-    Known,
-    Meet,
-    Unclear,
-    Value,
-    check_axes,
-    contents_of,
-    merge,
-)
+from onnxserve_server.rows.values import Known, Value, contents_of
 
 
 @rule("Gather")
@@ -88,8 +78,8 @@ def _after_index(data: Value, indices: Value, batch: int) -> tuple[Axes, int]:
         raise Unclear("the length of its indices is unknown")
     if indices.known[-1].rows:
         raise Meet("the rows of its indices are the parts of one index")
-    if batch + depth > data.rank:
-        raise Unclear("its indices are longer than its data has axes")
+    if batch + depth > data.rank or batch >= indices.rank:
+        raise Unclear("its indices are longer than its data has axes, or it has too many batch_dims")
     return data.known[batch + depth :], depth
 
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from onnxserve_server.rows import registry
+from onnxserve_server.rows.axes import Axis, Meet, Unclear
+from onnxserve_server.rows.joining import join
 from onnxserve_server.rows.node import Node, from_tensor
 from onnxserve_server.rows.sizes import by_count
-from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, Poison, Unclear, Value, join
+from onnxserve_server.rows.values import Abstract, Known, Poison, Value
 from onnxserve_server.spec import Rows
 
 _MAX_NODES = 100_000
 _MAX_DEPTH = 24
+_OF_SHAPE = {("", "Shape"), ("", "Size")}
 _DETERMINISTIC = ("", registry.ML, registry.MICROSOFT)
 
 Scope = MutableMapping[str, Abstract]
@@ -88,6 +91,8 @@ class Interpreter:
         function = self._functions.get((domain, proto.op_type, proto.overload))
         if function is not None and domain not in _DETERMINISTIC:
             return self._call(function, inputs, attributes, context.inside(_key(proto)))
+        if (domain, proto.op_type) in _OF_SHAPE:
+            inputs = [each.value or each if isinstance(each, Poison) else each for each in inputs]
         poison = worst(inputs)
         if poison is not None:
             return [poison] * len(proto.output)
@@ -130,8 +135,8 @@ class Interpreter:
 
 
 def worst(values: Iterable[Abstract | None]) -> Poison | None:
-    """Return the poison among values; one of rows that meet before one of which nothing is known."""
-    poisons = [each for each in values if isinstance(each, Poison)]
+    """Return the poison of what is made of values; one of rows that meet before one of which nothing is known."""
+    poisons = [replace(each, value=None) for each in values if isinstance(each, Poison)]
     return next((each for each in poisons if each.rows is Rows.MEET), poisons[0] if poisons else None)
 
 
@@ -145,7 +150,8 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
     except Meet as meet:
         finding = Poison(Rows.MEET, f"{_operator(node)}: {meet}", node.name)
     except Unclear as unclear:
-        finding = Poison(Rows.UNKNOWN, f"{_operator(node)}: {unclear}", node.name)
+        filled = any(isinstance(each, Value) and each.filler is not None for each in inputs)
+        finding = Poison(Rows.MEET if filled else Rows.UNKNOWN, f"{_operator(node)}: {unclear}", node.name)
     except OverBudget:
         raise
     except Exception as error:  # a graph that violates the standard, in whatever way
@@ -162,16 +168,16 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
 
 
 def _checked(value: Abstract, node: Node) -> Abstract:
-    """Return a value; poison if its rows depend on their number, unless a rule could resolve it as an index."""
+    """Return a value; poison if its rows depend on their number, unless another operator could free it of that."""
     if isinstance(value, Value) and not _is_sound(value):
         reason = f"{_operator(node)}: the size of an axis depends on the number of rows"
         return Poison(Rows.MEET, reason, node.name)
-    if isinstance(value, Value) and value.row_axis is not None and value.by_count and not (value.place or value.leads):
-        reason = f"{_operator(node)}: its values depend on the number of rows, or on a row's place among them"
-        return Poison(Rows.MEET, reason, node.name)
+    if isinstance(value, Value) and value.row_axis is not None and value.by_count and not value.is_resolvable:
+        reason = f"{_operator(node)}: its values depend on how many rows there are, on a row's place or on the longest"
+        return Poison(Rows.MEET, reason, node.name, value)
     if isinstance(value, Poison) and not value.node:
-        return replace(value, node=node.name, reason=f"{_operator(node)}: {value.reason}")
-    return value
+        return Poison(value.rows, f"{_operator(node)}: {value.reason}", node.name)
+    return replace(value, value=None) if isinstance(value, Poison) else value
 
 
 def _is_sound(value: Value) -> bool:

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxserve_server.rows import notation
+from onnxserve_server.rows.axes import Axis, Meet, Unclear
 from onnxserve_server.rows.cutting_rules import concatenated
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.product_rules import product
 from onnxserve_server.rows.reducing_rules import refuse_rows
 from onnxserve_server.rows.registry import MICROSOFT, rule
-from onnxserve_server.rows.values import Axis, Known, Meet, Unclear, Value
+from onnxserve_server.rows.table import CACHED_ATTENTION
+from onnxserve_server.rows.values import Known, Value
 
 
 def _shared(values: Sequence[Known | None]) -> None:
@@ -101,6 +103,15 @@ def rotary(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """Each row is turned by the angles at its positions, which are one offset, or given for each row."""
     offset = isinstance(inputs[1], Value) and inputs[1].rank == 1
     return notation.apply(f"b*, {'_' if offset else 'bS'}, _, _ -> b*", node, inputs)
+
+
+@rule(*CACHED_ATTENTION, domain=MICROSOFT)
+def cached_attention(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
+    """Each row attends to its own keys. With a cache that is read and not given back, kernels read those of others."""
+    text, place = CACHED_ATTENTION[node.op]
+    if inputs[place : place + 1] not in ([], [None]) and not (node.outputs >= 3 and all(node.given[1:3])):
+        raise Meet("it reads a cache and does not give it back: ONNX Runtime then takes keys of other rows")
+    return notation.apply(text, node, inputs)
 
 
 @rule("BiasSoftmax", domain=MICROSOFT)

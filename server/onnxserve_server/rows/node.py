@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 import onnx
 from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 
+from onnxserve_server.rows.axes import Axis, Unclear
 from onnxserve_server.rows.sizes import Number, Size, symbol
-from onnxserve_server.rows.values import MAX_CONTENTS, Abstract, Axis, Unclear, Value, contents_of
+from onnxserve_server.rows.values import MAX_CONTENTS, Abstract, Value, contents_of
 
 Subgraph: TypeAlias = Callable[[GraphProto, Sequence[Abstract], str], list[Abstract]]
 """Interprets a graph inside a node, given its inputs and a label of this pass; outer values are found by name."""
@@ -54,13 +55,18 @@ class Node:
         """Return an attribute that is a text."""
         return self.attributes[name].s.decode(errors="replace") if name in self.attributes else default
 
+    def texts(self, name: str) -> list[str]:
+        """Return an attribute that is a list of texts; none if it is left out."""
+        found = self.attributes[name].strings if name in self.attributes else ()
+        return [each.decode(errors="replace") for each in found]
+
     def graph(self, name: str) -> GraphProto:
         """Return an attribute that is a graph."""
         return self.attributes[name].g
 
     def fresh(self, label: object) -> Size:
         """Return a size of this node of which nothing is known; the same for the same label."""
-        return symbol(f"{self.key}:{label}")
+        return symbol(f"{self.key}:{label}", fresh=True)
 
     def axis(self, rank: int, default: int, name: str = "axis") -> int:
         """Return an attribute that is an axis, counted from the front.

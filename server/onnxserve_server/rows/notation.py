@@ -16,8 +16,9 @@ So rows may lie along a carried axis that every output has. Along any other they
 from collections.abc import Sequence
 from functools import cache
 
+from onnxserve_server.rows.axes import Axes, Axis, Meet, Unclear, check_axes, merge
 from onnxserve_server.rows.node import Node
-from onnxserve_server.rows.values import Axes, Axis, Known, Meet, Unclear, Value, check_axes, merge
+from onnxserve_server.rows.values import Known, Value
 
 _RUNS = "@*"
 

@@ -7,11 +7,12 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxserve_server.rows import notation
+from onnxserve_server.rows.axes import PURE, Axes, Axis, Meet, Unclear
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, from_tensor, place_in
-from onnxserve_server.rows.registry import ML, rule
+from onnxserve_server.rows.registry import MICROSOFT, ML, rule
 from onnxserve_server.rows.sizes import Number, divide, opaque
-from onnxserve_server.rows.values import PURE, Axes, Axis, Known, Meet, Unclear, Value, contents_of
+from onnxserve_server.rows.values import Known, Value, contents_of
 
 
 @rule("Constant")
@@ -117,6 +118,15 @@ def rotary(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     return [made]
 
 
+@rule("GridSample")
+@rule("GridSample", domain=MICROSOFT)
+def grid_sample(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
+    """Pixels of an image at the places that a grid tells, which has the size of the result."""
+    space = max(0, tensors(inputs)[0].rank - 2)
+    made = "HWD"[:space]
+    return notation.apply(f"nC{'XYZ'[:space]}, n{made}P -> nC{made}", node, inputs)
+
+
 @rule("DFT")
 def fourier(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """The elements along an axis meet, and the last axis holds complex numbers."""
@@ -158,22 +168,6 @@ def center_crop_pad(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
                 raise Meet("it cuts the axis that counts rows")
             axes[k] = Axis(size)
     return [value.bare(axes=tuple(axes))]
-
-
-@rule("StringNormalizer")
-def string_normalizer(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """Element by element; but stopwords are left out, of one row or another."""
-    (value,) = tensors(inputs)
-    if "stopwords" in node.attributes and node.attributes["stopwords"].strings and value.row_axis is not None:
-        raise Meet("it leaves out stopwords: how many elements stay depends on all rows together")
-    return [value.bare()]
-
-
-@rule("TfIdfVectorizer")
-def tf_idf(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """Counts of n-grams in each line."""
-    (value,) = tensors(inputs)
-    return notation.apply("C -> F" if value.rank == 1 else "nC -> nF", node, inputs)
 
 
 @rule("ArrayFeatureExtractor", domain=ML)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from onnxserve_server.rows.axes import Axes, Axis, Meet, Unclear, check_axes, merge
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node
 from onnxserve_server.rows.registry import MICROSOFT, rule
 from onnxserve_server.rows.table import MATRIX_PRODUCTS
-from onnxserve_server.rows.values import Axes, Axis, Known, Meet, Unclear, Value, check_axes, merge
+from onnxserve_server.rows.values import Known, Value
 
 _SUMMED = "it sums over the axis that counts rows"
 

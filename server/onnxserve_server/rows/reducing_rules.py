@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
+from onnxserve_server.rows.axes import Axes, Axis, Meet
 from onnxserve_server.rows.elementwise_rules import broadcast, tensors
 from onnxserve_server.rows.node import Node, place_in, sizes_value
 from onnxserve_server.rows.registry import MICROSOFT, rule
 from onnxserve_server.rows.sizes import Number, add, multiply
 from onnxserve_server.rows.table import LAST_AXIS, REDUCTIONS, SINCE_13_ALONG
-from onnxserve_server.rows.values import Axes, Axis, Known, Meet, Value
+from onnxserve_server.rows.values import Known, Value
 
 _MIXES = "it mixes the elements along the axis that counts rows"
 

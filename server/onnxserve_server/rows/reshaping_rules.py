@@ -3,32 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnx import TensorProto
-
-from onnxserve_server.rows.elementwise_rules import broadcast, tensors
-from onnxserve_server.rows.node import Node, from_tensor, place_in, sizes_value
+from onnxserve_server.rows.axes import Axes, Axis, Meet, Unclear, check_axes, total
+from onnxserve_server.rows.elementwise_rules import tensors
+from onnxserve_server.rows.node import Node, place_in
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.sizes import ROWS, Number, by_count, compare, divide, is_natural, multiply, opaque
-from onnxserve_server.rows.values import (
-    MAX_CONTENTS,
-    Axes,
-    Axis,
-    Known,
-    Meet,
-    Position,
-    Unclear,
-    Value,
-    axes_of,
-    check_axes,
-    number_of,
-    total,
-)
+from onnxserve_server.rows.sizes import ROWS, Number, by_count, divide, multiply, opaque
+from onnxserve_server.rows.values import Known, Value
 
 
 def _same_elements(value: Value, axes: Axes) -> Value:
     """Return the value with other axes: what is known of its elements stays."""
     contents = value.contents if all(isinstance(axis.outer, int) and not axis.rows for axis in axes) else None
-    return replace(value, axes=axes, contents=contents, leads=False)
+    filled = [axis for axis in axes if axis != Axis(1)] == [axis for axis in value.known if axis != Axis(1)]
+    return replace(value.rearranged(axes, contents), filler=value.filler if filled else None)
 
 
 @rule("Reshape")
@@ -148,7 +135,7 @@ def transpose(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
         raise Unclear("its perm does not fit its input")
     array = value.array()
     contents = None if array is None else tuple(array.transpose(order).reshape(-1).tolist())
-    return [replace(value, axes=tuple(value.known[k] for k in order), contents=contents, leads=False)]
+    return [value.rearranged(tuple(value.known[k] for k in order), contents)]
 
 
 @rule("Unsqueeze")
@@ -175,114 +162,3 @@ def squeeze(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     if any(value.known[k].rows for k in places):
         raise Meet("it removes the axis that counts rows, which it can with one row alone")
     return [_same_elements(value, tuple(axis for k, axis in enumerate(value.known) if k not in places))]
-
-
-@rule("Expand")
-def expand(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """Copies along axes of size 1."""
-    value, shape = tensors(inputs)
-    wanted = shape.ints()
-    if any(isinstance(size, int) and size < 0 for size in wanted):
-        raise Unclear("it has a negative size")
-    target = [
-        value.known[k - len(wanted)] if _is_axis(value, k - len(wanted), size) else None
-        for k, size in enumerate(wanted)
-    ]
-    made = [axis or axes_of([size])[0] for axis, size in zip(target, wanted, strict=True)]
-    axes = broadcast([value.known, tuple(made)])
-    array = value.array()
-    if array is not None and number_of(Value(axes=axes)) == len(array.reshape(-1)):
-        return [replace(value, axes=axes, leads=False)]
-    return [replace(value, axes=axes, contents=None, leads=False)]
-
-
-def _is_axis(value: Value, k: int, size: Number) -> bool:
-    """Whether axis k of a value, from the end, has a size already."""
-    return -k <= value.rank and value.known[k].size == size
-
-
-@rule("Tile")
-def tile(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """The whole of it again and again, along each axis."""
-    value, repeats = tensors(inputs)
-    made = []
-    for axis, times in zip(value.known, repeats.ints(), strict=True):
-        if axis.rows:
-            if by_count(times):
-                raise Meet("it repeats the rows as often as there are rows")
-            made.append(Axis(times * axis.outer, rows=True, inner=axis.inner))
-        else:
-            made += axes_of([times * axis.outer]) if axis.outer == 1 or not by_count(times) else _repeated(axis, times)
-    check_axes(made)
-    kept = value if made == list(value.known) else value.bare(place=value.place, below=value.below)
-    return [replace(kept, axes=tuple(made))]
-
-
-def _repeated(axis: Axis, times: Number) -> list[Axis]:
-    copies = divide(times, ROWS)
-    if copies is None or by_count(copies):
-        raise Meet("the size of an axis depends on the number of rows")
-    return [Axis(1, rows=True, inner=copies * axis.outer)]
-
-
-@rule("Shape")
-def shape_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """The sizes of the axes."""
-    (value,) = tensors(inputs)
-    end = node.number("end", value.rank)
-    return [sizes_value(_readable(value)[slice(node.number("start", 0), end)])]
-
-
-@rule("Size")
-def size_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """The number of elements."""
-    (value,) = tensors(inputs)
-    return [replace(sizes_value([multiply(*_readable(value))]), axes=())]
-
-
-def _readable(value: Value) -> list[Number]:
-    """Return the sizes of a value as a graph reads them: unknown ones may depend on what its elements depend on."""
-    if not value.by_count:
-        return value.sizes
-    return [size if size == ROWS or isinstance(size, int) else opaque("read", size, ROWS) for size in value.sizes]
-
-
-@rule("ConstantOfShape")
-def constant_of_shape(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """The same element everywhere."""
-    (shape,) = tensors(inputs)
-    axes = axes_of(shape.ints())
-    tensor = node.attributes["value"].t if "value" in node.attributes else TensorProto(data_type=TensorProto.FLOAT)
-    made = Value(axes=axes, dtype=tensor.data_type)
-    return [_filled(made, tensor)]
-
-
-def _filled(value: Value, tensor: TensorProto) -> Value:
-    count = number_of(value)
-    element = from_tensor(tensor).contents if tensor.dims else (0,)
-    if count is None or not element or count > MAX_CONTENTS:
-        return value
-    return replace(value, contents=tuple(element) * count)
-
-
-@rule("Range")
-def range_of(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """Numbers with a step; up to the number of rows they are the places of the rows."""
-    start, limit, step = (value.ints()[0] for value in tensors(inputs))
-    dtype = tensors(inputs)[0].dtype
-    if by_count(start, limit, step):
-        inner = divide(limit, ROWS)
-        if start != 0 or step != 1 or inner is None or by_count(inner):
-            raise Meet("its length depends on the number of rows")
-        return [Value(axes=(Axis(1, True, inner),), dtype=dtype, by_count=True, place=Position(inner, inner))]
-    if isinstance(start, int) and isinstance(limit, int) and isinstance(step, int):
-        numbers = range(start, limit, step)
-        if len(numbers) <= MAX_CONTENTS:
-            return [replace(sizes_value(numbers), dtype=dtype)]
-        return [Value(axes=(Axis(len(numbers)),), dtype=dtype)]
-    if start == 0 and step == 1 and is_natural(limit):
-        return [Value(axes=(Axis(limit),), dtype=dtype, below=limit)]
-    known = step == 1 and compare(limit, start) in (0, 1)
-    return [
-        Value(axes=(Axis(limit - start if known else opaque("range", start, limit, step, natural=True)),), dtype=dtype)
-    ]

@@ -11,7 +11,9 @@ from onnxserve_server.rows import (
     reducing_rules,
     reshaping_rules,
     sequence_rules,
+    sizing_rules,
     table_rules,
+    text_rules,
 )
 from onnxserve_server.rows.registry import RULES
 
@@ -27,5 +29,7 @@ __all__ = [
     "reducing_rules",
     "reshaping_rules",
     "sequence_rules",
+    "sizing_rules",
     "table_rules",
+    "text_rules",
 ]

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnx import TensorProto
+
+from onnxserve_server.rows.axes import Axis, Meet, Unclear
 from onnxserve_server.rows.cutting_rules import concatenated, cut_up
 from onnxserve_server.rows.elementwise_rules import tensors
-from onnxserve_server.rows.node import Node, place_in
+from onnxserve_server.rows.joining import join
+from onnxserve_server.rows.node import Node, place_in, sizes_value
 from onnxserve_server.rows.registry import rule
-from onnxserve_server.rows.values import Abstract, Axis, Known, Meet, SequenceValue, Unclear, Value, join
+from onnxserve_server.rows.values import Abstract, Known, SequenceValue, Value
 
 
 def _sequence(value: Known | None) -> SequenceValue:
@@ -76,9 +80,12 @@ def sequence_at(node: Node, inputs: Sequence[Known | None]) -> list[Abstract]:
 @rule("SequenceLength")
 def sequence_length(node: Node, inputs: Sequence[Known | None]) -> list[Abstract]:
     """The number of items."""
-    items = _sequence(inputs[0]).items
-    count = node.fresh("length") if items is None else len(items)
-    return [Value(axes=(), dtype=7, contents=(count,))]
+    sequence = _sequence(inputs[0])
+    if sequence.items is not None:
+        return [replace(sizes_value([len(sequence.items)]), axes=())]
+    if sequence.each is None or sequence.each.by_count:  # the pieces of something whose size may depend on it
+        return [Value(axes=(), dtype=TensorProto.INT64, by_count=True)]
+    return [replace(sizes_value([node.fresh("length")]), axes=())]
 
 
 @rule("SplitToSequence")
@@ -97,7 +104,7 @@ def split_to_sequence(node: Node, inputs: Sequence[Known | None]) -> list[Abstra
         step = int(lengths[0].ints()[0]) if lengths else 1  # type: ignore[arg-type]
         pieces = [min(step, size - at) for at in range(0, size, step)]
     else:
-        piece = Axis(lengths[0].ints()[0] if lengths else 1)
+        piece = Axis(node.fresh("piece") if lengths else 1)  # the last one may be shorter
         axes = (*value.known[:k], *([piece] if keep else []), *value.known[k + 1 :])
         return [SequenceValue(None, value.bare(axes=axes))]
     made = cut_up(value, k, pieces)
@@ -124,4 +131,4 @@ def concat_from_sequence(node: Node, inputs: Sequence[Known | None]) -> list[Abs
 
 
 def _with_axis(value: Value, k: int) -> Value:
-    return replace(value, axes=(*value.known[:k], Axis(1), *value.known[k:]))
+    return value.rearranged((*value.known[:k], Axis(1), *value.known[k:]), value.contents)

@@ -18,13 +18,15 @@ _MAX_TERMS = 12
 class Symbol(NamedTuple):
     """An unknown number; `by_count`: it depends on the number of rows; `natural`: it is whole, and never below 0.
 
-    `least`: it is at least as large as each of these.
+    `least`: it is at least as large as each of these. `fresh`: it is what a node makes of its inputs, in whatever way,
+    and depends on the number of rows if they do; others are formulas of the inputs' axes.
     """
 
     name: str
     by_count: bool = False
     natural: bool = True
     least: tuple["Number", ...] = ()
+    fresh: bool = False
 
 
 Monomial: TypeAlias = tuple[Symbol, ...]
@@ -40,6 +42,11 @@ class Size:
     def by_count(self) -> bool:
         """Whether it depends on the number of rows."""
         return any(symbol.by_count for monomial, _ in self.terms for symbol in monomial)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is no formula of the inputs' axes."""
+        return any(symbol.fresh for monomial, _ in self.terms for symbol in monomial)
 
     def __add__(self, other: Number) -> Number:
         terms = Counter(dict(self.terms))
@@ -66,9 +73,9 @@ class Size:
     __rmul__ = __mul__
 
 
-def symbol(name: str, *, by_count: bool = False) -> Size:
-    """Return the size that a free axis has."""
-    return Size(frozenset({((Symbol(name, by_count),), 1)}))
+def symbol(name: str, *, by_count: bool = False, fresh: bool = False) -> Size:
+    """Return the size that a free axis has, or an axis that a node makes."""
+    return Size(frozenset({((Symbol(name, by_count, fresh=fresh),), 1)}))
 
 
 ROWS = symbol("rows", by_count=True)
@@ -84,7 +91,8 @@ def opaque(operation: str, *operands: object, natural: bool = False, least: tupl
     """Return the unknown result of an operation: the same for the same operands, and by count if one of them is."""
     text = f"{operation}({', '.join(map(_text, operands))})"
     name = text if len(text) < 80 else blake2b(text.encode(), digest_size=16).hexdigest()
-    return Size(frozenset({((Symbol(name, by_count(*operands), natural, least),), 1)}))
+    fresh = any(isinstance(operand, Size) and operand.fresh for operand in operands)
+    return Size(frozenset({((Symbol(name, by_count(*operands), natural, least, fresh),), 1)}))
 
 
 def divide(size: Number, by: Number) -> Number | None:

@@ -81,7 +81,6 @@ NOTATION: Mapping[tuple[str, str], str] = {
     ("", "InstanceNormalization"): "nC*, _, _ -> nC*",
     ("", "GroupNormalization"): "nC*, _, _ -> nC*",
     ("", "LRN"): "nC@ -> nC@",
-    ("", "GridSample"): "nC*, n* -> nC~",
     ("", "RoiAlign"): "_, rX, r -> rCHW",
     ("", "MaxRoiPool"): "_, rX -> rCHW",
     ("", "Det"): "@MN -> @",
@@ -107,16 +106,11 @@ NOTATION: Mapping[tuple[str, str], str] = {
     ("com.microsoft", "CDist"): "aK, bK -> ab",
     ("com.microsoft", "CropAndResize"): "_, rX, r, _ -> rCHW",
     ("com.microsoft", "EmbedLayerNormalization"): "bS, bS, _, _, _, _, _, bS, bS -> bSH, b, bSH",
-    ("com.microsoft", "GridSample"): "nC*, n* -> nC~",
     ("com.microsoft", "GroupNorm"): "n*, _, _ -> n*",
-    ("com.microsoft", "GroupQueryAttention"): (
-        "bSD, bTK, bTV, b*, b*, b*, _, _, _, b*, b*, _ -> bSD, bNTH, bNTH, bNST"
-    ),
     ("com.microsoft", "Inverse"): "@MN -> @MN",
     ("com.microsoft", "LongformerAttention"): "bSD, _, _, bS, _, _, bS -> bSD",
     ("com.microsoft", "MatMulBnb4"): "@K, _, _ -> @N",
     ("com.microsoft", "MatMulNBits"): "@K, _, _, _, _, _ -> @N",
-    ("com.microsoft", "MultiHeadAttention"): ("bSD, b*, b*, _, b*, b*, b*, b*, _, b* -> bSE, bNTH, bNTH, bNST"),
     ("com.microsoft", "NGramRepeatBlock"): "bS, bV -> bV",
     ("com.microsoft", "NhwcMaxPool"): "n* -> n~",
     ("com.microsoft", "QAttention"): "bSD, _, _, _, _, b*, _, _, Xb* -> bSE, Xb*",
@@ -129,13 +123,17 @@ NOTATION: Mapping[tuple[str, str], str] = {
 }
 """By domain and operator."""
 
+CACHED_ATTENTION: Mapping[str, tuple[str, int]] = {
+    "GroupQueryAttention": ("bSD, bTK, bTV, b*, b*, b*, _, _, _, b*, b*, _ -> bSD, bNTH, bNTH, bNST", 3),
+    "MultiHeadAttention": ("bSD, b*, b*, _, b*, b*, b*, b*, _, b* -> bSE, bNTH, bNTH, bNST", 6),
+}
+"""Of com.microsoft: the rule, and the place of the keys of earlier steps among the inputs."""
+
 MEETING: Mapping[tuple[str, str], str] = {
     ("", "NonZero"): "how many elements it finds depends on all rows together",
     ("", "Compress"): "how many elements it keeps depends on all rows together",
     ("", "Unique"): "it compares every row with every other",
     ("", "NonMaxSuppression"): "how many boxes it keeps depends on all rows together",
-    ("", "StringSplit"): "it fills up to the longest of all rows",
-    ("com.microsoft", "Tokenizer"): "it fills up to the longest of all rows",
     ("com.microsoft", "Unique"): "it compares every row with every other",
     ("com.microsoft", "DynamicQuantizeMatMul"): "its scale is computed from the values of all rows",
     ("com.microsoft", "DynamicQuantizeLSTM"): "its scale is computed from the values of all rows",

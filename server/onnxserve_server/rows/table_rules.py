@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxserve_server.rows import notation
+from onnxserve_server.rows.axes import Axis, Meet, Unclear
 from onnxserve_server.rows.elementwise_rules import elementwise
 from onnxserve_server.rows.node import Node
 from onnxserve_server.rows.registry import Rule, rule
 from onnxserve_server.rows.sizes import Number, opaque
 from onnxserve_server.rows.table import CONVOLUTIONS, ELEMENTWISE, MEETING, NOTATION, RECURRENT
-from onnxserve_server.rows.values import Axis, Known, Meet, Unclear, Value
+from onnxserve_server.rows.values import Known, Value
 
 
 def noted(text: str) -> Rule:

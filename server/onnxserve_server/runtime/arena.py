@@ -1,4 +1,8 @@
-"""When ONNX Runtime gives memory back: its arena keeps what the largest run has needed, unless it is told to shrink."""
+"""ONNX Runtime's memory on the CPU: arenas that keep what runs have needed, until they are told to give it back.
+
+Each session has its own, or all sessions share one with a limit: then a run that would exceed it fails, and the process
+goes on. What the weights take counts, but they are never refused.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,8 +14,39 @@ from onnxserve_server.runtime.resources import resident_bytes
 
 _LARGE = 16 << 20  # bytes; what smaller runs leave behind does not matter
 _SHARE = 4  # a run of a quarter of the largest one does not need what that one has left
-_SHRINK = "memory.enable_memory_arena_shrinkage"
-_CPU = "cpu:0"
+_AS_REQUESTED = 1  # the arena grows by what is asked for: of twice as much each time, half might be unused, and counted
+_SILENT = 4
+
+_limit = 0
+
+
+def bound_runs(nbytes: int) -> None:
+    """Have the sessions that this process makes from now on share an arena of so many bytes; 0: each has its own."""
+    global _limit  # noqa: PLW0603  # so is ONNX Runtime's environment
+    _limit = nbytes
+    if nbytes:
+        memory = onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        )
+        config = onnxruntime.OrtArenaCfg({"max_mem": nbytes, "arena_extend_strategy": _AS_REQUESTED})
+        onnxruntime.create_and_register_allocator(memory, config)
+
+
+def shared_arena() -> dict[str, str]:
+    """Return the configuration of a session that shares the arena, if there is one."""
+    return {"session.use_env_allocators": "1"} if _limit else {}
+
+
+def emptying() -> onnxruntime.RunOptions:
+    """Return options of a run that fails before its first node, after which the arena holds nothing that is unused.
+
+    At the end of a run that succeeds, its own outputs would keep some of it.
+    """
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _SILENT
+    options.terminate = True
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 class Before(NamedTuple):
@@ -22,35 +57,39 @@ class Before(NamedTuple):
 
 
 class Arena:
-    """The arena of a session on the CPU. It shrinks when a large run was followed by one that was much smaller.
+    """Tells when a session's arena is to be emptied: when a large run was followed by one that was much smaller.
 
     So the memory of a single large request is given back, by the second run after it, while a model whose runs are
     always large keeps what the next one needs. How much a run leaves is the bytes of its inputs and outputs, or by how
     much the process grew in it if that is more, for what lies between may be far larger: that is read when the inputs
-    are larger than any since it shrank. Runs at the same time may see each other's counts: at worst one of them shrinks
+    are larger than any since it was emptied. Runs at the same time may see each other's counts: at worst it is emptied
     for nothing.
     """
 
     def __init__(self) -> None:
-        self._largest = 0  # bytes of inputs and outputs of a run since it shrank
+        self._largest = 0  # bytes of inputs and outputs of a run since it was emptied
         self._last = 0
         self._left = 0  # bytes that the largest run may have left
         self._largest_inputs = 0
 
-    def prepare(self, options: onnxruntime.RunOptions, inputs: Iterable[Array]) -> Before:
-        """Have a run shrink the arena at its end, if it is time for that. Returns what note() has to know."""
+    def is_due(self) -> bool:
+        """Return whether to empty it, before a run; it is not due again until there was another large run."""
+        if self._left < _LARGE or self._last * _SHARE > self._largest:
+            return False
+        self._largest = self._left = self._last
+        self._largest_inputs = 0
+        return True
+
+    def before(self, inputs: Iterable[Array]) -> Before:
+        """Return what note() has to know of the time before a run."""
         size = _bytes(inputs)
-        if self._left >= _LARGE and self._last * _SHARE <= self._largest:
-            options.add_run_config_entry(_SHRINK, _CPU)
-            self._largest = self._left = self._last
-            self._largest_inputs = size
         if size <= self._largest_inputs:
             return Before(size, None)
         self._largest_inputs = size
         return Before(size, resident_bytes())
 
     def note(self, before: Before, outputs: Iterable[Array]) -> None:
-        """Take in a run, for which prepare() has returned `before`."""
+        """Take in a run, for which before() has returned `before`."""
         self._last = before.inputs + _bytes(outputs)
         self._largest = max(self._largest, self._last)
         grown = 0 if before.resident is None else resident_bytes() - before.resident

@@ -11,7 +11,15 @@ _SOURCE = re.compile(r"^\S+\.(?:cc|h):\d+ (?:\S.*?\((?:[^()]|\([^()]*\))*\) (?:c
 _CHECK = re.compile(r"^.{0,200}? was false\. ")
 # What a kernel says of values is one of these; the other codes are of devices, providers and missing kernels.
 _OF_KERNELS = {"FAIL", "INVALID_ARGUMENT", "RUNTIME_EXCEPTION"}
-_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "OUT_OF_MEMORY")
+_OF_MEMORY = (
+    "Failed to allocate memory",
+    "Available memory of",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "OUT_OF_MEMORY",
+)
+_LEFT = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
 _OF_DEVICES = ("CUDA", "CUBLAS", "CUDNN", "cuda", "TensorRT", "terminate flag")
 
 
@@ -24,7 +32,7 @@ class ValuesRefused(RunFailed):
 
 
 class MemoryRefused(RunFailed):
-    """The run needs more memory than there is; the text is ONNX Runtime's own."""
+    """The run needs more memory than there is; the text says how much, or is ONNX Runtime's own."""
 
 
 def failure_of(error: Exception, *, has_run: bool) -> RunFailed:
@@ -39,7 +47,10 @@ def failure_of(error: Exception, *, has_run: bool) -> RunFailed:
     status = _STATUS.match(text)
     said = _NODE.split(text)[-1]  # the names of nodes may be anything
     if any(mark in said for mark in _OF_MEMORY):
-        return MemoryRefused(text)
+        left = _LEFT.search(said)
+        return MemoryRefused(
+            f"it asks for {left[2]} bytes more, and {left[1]} are left of --all-run-bytes" if left else text
+        )
     if status is None or status[1] not in _OF_KERNELS or any(mark in said for mark in _OF_DEVICES):
         return RunFailed(text)
     if status[1] == "INVALID_ARGUMENT" or (has_run and _NODE.search(status[2])):

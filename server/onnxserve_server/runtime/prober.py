@@ -11,7 +11,7 @@ from typing import Any
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.probe import BASES, END, LOAD, TRIAL, WARM_UP, Findings
 from onnxserve_server.runtime.probe_process import Bounds, ProbeEnded, ProbeProcess
-from onnxserve_server.runtime.resources import resident_bytes, resources
+from onnxserve_server.runtime.resources import memory_left
 from onnxserve_server.runtime.session import SessionOptions
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Condition, InputRule
@@ -112,7 +112,7 @@ class Prober:
             progress.spent += time.monotonic() - loaded
 
     def _memory_bytes(self) -> int:
-        return self._limits.memory_bytes or max(0, resources().memory_bytes - resident_bytes()) * 3 // 4
+        return self._limits.memory_bytes or memory_left() * 3 // 4
 
     def _running_child(self) -> ProbeProcess:
         if self._child is not None and self._child.status is not None:

@@ -43,6 +43,11 @@ def resident_bytes(process: int | str = "self") -> int:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def memory_left() -> int:
+    """Return how many bytes of what is granted this process does not hold."""
+    return max(0, resources().memory_bytes - resident_bytes())
+
+
 def cpu_seconds(process: int) -> float:
     """Return the CPU time that a process has taken, all its threads together."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

@@ -15,13 +15,13 @@ import onnxruntime
 from onnxserve.tensor import STORAGE, Array, DataType
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.rows.table import RANDOM
-from onnxserve_server.runtime.arena import Arena
+from onnxserve_server.runtime.arena import Arena, emptying, shared_arena
 from onnxserve_server.runtime.axes import BatchAxes, assign_axes
-from onnxserve_server.runtime.failures import failure_of
+from onnxserve_server.runtime.failures import MemoryRefused, failure_of
 from onnxserve_server.runtime.interface import describe
 from onnxserve_server.runtime.limits import check_inputs
 from onnxserve_server.runtime.messages import cure_of_failure, one_line
-from onnxserve_server.runtime.providers import CUDA
+from onnxserve_server.runtime.providers import CPU, CUDA
 
 # A session or a run raises its error, and we report it. ONNX Runtime's logger would print it again, in colours, and
 # also print errors of trials that are meant to fail. Parts without a session, such as a provider's library, still log.
@@ -57,7 +57,7 @@ class SessionOptions:
         report: the conversion report that says what realistic inputs are; "": report.json beside the model file.
     """
 
-    providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"CPUExecutionProvider": {}})
+    providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {CPU: {}})
     allow_cpu_fallback: bool = False
     threads: int = 1
     graph_optimization: str = "all"
@@ -100,7 +100,7 @@ class Session:
             # By path: from bytes ONNX Runtime would keep a second copy, and not find external data.
             self._session = onnxruntime.InferenceSession(
                 str(path),
-                _session_options(options),
+                _session_options(options, is_on_cpu=list(providers) == [CPU]),
                 providers=list(providers),
                 provider_options=[dict(values) for values in providers.values()],
                 enable_fallback=0,
@@ -129,8 +129,7 @@ class Session:
         }
         self._types = {spec.name: spec.data_type for spec in self.inputs + self.optional + self.outputs}
         self._has_run = False
-        is_on_cpu = self.providers == ("CPUExecutionProvider",)
-        self._arena = Arena() if options.arena and is_on_cpu else None
+        self._arena = Arena() if options.arena and self.providers == (CPU,) else None
         self._plain = all(_numpy_has(number) for number in self._types.values())
         if self._names and not self._plain:
             raise ConfigurationError(f"{path}: bfloat16 or float8 beside names that are not UTF-8; rename these")
@@ -147,21 +146,41 @@ class Session:
         """
         run_options = (handle or RunHandle()).options
         if self._arena is not None:
-            before = self._arena.prepare(run_options, feeds.values())
+            if self._arena.is_due():
+                self._empty_arena(feeds, outputs)
+            before = self._arena.before(feeds.values())
         try:
-            arrays: list[Array]
-            if self._names:
-                arrays = self._run_with_names(feeds, outputs, run_options)
-            elif self._plain:
-                arrays = self._session.run(outputs, feeds, run_options)
-            else:
-                arrays = self._run_with_foreign_types(feeds, outputs, run_options)
+            arrays = self._run(feeds, outputs, run_options)
         except Exception as error:  # as above
-            raise failure_of(error, has_run=self._has_run) from error
+            failure = failure_of(error, has_run=self._has_run)
+            if not isinstance(failure, MemoryRefused) or self._arena is None:
+                raise failure from error
+            arrays = self._run_in_emptied_arena(feeds, outputs, run_options)
         self._has_run = True
         if self._arena is not None:
             self._arena.note(before, arrays)
         return arrays
+
+    def _run(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: onnxruntime.RunOptions) -> list[Array]:
+        if self._names:
+            return self._run_with_names(feeds, outputs, run_options)
+        if self._plain:
+            return self._session.run(outputs, feeds, run_options)  # type: ignore[no-any-return]
+        return self._run_with_foreign_types(feeds, outputs, run_options)
+
+    def _run_in_emptied_arena(
+        self, feeds: dict[str, Array], outputs: Sequence[str], run_options: onnxruntime.RunOptions
+    ) -> list[Array]:
+        """Run again after the memory was not enough, in case others had left some unused."""
+        self._empty_arena(feeds, outputs)
+        try:
+            return self._run(feeds, outputs, run_options)
+        except Exception as error:  # as above
+            raise failure_of(error, has_run=self._has_run) from error
+
+    def _empty_arena(self, feeds: dict[str, Array], outputs: Sequence[str]) -> None:
+        with contextlib.suppress(Exception):  # it always fails
+            self._run(feeds, outputs, emptying())
 
     def _run_with_names(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: object) -> list[Array]:
         """Run a model with names that are not UTF-8, by their bytes, below onnxruntime's layer of Python."""
@@ -205,7 +224,7 @@ def _load_cuda() -> None:
         onnxruntime.preload_dlls()
 
 
-def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
+def _session_options(requested: SessionOptions, *, is_on_cpu: bool) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = requested.threads
     options.inter_op_num_threads = 1
@@ -217,6 +236,7 @@ def _session_options(requested: SessionOptions) -> onnxruntime.SessionOptions:
     entries = {
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",
+        **(shared_arena() if requested.arena and is_on_cpu else {}),
         **requested.config,
         "session.record_ep_graph_assignment_info": "1",  # _ops() reads it
     }

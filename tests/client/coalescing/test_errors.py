@@ -5,9 +5,11 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from onnxserve import errors
+from onnxserve._retrying import RetryPolicy
 from onnxserve.tensor import decode, encode
+from onnxserve.testing._status import abort
 from onnxserve.v1 import inference_service_pb2, tensor_pb2
-from support.coalescing import FOR_EVER, busy, doubled, row, start_waiting, values
+from support.coalescing import FOR_EVER, Tasks, busy, doubled, row, start_waiting, values
 from support.waiting import until
 
 
@@ -89,6 +91,29 @@ def test_after_a_joined_request_was_refused_there_is_a_rest(server, calls):
     assert values(more) == doubled(*map(row, range(4)))
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"request_id": "another"}, {"outputs": [encode("y", row(1))] * 2}], ids=["another's", "one output twice"]
+)
+def test_an_answer_that_contradicts_the_request_is_an_error_of_each(server, calls, wrong):
+    calls = calls()
+    predict = server.predict
+
+    def contradict(message, context):
+        response = inference_service_pb2.PredictResponse.FromString(predict(message, context))
+        for name, value in wrong.items():
+            response.ClearField(name)
+            response.MergeFrom(inference_service_pb2.PredictResponse(**{name: value}))
+        return response.SerializeToString()
+
+    with busy(server, calls) as first:
+        together = start_waiting(calls, row(1), row(2))
+        server.predict = contradict
+    raised = [call.exception(FOR_EVER) for call in together]
+    assert [type(each) for each in raised] == [errors.InvalidAnswer] * 2
+    assert len({each.request_id for each in raised}) == 2
+    assert values(first)
+
+
 @pytest.mark.parametrize("wrong", ["rows", "shape"])
 def test_an_answer_that_cannot_be_split_has_each_sent_alone(server, calls, wrong):
     calls = calls()
@@ -145,7 +170,59 @@ def test_the_calls_of_a_joined_request_that_broke_are_sent_again_one_by_one_and_
     assert error.request_id in {request.request_id for request in server.requests}
 
 
-def test_the_calls_of_a_joined_request_that_was_refused_are_sent_again(server, calls):
+def refuse_together(times, delay=0.001):
+    """Refuse that many joined requests as a server does that drains, and no other."""
+    error = errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "not now", reason="DRAINING", retry_delay=delay)
+    refused = []
+
+    def refuse(rows, context):
+        if rows > 1 and len(refused) < times:
+            refused.append(rows)
+            abort(context, error)
+
+    return refuse
+
+
+def test_a_joined_request_that_a_server_refused_is_sent_again_as_it_is(server, calls):
+    calls = calls(retries=1)
+    server.refuse = refuse_together(5)
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2), row(3))
+    assert values(together) == doubled(row(1), row(2), row(3))
+    assert server.rows == [3] * 6
+
+
+def test_a_call_whose_time_is_over_while_its_joined_request_is_refused_says_so(server, calls):
+    calls = calls()
+    server.refuse = refuse_together(1_000_000, delay=0.5)
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2), timeout=2.0)
+        (late,) = start_waiting(calls, row(3), timeout=1.0)
+    raised = [call.exception(FOR_EVER) for call in (*together, late)]
+    assert {(type(each), each.reason) for each in raised} == {(errors.Unavailable, "DRAINING")}
+    assert {*server.rows} == {3}
+
+
+def test_a_client_that_is_closed_ends_the_wait_of_a_joined_request(server, calls):
+    calls = calls()
+    server.refuse = refuse_together(1_000_000, delay=2.0)
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2), timeout=None)
+    until(lambda: server.rows == [2])
+    calls.run(calls.client.close()) if isinstance(calls, Tasks) else calls.client.close()
+    assert {type(call.exception(FOR_EVER)) for call in together} == {errors.Cancelled}
+
+
+def test_whatever_goes_wrong_with_a_joined_request_no_call_waits_for_ever(server, calls, monkeypatch):
+    calls = calls()
+    server.refuse = lambda rows, context: rows > 1 and context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    monkeypatch.setattr(RetryPolicy, "judge", lambda *_: 1 / 0)
+    with busy(server, calls):
+        together = start_waiting(calls, row(1), row(2))
+    assert values(together) == doubled(row(1), row(2))
+
+
+def test_the_calls_of_a_joined_request_that_was_refused_without_a_reason_are_sent_again(server, calls):
     calls = calls()
 
     def refuse(rows, context):

@@ -99,6 +99,24 @@ INDEPENDENT = {
         " r = Range(zero, n, step) c = Unsqueeze(r, last) a = Unsqueeze(at, last) i = Concat<axis=-1>(c, a)"
         " y = GatherND(x, i) }"
     ),
+    "a part of each row that is written": (
+        "g (float[batch, t] x) => (float[batch, t] y) { s = Shape<end=1>(x) n = Squeeze(s) r = Range(zero, n, step)"
+        " row = Unsqueeze(r, last) u = Shape<start=1>(x) t = Squeeze(u) columns = Range(zero, t, step)"
+        " place = Add(row, columns) size = Shape(place) i = Expand(row, size) j = Expand(columns, size)"
+        " ii = Unsqueeze(i, last) jj = Unsqueeze(j, last) at = Concat<axis=-1>(ii, jj) z = Neg(x)"
+        " y = ScatterND(x, at, z) }"
+    ),
+    "indices as many as the larger of two": (
+        "g (float[batch, t, 6] x) => (float[batch, 2, 6] y) { s = Shape<end=1>(x) n = Squeeze(s)"
+        " r = Range(zero, n, step) row = Unsqueeze(r, last) m = ReduceMax<keepdims=0>(x, last)"
+        " v, best = TopK<axis=1>(m, pair) both = Max(row, best) size = Shape(both) i = Expand(row, size)"
+        " ii = Unsqueeze(i, last) jj = Unsqueeze(best, last) at = Concat<axis=-1>(ii, jj) y = GatherND(x, at) }"
+    ),
+    "pixels at the places of a grid": (
+        "g (float[batch, 4, 8, 8] x, float[batch, 2, 5, 3, 2] p) => (float[batch, 4, 5, 3] y)"
+        " { two_each = Reshape(x, halves) grid = Reshape(p, grids) pixels = GridSample(two_each, grid)"
+        " y = Reshape(pixels, whole) }"
+    ),
     "zeros for each row": (
         "g (float[batch, 4] x) => (float[batch, 9] y) { s = Shape<end=1>(x) f = Concat<axis=0>(s, five)"
         " z = ConstantOfShape(f) y = Concat<axis=1>(x, z) }"
@@ -112,6 +130,8 @@ INDEPENDENT = {
 }  # fmt: skip
 CONSTANTS |= {
     "first": np.array([0]), "heads": np.array([2, 3]), "minus": np.array([-1]), "lines": np.array([-1, 6]),
+    "pair": np.array([2]), "halves": np.array([-1, 2, 8, 8]), "grids": np.array([-1, 5, 3, 2]),
+    "whole": np.array([-1, 4, 5, 3]),
     "weight": np.ones((6, 2), np.float32), "five": np.array([5]), "two": np.float32([1, 2]),
     "billion": np.array([10**9]),
 }  # fmt: skip

@@ -10,7 +10,8 @@ from onnxserve_server.spec import Rows
 from support.brute_force import Draw, specs, witness
 
 CONSTANTS = {
-    "zero": np.int64(0), "one": np.int64(1), "two": np.int64(2), "three": np.int64(3), "four": np.int64(4),
+    "before": np.int64(-1), "far": np.array([-99]), "zero": np.int64(0), "one": np.int64(1),
+    "two": np.int64(2), "three": np.int64(3), "four": np.int64(4),
     "first": np.array([0]), "second": np.array([1]), "pair": np.array([2]), "four1": np.array([4]),
     "minus": np.array([-1]), "yes": np.bool_(True), "unit": np.float32(1), "zero8": np.uint8(0),
     "none": np.zeros(0, np.int64), "units": np.float32([1, 1]), "weights": np.float32([1, 2, 3, 4]),
@@ -22,6 +23,8 @@ CONSTANTS = {
 _ROW = "g (float[batch, 4] x) => (float[batch, 4] y) { s = Shape <end = 1> (x)  n = Squeeze (s, first)"
 _PICK = """g (float[batch, 4] x) => (float[batch] y) { s = Shape <end = 1> (x)  n = Squeeze (s, first)
     r = Range (zero, n, one)"""
+_COLLECTED = f"""{_ROW}  e, all = Loop (n, yes, zero) <body = b (int64 i, bool go, int64 s)
+    => (bool on, int64 kept, int64 seen) {{ on = Identity (go)  kept = Identity (s)  seen = Identity (i) }}>"""
 _FLAT = f"{_PICK}  f = Reshape (x, minus)  b = Mul (r, four)"
 
 DEPENDENT = {
@@ -39,6 +42,15 @@ DEPENDENT = {
         b = Neg (weights)  p = SequenceInsert (q, b, k)  a = SequenceAt (p, zero)  y = Add (x, a) }}""",
     "the number of pieces": f"""{_ROW}  q = SplitToSequence (odd, n)  l = SequenceLength (q)
         a = Cast <to = 1> (l)  y = Add (x, a) }}""",
+    "the number of pieces of what a loop collects": f"""{_COLLECTED}  q = SplitToSequence (all)
+        l = SequenceLength (q)  a = Cast <to = 1> (l)  y = Add (x, a) }}""",
+    "the number of passes of a scan": f"""{_COLLECTED}  c, d = Scan <num_scan_inputs = 1, body = r (int64 s, int64 e)
+        => (int64 next, int64 seen) {{ next = Add (s, one)  seen = Identity (e) }}> (zero, all)
+        a = Cast <to = 1> (c)  y = Add (x, a) }}""",
+    "an index in reverse": f"""{_PICK}  c = Unsqueeze (r, minus)  m = ArgMax <axis = 1> (x)  z = Sub (m, m)
+        i = Concat <axis = 1> (c, z)  j = Slice (i, minus, far, second, minus)  y = GatherND (x, j) }}""",
+    "an offset that is clipped to before the row": f"""{_FLAT}  m = ArgMax <axis = 1, keepdims = 0> (x)
+        e = Clip (m, zero, before)  i = Add (b, e)  y = Gather (f, i) }}""",
     "an index that begins with the row and ends with it": f"""{_PICK}  c = Unsqueeze (r, minus)
         i = Concat <axis = 1> (c, c)  wide = Concat <axis = 1> (x, x)  y = GatherND (wide, i) }}""",
     "an offset inside the row": f"{_FLAT}  e = Clip (n, zero, three)  i = Add (b, e)  y = Gather (f, i) }}",
@@ -61,6 +73,13 @@ DEPENDENT = {
         y = com.microsoft.GatherBlockQuantized <bits = 4, block_size = 32, quantize_axis = 1> (codes, x, by) }""",
     "rows that are added to one": """g (float[batch, 3, 4] x) => (float[batch, 3, 4] y) {
         y = com.microsoft.SkipLayerNormalization (lone, x, weights) }""",
+    "a row number that is one of several": f"""{_PICK.replace("float[batch] y", "float[batch, 2, 1] y")}
+        c = Unsqueeze (r, minus)  m = ArgMax <axis = 1> (x)  z = Sub (m, m)  i = Concat <axis = 1> (c, z)
+        q = SequenceConstruct (i)  j = ConcatFromSequence <axis = -1, new_axis = 1> (q)
+        v = ReduceMax (x, second)  y = GatherND (v, j) }}""",
+    "the length of a part of what depends on the place": f"""{_PICK}  f = Reshape (x, minus)  c = Unsqueeze (r, minus)
+        p = Cast <to = 1> (c)  q = Add (x, p)  h = Slice (q, first, pair, second)  s1 = Shape <start = 1> (h)
+        k = Squeeze (s1)  i = Mul (r, k)  y = Gather (f, i) }}""",
     "a function that has the name of an operator": """g (float[batch, 4] x) => (float[batch, 4] y) {
         y = Hardmax <axis = 0> (x) }
     <domain: "", opset_import: ["" : 21]> Hardmax (a) => (b) { b = Neg (a) }""",
@@ -102,3 +121,12 @@ def test_a_pooling_that_rounds_up_has_the_size_that_its_kernel_gives(pads, size)
         to = Constant <value_ints = [-1, {size}]> ()  y = Reshape (p, to) }}""")
     assert analyse(model, *specs(model)).rows is Rows.INDEPENDENT
     assert witness(model) == ""
+
+
+def test_the_last_piece_of_a_tensor_may_be_shorter():
+    """Twice its length looks like that of a row, and is less."""
+    model = made(f"""{_FLAT.replace("4] x)", "4] x, float[t] w)").replace("b = Mul (r, four)", "")}
+        q = SplitToSequence (w, two)  p = SequenceAt (q, one)  l = Size (p)  d = Mul (l, two)  i = Mul (r, d)
+        y = Gather (f, i) }}""")
+    assert analyse(model, *specs(model, axes={"w": None})).rows is not Rows.INDEPENDENT
+    assert witness(model, axes={"w": None}, sizes={"t": 3})

@@ -5,7 +5,8 @@ import pytest
 
 from onnxserve_server.rows import registry, rules
 from onnxserve_server.rows.analysis import analyse
-from onnxserve_server.rows.values import PURE, Axis, Value
+from onnxserve_server.rows.axes import PURE, Axis
+from onnxserve_server.rows.values import Value
 from onnxserve_server.spec import Rows
 from support.brute_force import specs, witness
 from support.row_cases import CASES
