@@ -45,7 +45,7 @@ class Size:
 
     @property
     def fresh(self) -> bool:
-        """Whether it is no formula of the inputs' axes."""
+        """Whether it is not a formula of the inputs' axes."""
         return any(symbol.fresh for monomial, _ in self.terms for symbol in monomial)
 
     def __add__(self, other: Number) -> Number:
