@@ -99,15 +99,13 @@ def _about_run(said, array, known):
 
 def _about_places(said, array, known):
     rows = _rows(said, array, known)
-    stride, below = (
-        (_number(each, known) for each in (said.place.stride, said.place.below)) if said.place else (None, None)
-    )
+    stride = _number(said.place.stride, known) if said.place else None
+    below = _number(said.place.below, known) if said.place else None
     for number, row in enumerate(rows or ()):
-        if (
-            None not in (stride, below)
-            and not 0 <= (row - number * stride).min() <= (row - number * stride).max() < below
-        ):
-            return "its elements tell their row"
+        if stride is not None and below is not None:
+            within = row - number * stride
+            if not 0 <= within.min() <= within.max() < below:
+                return "its elements tell their row"
         if said.leads and (row[..., 0] != number).any():
             return "its first elements are numbers of rows"
     return ""
