@@ -77,7 +77,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         "parameters": _count(parameters),
         "operators": dict(sorted(graph.operators(model).items(), key=lambda entry: (-entry[1], entry[0]))),
         "metadata": {_text(entry.key): _parsed(_text(entry.value)) for entry in model.metadata_props},
-        "rows": rows_of(model, file, required, config, optional),
+        "rows": rows_of(model, required, config, optional),
         "config": config.read_text(errors="replace") if config is not None else None,
         "report": _report(file),
     }

@@ -15,7 +15,6 @@ from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
 def rows_of(
     model: ModelProto,
-    file: Path,
     inputs: Iterable[ValueInfoProto],
     config: Path | None,
     optional: Iterable[ValueInfoProto] = (),
@@ -24,14 +23,12 @@ def rows_of(
 
     Args:
         model: without external data.
-        file: that it is from.
         inputs: those that are not weights.
         config: its model.yaml, which may say where the rows lie; None without.
         optional: inputs with a default: no constants, for a request may bring others.
     """
     try:
-        takes, gives, _ = assign_axes(
-            file,
+        takes, gives, *_ = assign_axes(
             _configured(config),
             tuple(map(_spec, inputs)),
             tuple(map(_spec, model.graph.output)),

@@ -316,7 +316,7 @@ def _meant(variable: str) -> str:
 
 
 class _Environment(EnvSettingsSource):
-    """The environment without what Kubernetes says of Services, which is no setting."""
+    """The environment without the addresses of Services that Kubernetes puts there."""
 
     def __call__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__call__().items() if not _is_port_link(name, value)}

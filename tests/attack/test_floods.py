@@ -29,7 +29,6 @@ KINDS = [
 ]
 FLOODS = [(kind, ("--edge", "lane")) for kind in KINDS]
 FLOODS += [(kind, ("--edge", "plain")) for kind in (flooding.unread, flooding.unread_streams)]
-FLOODS += [(flooding.headers, ("--edge", "plain", "--max-connection-calls", 512))]
 
 
 @pytest.fixture
@@ -49,10 +48,13 @@ def test_a_flood_neither_ends_the_server_nor_keeps_others_out(container, attack,
     answers = 0
     with Client(server.address, retries=0) as client:
         ask(client)
-        with flooding.flood(kind, server.address, processes, seconds) as sent:
-            while not sent.ready():
-                ask(client)
-                answers += not sent.ready()  # one that comes after the flood shows nothing
+        for _ in range(5):
+            with flooding.flood(kind, server.address, processes, seconds) as sent:
+                while not sent.ready():
+                    ask(client)
+                    answers += not sent.ready()  # one that comes after the flood shows nothing
+            if answers:  # on a busy machine one may take as long as the flood
+                break
         ask(client)
     name = f"{kind.__name__} ({flags[1]})"
     attack.count(f"{name} sent", sum(sent.get(60)))

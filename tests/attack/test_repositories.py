@@ -3,7 +3,6 @@
 import contextlib
 import random
 import string
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -84,9 +83,7 @@ def test_metadata_is_used_or_left_alone(attack):
     texts = {"batch_axis": '{"x": 0, "y": 0, "s": 0}', "shared": '["s"]'}
     for _ in range(attack.size(1000, 20_000)):
         metadata = {key: spoilt_text(rng, text) for key, text in texts.items()}
-        with contextlib.suppress(ConfigurationError):
-            *_, unused = assign_axes(Path("model.onnx"), BatchAxes(), inputs, outputs, metadata)
-            used += len(unused) < len(metadata)
+        used += len(assign_axes(BatchAxes(), inputs, outputs, metadata).metadata) < len(metadata)
         attack.count("spoilt metadata")
     assert used > 0
 

@@ -5,10 +5,13 @@ from collections import Counter
 
 import pytest
 
+from onnxserve_server.rows import registry
 from onnxserve_server.rows.analysis import analyse
 from onnxserve_server.spec import Rows
 from support import exported, exported_nets
 from support.brute_force import specs, witness
+from support.claims import claims
+from support.growing_steps import grown
 from support.random_graphs import random_graph
 
 
@@ -30,6 +33,24 @@ def test_no_random_graph_whose_rows_depend_on_each_other_is_called_independent(a
         attack.count(f"random graphs {'dependent' if dependent else 'without a witness'}, called {rows}", count)
     assert wrong == []
     assert found[Rows.INDEPENDENT, False] > tried / 5  # it is no analysis that finds fault with everything
+
+
+def test_what_the_analysis_says_of_each_value_of_a_graph_holds(attack):
+    """Sizes, contents and places as well as rows: what is wrong about one of them is a wrong verdict elsewhere."""
+    found, wrong = Counter(), []
+    for seed in range(attack.size(25, 1000)):
+        for name, claim in claims(grown(seed)).items():
+            found[claim.kind] += 1
+            wrong += [(seed, name, claim)] if claim.wrong else []
+    for kind, count in sorted(found.items()):
+        attack.count(f"values of grown graphs called {kind}", count)
+    assert wrong == []
+    assert found["independent"] > found.total() / 20
+
+
+def test_a_rule_that_is_wrong_is_found_out_by_graphs_that_grow(monkeypatch):
+    monkeypatch.setitem(registry.RULES, ("", "CumSum"), lambda node, inputs: [inputs[0].bare()])
+    assert any(claim.wrong for seed in range(30) for claim in claims(grown(seed)).values())
 
 
 def exports(*, whole):

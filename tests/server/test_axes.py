@@ -1,7 +1,6 @@
 """Where a model's rows lie: as model.yaml says, else as the model file's metadata says, else along the first axis."""
 
 import json
-from pathlib import Path
 
 import onnx
 import pytest
@@ -25,8 +24,8 @@ OUTPUTS = (spec("y", "batch", 3), spec("stateN", 2, "batch", 3))
 def assign(metadata=None, **config):
     """The axes by name, and the metadata that is left."""
     configured = BatchAxes(file="model.yaml", **config)
-    inputs, outputs, unused = assign_axes(Path("model.onnx"), configured, INPUTS, OUTPUTS, metadata or {})
-    return {spec.name: spec.batch_axis for spec in inputs + outputs}, unused
+    assigned = assign_axes(configured, INPUTS, OUTPUTS, metadata or {})
+    return {spec.name: spec.batch_axis for spec in assigned.inputs + assigned.outputs}, assigned.metadata
 
 
 def axes(metadata=None, **config):
@@ -89,17 +88,24 @@ def test_empty_metadata_changes_nothing():
         ),
     ],
 )
-def test_unknown_names_and_axes_are_refused_with_the_file_and_the_key(config, fault):
+def test_unknown_names_and_axes_are_refused_in_model_yaml_and_ignored_in_metadata(config, fault):
     with pytest.raises(ConfigurationError) as raised:
         axes(**config)
     assert str(raised.value).startswith(f"model.yaml: {fault}")
     metadata = {key: json.dumps(value) for key, value in config.items()}
-    if "unknown" in fault:  # another tool's
-        assert assign(metadata) == (FIRST, metadata)
-        return
-    with pytest.raises(ConfigurationError) as raised:
-        axes(metadata)
-    assert str(raised.value).startswith(f"model.onnx: {fault}")
+    assigned = assign_axes(BatchAxes(), INPUTS, OUTPUTS, metadata)
+    key = list(config)[-1]
+    assert key in assigned.metadata
+    if "unknown" in fault:  # another tool's, not a word of ours
+        assert assigned.ignored == {}
+    else:
+        assert assigned.ignored[key].startswith(fault)
+
+
+def test_what_model_yaml_shares_has_no_axis_whatever_the_metadata_says():
+    assert axes({"batch_axis": '{"state": 1}'}, shared=["state"]) == FIRST | {"state": None}
+    assigned = assign_axes(BatchAxes(batch_axis={"state": 1}), INPUTS, OUTPUTS, {"shared": '["state"]'})
+    assert assigned.ignored == {"shared": "shared.state: a shared input has no rows; remove it from batch_axis"}
 
 
 @pytest.mark.parametrize(

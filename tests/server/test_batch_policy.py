@@ -89,6 +89,18 @@ def test_a_witness_against_the_graph_is_an_error_that_asks_for_a_report(serve, c
     assert all("rows for independent, but row 0 changes; please report this as a bug" in line for line in found)
 
 
+def test_metadata_that_does_not_fit_is_ignored_with_a_warning_that_names_it(serve, caplog):
+    foreign = {"batch_axis": '{"x": 9}', "labels": '{"y": ["a", "b"]}'}
+    with caplog.at_level(logging.WARNING):
+        (info,) = serve({"m": zoo.layered(foreign)}).client.models()
+    assert info.metadata == foreign
+    lines = [record.getMessage() for record in caplog.records if "metadata" in record.getMessage()]
+    assert [line.partition("; ")[0] for line in lines] == [
+        "model m/1: metadata batch_axis.x: its shape [batch, 3] has no axis 9",
+        "model m/1: metadata labels.y: 2 names for 3 classes",
+    ]
+
+
 def test_the_verdict_is_on_the_wire(serve):
     server = serve({"proved": zoo.double(), "meets": zoo.slow(), "depends": zoo_rows.share_of_largest(["n"])})
     rows = {info.name: info.batching.rows for info in server.client.models()}

@@ -144,6 +144,18 @@ def test_a_job_that_is_too_late_to_run_is_answered_before_the_model_has_stopped(
     assert session.runs == 0
 
 
+def test_a_stop_says_of_a_job_that_could_not_be_run_in_time_what_is_true(clock, make_job):
+    model = ServedModel(model_spec(max_rows=1), Counting(), make_services(clock))
+    model._batcher._planner.forecast.note(None, 1, 1.0, clock.now)
+    model._batcher._planner.forecast.note(make_job().key, 1, 1.0, clock.now)
+    job = make_job(deadline=101.5)
+    model.queue(job)
+    clock.now = 100.6
+    model.start()
+    model.stop()
+    assert "cannot be met any more" in job.outcome.message
+
+
 def test_the_executor_lives_on_after_a_failed_run(make_job):
     model = started(Hooked(fails=lambda rows: 1 in rows))
     for number in (1, 2, 1, 3):

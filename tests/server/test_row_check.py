@@ -1,12 +1,15 @@
 """The check at load: rows that change each other are found by trying alone, and what only rounds differently is not."""
 
 import json
+import threading
 
 import onnx
 import pytest
 
 from onnxserve_server.runtime import row_check
 from onnxserve_server.runtime.axes import BatchAxes
+from onnxserve_server.runtime.draws import Draws, Hints, Values
+from onnxserve_server.runtime.limited import LimitedRuns
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.spec import Rows, RowVerdict
 from support import zoo, zoo_rows
@@ -180,6 +183,26 @@ def test_runs_that_take_much_longer_than_others_are_stopped(examine):
     assert examine(zoo.slow(factor=30)).batchable  # some of its rows would take a quarter of an hour
 
 
+class Starved(Session):
+    """A session whose runs wait for a CPU, as on a busy machine."""
+
+    seconds = 0.0
+
+    def run(self, feeds, outputs, handle=None):
+        threading.Event().wait(self.seconds)
+        return super().run(feeds, outputs, handle)
+
+
+def test_runs_that_only_wait_are_not_stopped(tmp_path):
+    onnx.save(zoo.double(), tmp_path / "model.onnx")
+    session = Starved(tmp_path / "model.onnx", SessionOptions())
+    feeds = Draws(session.inputs, 1, Hints()).feed(1, Values.SMALL)
+    with LimitedRuns(session, 60) as runs:
+        runs.measure(feeds)
+        session.seconds = 0.3  # more than any limit of so short a run
+        assert runs.run_briefly(feeds, 1).keys() == {"y"}
+
+
 def test_an_input_that_makes_outputs_large_is_a_size_and_stays_small(examine):
     verdict = examine(zoo.resized(), axes=BatchAxes(shared=["size"]))
     assert verdict.batchable, (
@@ -198,12 +221,15 @@ def test_the_check_is_bounded_in_bytes(examine, monkeypatch):
     assert "; not tried for lack of time or memory: batches of 5, 8 rows" in examine(zoo.double()).rows.reason
 
 
-def test_two_rows_that_are_too_large_are_not_run(examine, monkeypatch):
+def test_two_rows_that_are_too_large_are_not_run(examine, monkeypatch, analysed):
     monkeypatch.setattr(row_check, "_MAX_BYTES", 40)
     assert (
         examine(zoo.double()).reason
         == "no batch of made-up rows could be run: two take more than 0 MiB with their outputs"
     )
+    analysed.append(RowVerdict(Rows.INDEPENDENT))
+    proved = examine(zoo.double())
+    assert (proved.batchable, proved.rows.reason[:38]) == (True, "no batch of made-up rows could be run:")
 
 
 def test_rows_of_more_elements_than_any_check_takes_are_not_made(examine):

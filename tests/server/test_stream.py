@@ -6,7 +6,7 @@ from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server.core import Result
 from onnxserve_server.edge import onnxserve_v1
 from onnxserve_server.edge.codec import Cancellation
-from onnxserve_server.edge.stream import Phase
+from onnxserve_server.edge.stream_state import Phase
 from support.calls import Watching, predict, step
 from support.streaming import cancel, error_of
 

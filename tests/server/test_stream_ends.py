@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxserve_server.edge.stream import Phase
+from onnxserve_server.edge.stream_state import Phase
 from onnxserve_server.engine.sequence import LiveSequence
 from onnxserve_server.errors import Draining
 from support.calls import predict, step
@@ -318,6 +318,7 @@ def test_a_stream_that_is_cut_off_sends_the_replies_that_are_there_and_the_state
     assert (call.ended, call.stream.phase) == (False, Phase.CUT_OFF)
     assert call.answers() == [("1", 1.0), ("2", 1.0), ("2", 2.0), ("s", 1.0)]
     assert end_of(call) == UNAVAILABLE
+    assert "--drain-timeout" in call.status.details
 
 
 def test_a_state_is_handed_over_at_a_cut_off_beside_a_sequence_that_is_lost(stage):

@@ -8,6 +8,7 @@ from onnxserve.v1 import inference_service_pb2 as inference
 from onnxserve_server.core import Request, Result
 from onnxserve_server.edge import onnxserve_v1
 from onnxserve_server.edge.predict import Predict
+from onnxserve_server.edge.unsent import UnsentAnswers
 from support.calls import Watching, predict
 
 
@@ -35,7 +36,7 @@ class FakeCall:
 
 def handle(server, message, codec=onnxserve_v1, observer=None):
     call = FakeCall()
-    Predict("Ask", codec, server.engine, observer)(call, message)
+    Predict("Ask", codec, server.engine, UnsentAnswers(1 << 30), observer)(call, message)
     return call
 
 

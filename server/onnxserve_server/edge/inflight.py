@@ -42,7 +42,8 @@ class StreamBudget:
         in_flight: requests of all streams whose last reply has not been sent.
         nbytes: of these requests and of their unsent replies, as the streams last reported them.
         max_nbytes: of all streams together. A stream that has none in flight may always take one request.
-        on_excess: called where replies that wait behind unread ones take more than max_nbytes, to end the oldest.
+        on_excess: called where replies that wait behind unread ones take more than max_nbytes, to end the oldest: with
+            how many times as much.
     """
 
     def __init__(self, window: Window) -> None:
@@ -51,7 +52,7 @@ class StreamBudget:
         self.in_flight = 0
         self.nbytes = 0
         self.max_nbytes = math.inf
-        self.on_excess: Callable[..., None] | None = None
+        self.on_excess: Callable[[float], None] | None = None
         self._lock = threading.Lock()
         self._waiting: dict[Reader, None] = {}  # for others to have less in flight
 
@@ -76,9 +77,9 @@ class StreamBudget:
         """Note that the replies of a stream that wait behind another one take so many bytes more."""
         with self._lock:
             self.nbytes += nbytes
-            exceeded = self.nbytes > self.max_nbytes
-        if exceeded and self.on_excess is not None:
-            self.on_excess(at_once=True)
+            times = self.nbytes / max(1, self.max_nbytes)
+        if times > 1 and self.on_excess is not None:
+            self.on_excess(times)
 
     def has_room(self, stream: Reader) -> bool:
         """Whether a stream may read; where not, its read_on() is called when it may."""

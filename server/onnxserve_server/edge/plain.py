@@ -9,11 +9,12 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from time import time
+from typing import Any
 
 import grpc
 
 from onnxserve_server.edge.calls import OVER, Handler, Metadata, StreamEvents, StreamHandler
-from onnxserve_server.edge.pool import CallPool
+from onnxserve_server.edge.pool import CallPool, end
 from onnxserve_server.edge.status import Status, status_of
 from onnxserve_server.edge.unsent import UnsentAnswers
 from onnxserve_server.errors import NotReceived
@@ -89,7 +90,7 @@ class PlainEdge:
     def _served_by(self, handler: Handler, pool: CallPool) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def serve(message: bytes, context: grpc.ServicerContext) -> bytes:
             with pool.running(), self._counted():
-                call = PlainCall(context, self.unsent)
+                call = PlainCall(context, self.unsent, pool.call)
                 handler(call, message)
                 self._flush()
                 reply = call.wait()
@@ -106,7 +107,9 @@ class PlainEdge:
         def serve(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             self._streams.begin()
             with self._counted():
-                yield from PlainStreamCall(context, messages, handler, self._flush, self.unsent).messages()
+                yield from PlainStreamCall(
+                    context, messages, handler, self._flush, unsent=self.unsent, core_call=self._streams.call
+                ).messages()
 
         serve.experimental_thread_pool = self._streams  # type: ignore[attr-defined]  # for grpcio
         return serve
@@ -126,10 +129,11 @@ class PlainEdge:
 class PlainCall:
     """One call: its thread waits until another one replies. Implements calls.Call."""
 
-    def __init__(self, context: grpc.ServicerContext, unsent: UnsentAnswers) -> None:
+    def __init__(self, context: grpc.ServicerContext, unsent: UnsentAnswers, core_call: Any) -> None:
         self.deadline = _deadline(context)
         self.metadata = context.invocation_metadata()
         self._context = context
+        self._core_call = core_call
         self._unsent = unsent
         self._outcome: bytes | Status = b""
         self._replied = threading.Event()
@@ -174,9 +178,9 @@ class PlainCall:
         self._context.abort(self._outcome.code, self._outcome.details)
         raise AssertionError("abort() raises")
 
-    def abandon(self, why: str) -> None:  # noqa: ARG002 - grpc.server has no way to say it
+    def abandon(self, why: str) -> None:
         """End the call, whose reply is on its way. Implements unsent.Abandonable."""
-        self._context.cancel()
+        end(self._core_call, why)
 
     def peer(self) -> str:
         """Return the caller as the core names it. Implements unsent.Abandonable."""
@@ -199,11 +203,14 @@ class PlainStreamCall:
         messages: Iterator[bytes],
         handler: StreamHandler,
         flush: Callable[[], None],
+        *,
         unsent: UnsentAnswers,
+        core_call: Any,
     ) -> None:
         self.deadline = _deadline(context)
         self.metadata = context.invocation_metadata()
         self._context = context
+        self._core_call = core_call
         self._messages = messages
         self._flush = flush
         self._unsent = unsent
@@ -227,9 +234,9 @@ class PlainStreamCall:
         """End the call; None: with OK."""
         self._out.put(status)
 
-    def abandon(self, why: str) -> None:  # noqa: ARG002 - grpc.server has no way to say it
+    def abandon(self, why: str) -> None:
         """End the call, whose message is on its way. Implements unsent.Abandonable."""
-        self._context.cancel()
+        end(self._core_call, why)
 
     def peer(self) -> str:
         """Return the caller as the core names it. Implements unsent.Abandonable."""

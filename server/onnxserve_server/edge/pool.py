@@ -16,7 +16,8 @@ import grpc
 MAX_WAITING = 1024
 """Calls of a pool that may wait for their message."""
 
-_TOO_SLOW = b"the message did not come in time, and others needed its place; send it again"
+_CODE = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_TOO_SLOW = "the message did not come in time, and others needed its place; send it again"
 
 
 class CallPool(ThreadPoolExecutor):
@@ -51,6 +52,11 @@ class CallPool(ThreadPoolExecutor):
         with self._running:
             yield
 
+    @property
+    def call(self) -> Any:
+        """The core's call of the thread that asks: its cancel(code, details) ends it from any thread."""
+        return self._current.call
+
     def begin(self) -> None:
         """Note that the call on this thread waits for no message, or never will."""
         self._waiting.pop(self._current.call, None)
@@ -67,4 +73,9 @@ class CallPool(ThreadPoolExecutor):
         with contextlib.suppress(StopIteration, RuntimeError):  # another thread takes one out now: look again
             call = next(iter(self._waiting))
             self._waiting.pop(call, None)
-            call.cancel(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_SLOW)
+            end(call, _TOO_SLOW)
+
+
+def end(call: Any, why: str) -> None:
+    """End a call of the core with RESOURCE_EXHAUSTED, whatever it does; grpc's own handlers can but give CANCELLED."""
+    call.cancel(_CODE, why)

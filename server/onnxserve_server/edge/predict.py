@@ -4,6 +4,7 @@ from onnxserve_server.core import Request, Result, Trace
 from onnxserve_server.edge.calls import Call
 from onnxserve_server.edge.codec import UnaryCodec
 from onnxserve_server.edge.status import OK, status_of, unexpected
+from onnxserve_server.edge.unsent import UnsentAnswers
 from onnxserve_server.engine.seam import Inference
 from onnxserve_server.errors import NotReceived, ServeError
 from onnxserve_server.observing import Observer
@@ -16,23 +17,29 @@ class Predict:
         method: its name, for the observer.
         codec: reads and writes its messages.
         engine: runs the requests.
+        unsent: bounds the replies that are not read.
         observer: sees each request; None: nobody does.
     """
 
-    def __init__(self, method: str, codec: UnaryCodec, engine: Inference, observer: Observer | None = None) -> None:
+    def __init__(
+        self, method: str, codec: UnaryCodec, engine: Inference, unsent: UnsentAnswers, observer: Observer | None = None
+    ) -> None:
         self._method = method
         self._codec = codec
         self._engine = engine
         self._clock = engine.clock
+        self._unsent = unsent
         self._observer = observer
 
     def __call__(self, call: Call, message: bytes) -> None:
         """Take a call's message; the reply follows later, or at once if it is an error. Never raises."""
         codec, observer = self._codec, self._observer
         if observer is None:
-            reply = _Reply(call, codec)
+            reply = _Reply(call, codec, self._unsent)
         else:
-            reply = _ObservedReply(call, codec, self._method, observer, self._clock())
+            reply = _ObservedReply(
+                call, codec, self._unsent, method=self._method, observer=observer, arrived=self._clock()
+            )
         try:
             request = reply.to(codec.decode_request(message, call.deadline, self._clock))
             job = self._engine.submit(request, reply)
@@ -46,11 +53,12 @@ class Predict:
 class _Reply:
     """Encodes the outcome of one request and sends it. A class, not a closure: it is made for every request."""
 
-    __slots__ = ("_call", "_codec", "request_id")
+    __slots__ = ("_call", "_codec", "_unsent", "request_id")
 
-    def __init__(self, call: Call, codec: UnaryCodec) -> None:
+    def __init__(self, call: Call, codec: UnaryCodec, unsent: UnsentAnswers) -> None:
         self._call = call
         self._codec = codec
+        self._unsent = unsent
         self.request_id = ""
 
     def to(self, request: Request) -> Request:
@@ -66,6 +74,8 @@ class _Reply:
         call = self._call
         try:
             if isinstance(outcome, Result):
+                if self._unsent.is_full:
+                    self._unsent.check(sum(array.nbytes for _, array in outcome.outputs))
                 call.reply(self._codec.encode_result(outcome, self.request_id))
                 return None
             call.fail(status_of(outcome, self.request_id))
@@ -83,9 +93,18 @@ class _ObservedReply(_Reply):
 
     __slots__ = ("_observer", "arrived", "method", "model", "trace", "version")
 
-    def __init__(self, call: Call, codec: UnaryCodec, method: str, observer: Observer, arrived: float) -> None:
+    def __init__(
+        self,
+        call: Call,
+        codec: UnaryCodec,
+        unsent: UnsentAnswers,
+        *,
+        method: str,
+        observer: Observer,
+        arrived: float,
+    ) -> None:
         # Not by super().__init__: it takes a quarter of a microsecond more.
-        self._call, self._codec, self.request_id = call, codec, ""
+        self._call, self._codec, self._unsent, self.request_id = call, codec, unsent, ""
         self._observer = observer
         self.method = method
         self.arrived = arrived

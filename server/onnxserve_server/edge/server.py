@@ -169,13 +169,14 @@ class GrpcServer:
         public.add(MODELS, ModelService(engine.table).methods)
         self._reflection = reflection.Reflection((INFERENCE, MODELS, health.SERVICE, reflection.SERVICE), read)
         deadlines, observer = engine.services.deadlines, engine.services.observer
-        predict = Predict("Predict", codec, engine, observer)
+        self._unsent = UnsentAnswers(options.max_unsent_bytes, self._connections.close_unread)
+        budget.on_excess = self._unsent.make_room
+        predict = Predict("Predict", codec, engine, self._unsent, observer)
         stream = StreamMethod(name="Stream", codec=codec, engine=engine, budget=budget, observer=observer)
         self.streams = Streams(stream, lifetime=options.stream_lifetime, watch=deadlines.watch)
         self.edge, self.edge_name = self._make_edge(
             {_PREDICT: predict, _CHECK: health_status.check},
             {_STREAM: self.streams.open, reflection.METHOD: self._reflection.open},
-            budget,
         )
 
     def start(self) -> int:
@@ -225,12 +226,10 @@ class GrpcServer:
         self._pool.shutdown()
 
     def _make_edge(
-        self, methods: dict[str, Handler], streams: dict[str, StreamHandler], budget: StreamBudget
+        self, methods: dict[str, Handler], streams: dict[str, StreamHandler]
     ) -> tuple[Edge, Literal["lane", "plain"]]:
         """Return the edge that the options ask for, or the plain one when the lane does not work with this grpcio."""
-        options, flush = self._options, self._engine.flush
-        unsent = UnsentAnswers(options.max_unsent_bytes, self._connections.close_unread)
-        budget.on_excess = unsent.make_room
+        options, flush, unsent = self._options, self._engine.flush, self._unsent
         if options.edge == "lane":
             try:
                 from onnxserve_server.edge import lane, self_test

@@ -1,6 +1,5 @@
 """One version of an ONNX model that serves: its admission, its queue, its executors and its live sequences."""
 
-import math
 from collections.abc import Sequence
 
 from onnxserve.tensor import Array
@@ -70,7 +69,7 @@ class ServedModel:
         self.sequences.stop()
         self._services.deadlines.unsubscribe(self._batcher.expire)
         self._services.deadlines.unsubscribe(self.sequences.expire)
-        self._batcher.expire(math.inf)  # jobs that came out of the queue too late to be run
+        self._batcher.expire(self._services.clock())  # ends the jobs that came out of the queue too late to be run
 
     def submit(self, request: Request, arrived: float, done: Done, server_inputs: ServerInputs | None = None) -> Job:
         """Admit and queue a request, with what the server adds to it; raises as Engine.submit() does."""

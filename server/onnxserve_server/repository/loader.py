@@ -46,6 +46,8 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     findings = prober.probe(found.path, options, max_rows=batching.max_rows, batched=batching.enabled is True)
     verdict = findings.verdict
     session = Session(found.path, options)
+    for fault in session.ignored.values():
+        _warn_of_metadata(found, fault)
     spec = _spec(found, session, options, findings)
     if batching.enabled is True and not (declared := check_batch_axes(session.inputs, spec.outputs)).batchable:
         raise ConfigurationError(
@@ -213,14 +215,33 @@ def _labelled(found: Found, outputs: tuple[TensorSpec, ...], metadata: dict[str,
         raise ConfigurationError(
             f"{found.config_file}: labels.{min(unknown)}: unknown output; the model's outputs are {expected}"
         )
+    if fault := _fault_of_labels(labels, outputs):
+        raise ConfigurationError(f"{found.config_file}: {fault}")
     if not labels and (labels := _labels_in(metadata, {output.name for output in outputs})):
-        del metadata["labels"]
+        if fault := _fault_of_labels(labels, outputs):
+            _warn_of_metadata(found, fault)
+            labels = {}
+        else:
+            del metadata["labels"]
+    return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
+
+
+def _warn_of_metadata(found: Found, fault: str) -> None:
+    """Log that metadata of a model file is ignored, for it may be another tool's."""
+    logger.warning(
+        "model %s/%s: metadata %s; it is ignored, as that of another tool: if it is meant, set it in model.yaml",
+        found.name,
+        found.version,
+        fault,
+    )
+
+
+def _fault_of_labels(labels: Mapping[str, list[str]], outputs: tuple[TensorSpec, ...]) -> str:
     for output in outputs:
         names, classes = labels.get(output.name, ()), output.shape[-1] if output.shape else None
         if names and isinstance(classes, int) and len(names) != classes:
-            place = found.config_file if found.config.labels else found.path
-            raise ConfigurationError(f"{place}: labels.{output.name}: {len(names)} names for {classes} classes")
-    return tuple(replace(output, labels=tuple(labels.get(output.name, ()))) for output in outputs)
+            return f"labels.{output.name}: {len(names)} names for {classes} classes"
+    return ""
 
 
 def _labels_in(metadata: Mapping[str, str], known: Container[str]) -> dict[str, list[str]]:

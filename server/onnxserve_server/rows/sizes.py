@@ -45,7 +45,7 @@ class Size:
 
     @property
     def fresh(self) -> bool:
-        """Whether it is no formula of the inputs' axes."""
+        """Whether one of its symbols is: then it is not a formula of the inputs' axes alone."""
         return any(symbol.fresh for monomial, _ in self.terms for symbol in monomial)
 
     def __add__(self, other: Number) -> Number:

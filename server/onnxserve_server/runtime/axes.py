@@ -4,9 +4,9 @@ The default is the first axis. The configuration says otherwise, or else the met
 keys "batch_axis" and "shared".
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.metadata import json_in
@@ -29,47 +29,76 @@ class BatchAxes:
 
 
 Specs = tuple[TensorSpec, ...]
+_Value = TypeVar("_Value")
 
 
-def assign_axes(
-    path: Path, configured: BatchAxes, inputs: Specs, outputs: Specs, metadata: Mapping[str, str]
-) -> tuple[Specs, Specs, dict[str, str]]:
-    """Return a model's inputs and outputs with their batch axes, and the metadata without the keys that were used.
+class Assigned(NamedTuple):
+    """A model's inputs and outputs with their batch axes.
+
+    Attributes:
+        inputs: as they were given, with their axes.
+        outputs: likewise.
+        metadata: the model file's, without the keys that were used.
+        ignored: what of it has our form, but does not fit the model: why, by key.
+    """
+
+    inputs: Specs
+    outputs: Specs
+    metadata: Mapping[str, str]
+    ignored: Mapping[str, str]
+
+
+def assign_axes(configured: BatchAxes, inputs: Specs, outputs: Specs, metadata: Mapping[str, str]) -> Assigned:
+    """Assign a model's inputs and outputs their batch axes.
 
     Args:
-        path: the model file.
         configured: what the configuration says.
         inputs: as the graph has them.
         outputs: as the graph has them.
-        metadata: the model file's.
+        metadata: the model file's; other tools may use our keys.
 
     Raises:
-        ConfigurationError: a tensor or an axis does not exist, an axis has a fixed size, or no input has rows.
+        ConfigurationError: as configured, a tensor or an axis does not exist, an axis has a fixed size, or no input has
+            rows.
     """
     known = {spec.name for spec in inputs + outputs}
-    in_file = BatchAxes(file=str(path), batch_axis=_axes_in(metadata, known), shared=_shared_in(metadata, known))
-    by_axis = in_file if configured.batch_axis is None else configured
-    by_shared = in_file if configured.shared is None else configured
-    axes, shared = by_axis.batch_axis or {}, by_shared.shared or ()
-    for name, axis in axes.items():
-        if fault := _fault_of_axis(name, axis, inputs, outputs):
-            raise ConfigurationError(f"{by_axis.file}: batch_axis.{name}: {fault}")
-    for name in shared:
-        if fault := _fault_of_shared(name, inputs, outputs, axes):
-            raise ConfigurationError(f"{by_shared.file}: shared.{name}: {fault}")
-    if inputs and all(spec.name in shared for spec in inputs):
-        raise ConfigurationError(f"{by_shared.file}: shared: at least one input must have rows, and so not be shared")
+    used: set[str] = set()
+    ignored: dict[str, str] = {}
+
+    def choose(
+        key: str, by_config: _Value | None, in_file: _Value | None, fault_of: Callable[[_Value], str]
+    ) -> _Value | None:
+        if by_config is not None:
+            if fault := fault_of(by_config):
+                raise ConfigurationError(f"{configured.file}: {key}{fault}")
+            return by_config
+        if in_file is not None and (fault := fault_of(in_file)):
+            ignored[key] = f"{key}{fault}"
+            return None
+        used.update([] if in_file is None else [key])
+        return in_file
+
+    axes = choose(
+        "batch_axis",
+        configured.batch_axis,
+        _axes_in(metadata, known),
+        lambda axes: _fault_of_axes(axes, inputs, outputs),
+    )
+    beside = configured.batch_axis if configured.shared is not None else axes
+    shared = choose(
+        "shared",
+        configured.shared,
+        _shared_in(metadata, known),
+        lambda shared: _fault_of_all_shared(shared, inputs, outputs, beside or {}),
+    )
+    axes, shared = axes or {}, shared or ()
 
     def assign(spec: TensorSpec) -> TensorSpec:
         default = None if spec.any_shape and spec in outputs else 0
         return replace(spec, batch_axis=None if spec.name in shared else axes.get(spec.name, default))
 
-    used = {
-        *(["batch_axis"] if by_axis is in_file and in_file.batch_axis is not None else []),
-        *(["shared"] if by_shared is in_file and in_file.shared is not None else []),
-    }
     unused = {key: text for key, text in metadata.items() if key not in used}
-    return tuple(map(assign, inputs)), tuple(map(assign, outputs)), unused
+    return Assigned(tuple(map(assign, inputs)), tuple(map(assign, outputs)), unused, ignored)
 
 
 def share(outputs: Specs, names: Container[str]) -> Specs:
@@ -77,6 +106,11 @@ def share(outputs: Specs, names: Container[str]) -> Specs:
     return tuple(
         replace(spec, batch_axis=None) if spec.name in names and not spec.any_shape else spec for spec in outputs
     )
+
+
+def _fault_of_axes(axes: Mapping[str, int], inputs: Specs, outputs: Specs) -> str:
+    faults = ((name, _fault_of_axis(name, axis, inputs, outputs)) for name, axis in axes.items())
+    return next((f".{name}: {fault}" for name, fault in faults if fault), "")
 
 
 def _fault_of_axis(name: str, axis: int, inputs: Specs, outputs: Specs) -> str:
@@ -90,6 +124,15 @@ def _fault_of_axis(name: str, axis: int, inputs: Specs, outputs: Specs) -> str:
         return f"its shape [{shape}] has no axis {axis}; axes are counted from 0"
     if isinstance(spec.shape[axis], int):
         return f"axis {axis} has the fixed size {spec.shape[axis]}; rows need a free axis"
+    return ""
+
+
+def _fault_of_all_shared(shared: Sequence[str], inputs: Specs, outputs: Specs, axes: Mapping[str, int]) -> str:
+    faults = ((name, _fault_of_shared(name, inputs, outputs, axes)) for name in shared)
+    if fault := next((f".{name}: {fault}" for name, fault in faults if fault), ""):
+        return fault
+    if inputs and all(spec.name in shared for spec in inputs):
+        return ": at least one input must have rows, and so not be shared"
     return ""
 
 

@@ -158,16 +158,16 @@ class _Trials:
         self._starts: list[dict[str, Array]] = []
         self._has_run = False
         self._no_start = ""
-        self._first = 0
+        self._first: int = request["bases_done"]
         self._count = 0
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Run each trial but the first `done` ones, and those that contain what has been fatal."""
         with _silent():
-            end, seconds = self._began + _TRIALS_SHARE * self._request["seconds"], self._request["seconds"]
-            self._session.allow(
-                min(end, time.monotonic() + _BASES_SHARE * seconds)
-            )  # a new child has to find them, too
+            seconds = self._request["seconds"]
+            end = self._began + _TRIALS_SHARE * seconds
+            # Counted from now on, for each child has to find them.
+            self._session.allow(min(end, time.monotonic() + _BASES_SHARE * seconds))
             yield from self._find_starts()
             self._no_start = _NO_START if self._session.seconds_left else _NO_START_IN_TIME
             self._session.allow(end)

@@ -125,7 +125,8 @@ class _RowCheck:
     def verdict(self, analysed: RowVerdict) -> Verdict:
         """Return the verdict of a check that found nothing against sharing runs."""
         if not self._tried:
-            return Verdict(False, f"no batch of made-up rows could be run: {self._failure}", analysed, analysed)
+            fault, proved = f"no batch of made-up rows could be run: {self._failure}", analysed.rows is Rows.INDEPENDENT
+            return Verdict(proved, "" if proved else fault, replace(analysed, reason=fault), analysed)
         reason = "; ".join(filter(None, (analysed.reason, *self._summary())))
         if analysed.rows is Rows.MEET:
             where = f"its rows meet at node {analysed.node}: {reason}"

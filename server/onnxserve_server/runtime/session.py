@@ -112,8 +112,8 @@ class Session:
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         _check_granted(path, options, self.providers)
         interface = describe(path, self._session)
-        self.inputs, self.outputs, self.metadata = assign_axes(
-            path, options.axes, interface.inputs, interface.outputs, interface.metadata
+        self.inputs, self.outputs, self.metadata, self.ignored = assign_axes(
+            options.axes, interface.inputs, interface.outputs, interface.metadata
         )
         self.optional, self.left_out, self.description = interface.optional, interface.left_out, interface.description
         self._names = interface.names

@@ -16,16 +16,14 @@ import threading
 from dataclasses import dataclass
 
 from onnxserve_server.core import Job
-from onnxserve_server.errors import DeadlineExceeded, ModelStopped, QueueFull
+from onnxserve_server.errors import DeadlineExceeded, ModelStopped
+from onnxserve_server.scheduling import refusals
 from onnxserve_server.scheduling.batch import Batch, Slot
 from onnxserve_server.scheduling.bucket import Bucket
 from onnxserve_server.scheduling.estimate import RunTimes
 from onnxserve_server.scheduling.planning import Draft, Planner
 from onnxserve_server.scheduling.services import Services
 from onnxserve_server.spec import BatchPolicy
-
-_PASSED = "the deadline passed before the model had run"
-_TOO_LATE = "the deadline cannot be met any more: the requests ahead took longer than expected"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,15 +93,17 @@ class Batcher:
                 self._queued_rows + weight > policy.max_queue_rows
                 or self._queued_bytes + job.nbytes > policy.max_queue_bytes
             ):
-                self._refuse_for_space(job)
+                raise refusals.queue_full(
+                    job, policy, self._queued_rows, self._queued_bytes, self._seconds_until_empty()
+                )
             if job.deadline != math.inf:
                 needed = self._planner.refusal(job, self._buckets, self._queued_rows, self._running)
                 if needed is not None:
-                    _refuse_for_time(job, needed)
+                    raise refusals.too_late(job, needed)
             if self._closed:
                 raise ModelStopped
             if not self._backlog.add(job.nbytes):
-                self._refuse_for_memory(job)
+                raise refusals.memory_full(job, self._backlog, self._queued_rows, self._seconds_until_empty())
             bucket = self._buckets.get(job.key)
             if bucket is None:
                 bucket = self._buckets[job.key] = Bucket()
@@ -142,7 +142,7 @@ class Batcher:
             elif job.deadline < next_deadline:
                 next_deadline = job.deadline
         for job in expired:
-            job.withdraw(DeadlineExceeded(_PASSED if job.deadline <= now else _TOO_LATE))
+            job.withdraw(DeadlineExceeded(refusals.PASSED if job.deadline <= now else refusals.TOO_LATE))
         return next_deadline
 
     def dispatch(self, max_inline: float = 0.0) -> Batch | None:
@@ -355,28 +355,6 @@ class Batcher:
         if not bucket:
             del self._buckets[job.key]
 
-    def _refuse_for_space(self, job: Job) -> None:
-        policy = self.policy
-        rows, size = self._queued_rows, self._queued_bytes
-        raise QueueFull(
-            f"the queue is full: {rows} rows ({size} bytes) wait, of at most {policy.max_queue_rows} rows "
-            f"(max_queue_rows) and {policy.max_queue_bytes} bytes (max_queue_bytes), and this request has "
-            f"{job.rows} rows ({job.nbytes} bytes)",
-            retry_after=self._seconds_until_empty(),
-            queued_rows=str(rows),
-            queued_bytes=str(size),
-        )
-
-    def _refuse_for_memory(self, job: Job) -> None:
-        waiting = self._backlog.nbytes
-        raise QueueFull(
-            f"the server's memory is full: {waiting} bytes wait for all models, at most {self._backlog.limit} may "
-            f"(all_queue_bytes), and this request has {job.nbytes} bytes",
-            retry_after=self._seconds_until_empty(),
-            queued_rows=str(self._queued_rows),
-            queued_bytes=str(waiting),
-        )
-
     def _seconds_until_empty(self) -> float:
         return max(0.01, self._planner.seconds_until_empty(self._queued_rows))
 
@@ -388,17 +366,6 @@ class Batcher:
                 self._idle.remove(slot)
                 return
         slot.sleep(None)
-
-
-def _refuse_for_time(job: Job, needed: float) -> None:
-    if job.deadline <= job.arrived:
-        raise DeadlineExceeded("the deadline has passed")
-    raise DeadlineExceeded(
-        f"the deadline cannot be met: about {needed * 1e3:.1f} ms are needed, with the requests ahead, and "
-        f"{(job.deadline - job.arrived) * 1e3:.1f} ms are left; "
-        f"set a longer timeout, send fewer requests at a time, or add servers",
-        needed_us=str(int(needed * 1e6)),
-    )
 
 
 def _weight(job: Job) -> int:

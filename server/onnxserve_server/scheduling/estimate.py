@@ -1,4 +1,8 @@
-"""An estimate of a model's next run from its last ones."""
+"""How long a model's next run takes at most, so that a thread that others wait for may run it itself.
+
+The longest of the last runs counts, of whatever row shape, and nothing is known before the first. What forecast.py
+says, to admit jobs and to form batches, is what a run is likely to take.
+"""
 
 import math
 

@@ -10,6 +10,7 @@ from typing import TextIO
 
 _MAX_LINES = 10_000  # that wait to be written; further ones are dropped
 _MAX_LINE = 64 << 10  # characters
+_MAX_WAITING = 4 << 20  # characters of all lines that wait, of up to four bytes each
 _FLUSH_TIMEOUT = 1.0  # seconds for the last lines
 
 
@@ -22,13 +23,16 @@ class LogWriter(logging.Handler):
     Args:
         stream: sys.stderr in production; None, as Python has it where it is closed, takes nothing.
         max_lines: how many lines may wait.
+        max_waiting: how many characters they may have together.
     """
 
-    def __init__(self, stream: TextIO | None, max_lines: int = _MAX_LINES) -> None:
+    def __init__(self, stream: TextIO | None, max_lines: int = _MAX_LINES, max_waiting: int = _MAX_WAITING) -> None:
         super().__init__()
         self._stream = stream
         self._max_lines = max_lines
+        self._max_waiting = max_waiting
         self._lines: deque[str] = deque()
+        self._waiting = 0  # characters of them
         self._dropped = 0
         self._changed = threading.Condition()
         self._is_writing = False
@@ -37,14 +41,15 @@ class LogWriter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler: queue the record's line."""
         try:
-            line = self.format(record)
+            line = self.format(record)[:_MAX_LINE]
         except Exception as error:  # a record whose arguments do not fit its message
             line = f"a record of {record.name} cannot be formatted: {error}"
         with self._changed:
-            if len(self._lines) >= self._max_lines:
+            if len(self._lines) >= self._max_lines or self._waiting + len(line) > self._max_waiting:
                 self._dropped += 1
                 return
-            self._lines.append(line[:_MAX_LINE])
+            self._lines.append(line)
+            self._waiting += len(line)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="onnxserve-log", daemon=True)
                 self._thread.start()
@@ -66,6 +71,7 @@ class LogWriter(logging.Handler):
                 self._changed.wait_for(lambda: self._lines)
                 self._is_writing = True
                 line, dropped = self._lines.popleft(), self._dropped
+                self._waiting -= len(line)
                 self._dropped = 0
             if dropped:
                 line = f"{self.format(_note_of(dropped))}\n{line}"

@@ -78,7 +78,7 @@ DEPENDENT = {
         q = SequenceConstruct (i)  j = ConcatFromSequence <axis = -1, new_axis = 1> (q)
         v = ReduceMax (x, second)  y = GatherND (v, j) }}""",
     "the length of a part of what depends on the place": f"""{_PICK}  f = Reshape (x, minus)  c = Unsqueeze (r, minus)
-        p = Cast <to = 1> (c)  q = Add (x, p)  h = Slice (q, first, pair, second)  s1 = Shape <start = 1> (h)
+        p = Cast <to = 7> (x)  q = Add (p, c)  h = Slice (q, first, pair, second)  s1 = Shape <start = 1> (h)
         k = Squeeze (s1)  i = Mul (r, k)  y = Gather (f, i) }}""",
     "a function that has the name of an operator": """g (float[batch, 4] x) => (float[batch, 4] y) {
         y = Hardmax <axis = 0> (x) }
