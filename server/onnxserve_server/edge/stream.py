@@ -55,9 +55,9 @@ class Stream:
         self._budget = method.budget
         self._on_over = on_over
         self._opened = method.engine.clock()
-        self._sequences = method.engine.sequences()
+        self._sequences = sequences = method.engine.sequences()
         self._lock = threading.Lock()  # guards the fields below; never held while calling into the engine or the edge
-        self._state = StreamState(lambda: self._sequences.must_stay)
+        self._state = StreamState(lambda: sequences.must_stay)
         self._inflight = Inflight(method.budget.window)
         self._handoffs: list[Handoff] | None = None
         self._reading = False  # a message has been asked for
