@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -119,10 +120,9 @@ def _number(size, known):
         return size
     total = 0
     for symbols, factor in size.terms:
-        numbers = [known.get(each.name) for each in symbols]
-        if None in numbers:
+        if any(each.name not in known for each in symbols):
             return None
-        total += factor * int(np.prod(numbers))
+        total += factor * prod(known[each.name] for each in symbols)
     return total
 
 
