@@ -99,15 +99,11 @@ def _about_run(said, array, known):
 
 
 def _about_places(said, array, known):
-    rows = _rows(said, array, known)
     stride, below = (
-        (_number(each, known) for each in (said.place.stride, said.place.below)) if said.place else (None, None)
+        _number(size, known) for size in ((said.place.stride, said.place.below) if said.place else (None, 0))
     )
-    for number, row in enumerate(rows or ()):
-        if (
-            None not in (stride, below)
-            and not 0 <= (row - number * stride).min() <= (row - number * stride).max() < below
-        ):
+    for number, row in enumerate(_rows(said, array, known) or ()):
+        if stride and below is not None and below <= stride and (row // stride != number).any():
             return "its elements tell their row"
         if said.leads and (row[..., 0] != number).any():
             return "its first elements are numbers of rows"
