@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -98,14 +99,12 @@ def _about_run(said, array, known):
 
 
 def _about_places(said, array, known):
-    rows = _rows(said, array, known)
-    stride = _number(said.place.stride, known) if said.place else None
-    below = _number(said.place.below, known) if said.place else None
-    for number, row in enumerate(rows or ()):
-        if stride is not None and below is not None:
-            within = row - number * stride
-            if not 0 <= within.min() <= within.max() < below:
-                return "its elements tell their row"
+    stride, below = (
+        _number(size, known) for size in ((said.place.stride, said.place.below) if said.place else (None, 0))
+    )
+    for number, row in enumerate(_rows(said, array, known) or ()):
+        if stride and below is not None and below <= stride and (row // stride != number).any():
+            return "its elements tell their row"
         if said.leads and (row[..., 0] != number).any():
             return "its first elements are numbers of rows"
     return ""
@@ -117,10 +116,9 @@ def _number(size, known):
         return size
     total = 0
     for symbols, factor in size.terms:
-        numbers = [known.get(each.name) for each in symbols]
-        if None in numbers:
+        if any(each.name not in known for each in symbols):
             return None
-        total += factor * int(np.prod(numbers))
+        total += factor * prod(known[each.name] for each in symbols)
     return total
 
 
