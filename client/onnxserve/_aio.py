@@ -37,7 +37,7 @@ from onnxserve._stream import DEFAULT_WINDOW, Unanswered, checked
 from onnxserve._turns import TURNS
 from onnxserve._waiting import Batch, Waiter
 from onnxserve._watching import AsyncWatched
-from onnxserve._wire import predict_request
+from onnxserve._wire import check_model, predict_request
 from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error, of_request
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -209,6 +209,7 @@ class AsyncClient(BaseClient):
         self, name: str, version: str | None = None, *, timeout: float | None = DEFAULT_TIMEOUT
     ) -> ModelInfo:
         """Return one version of a model; `version` None: the one that predict() would use."""
+        check_model(name, version)
         request = model_service_pb2.GetModelRequest(model=name, version=version)
         return model_info((await self._call(self._methods.get_model, request, timeout)).model)
 

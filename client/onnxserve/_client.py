@@ -34,7 +34,7 @@ from onnxserve._stream import DEFAULT_WINDOW, Unanswered, checked
 from onnxserve._turns import TURNS
 from onnxserve._waiting import Batch, Waiter
 from onnxserve._watching import Watched
-from onnxserve._wire import predict_request
+from onnxserve._wire import check_model, predict_request
 from onnxserve.errors import OnnxserveError, Unavailable, from_rpc_error, of_request
 from onnxserve.tensor import Array
 from onnxserve.v1 import model_service_pb2
@@ -63,7 +63,7 @@ class Client(BaseClient):
             model: the model's name.
             inputs: an array for each input of the model, by name. Each must have the model's dtype: values are sent
                 unchanged.
-            outputs: the names of the outputs wanted; None: all.
+            outputs: the names of the outputs wanted, at least one; None: all.
             version: the version to run; None: the server's default, its newest.
             timeout: seconds for the whole call, retries included; the server does not start a request that it cannot
                 finish in time. None: no limit.
@@ -72,7 +72,9 @@ class Client(BaseClient):
                 join the call with others (see `coalesce`).
 
         Raises:
-            TypeError: an input is not a numpy array, or has a dtype that the protocol lacks.
+            TypeError: an input is not a numpy array, or has a dtype that the protocol lacks, or another argument is of
+                another type.
+            ValueError: outputs is empty, or an argument is beyond its limits.
             OnnxserveError: the call failed.
         """
         check_process(self._forks)
@@ -122,7 +124,7 @@ class Client(BaseClient):
             model: the model's name.
             inputs: the inputs of each request, as for predict(). They are iterated on another thread, as `window`
                 allows.
-            outputs: the names of the outputs wanted; None: all.
+            outputs: the names of the outputs wanted, at least one; None: all.
             version: the version to run; None: the server's default, its newest.
             timeout: seconds for each request, counted from its arrival at the server. None: no limit.
             priority: from -10 to 10; waiting requests of a higher priority go first.
@@ -267,6 +269,7 @@ class Client(BaseClient):
 
     def model(self, name: str, version: str | None = None, *, timeout: float | None = DEFAULT_TIMEOUT) -> ModelInfo:
         """Return one version of a model; `version` None: the one that predict() would use."""
+        check_model(name, version)
         request = model_service_pb2.GetModelRequest(model=name, version=version)
         return model_info(self._call(self._methods.get_model, request, timeout).model)
 

@@ -45,7 +45,7 @@ def key_of(call: PredictCall) -> Key | None:
     if type(model) is not str or type(priority) is not int or not (version is None or type(version) is str):
         return None  # a key of True or 1.0 would equal that of 1, but not all of them are right
     if outputs is not None:
-        if not isinstance(outputs, list | tuple) or not all(isinstance(name, str) for name in outputs):
+        if not isinstance(outputs, list | tuple) or not outputs or not all(isinstance(name, str) for name in outputs):
             return None
         outputs = tuple(outputs)
     tensors = []

@@ -1,6 +1,7 @@
 """Requests to bytes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -13,6 +14,7 @@ _INPUTS = bytes([inference_service_pb2.PredictRequest.INPUTS_FIELD_NUMBER << 3 |
 _PREDICT = bytes([inference_service_pb2.StreamRequest.PREDICT_FIELD_NUMBER << 3 | 2])
 _BYTE = np.dtype(np.uint8)
 _SMALL_BYTES = 4096
+_INT32 = 2**31
 _DATA = bytes([tensor_pb2.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 
 
@@ -26,17 +28,16 @@ def predict_request(call: PredictCall, request_id: str, *, message_timeout: floa
 
     Raises:
         TypeError: inputs is not a mapping, an input is not a numpy array or has a dtype that the protocol lacks,
-            outputs is a single str, or version is not a str.
+            outputs is not a sequence of str, or model, version, request_id or priority has another type.
+        ValueError: outputs is empty, or priority is beyond 32 bits.
     """
-    inputs, outputs, version = call.inputs, call.outputs, call.version
+    inputs = call.inputs
     if type(inputs) is not dict and not isinstance(inputs, Mapping):  # the usual case takes a tenth
         raise TypeError(f"inputs must be a mapping of names to arrays, not {type(inputs).__name__}")
-    if version is not None and not isinstance(version, str):
-        raise TypeError(f"version must be a str, such as {str(version)!r}, not {version!r}")
-    if isinstance(outputs, str):
-        raise TypeError(f"outputs must be a sequence of names: [{outputs!r}], not {outputs!r}")
+    check_model(call.model, call.version)
+    _check_options(call, request_id)
     head = inference_service_pb2.PredictRequest(
-        model=call.model, version=version, outputs=outputs, request_id=request_id, priority=call.priority
+        model=call.model, version=call.version, outputs=call.outputs, request_id=request_id, priority=call.priority
     )
     if message_timeout is not None:
         head.timeout.FromNanoseconds(round(message_timeout * 1e9))
@@ -47,6 +48,38 @@ def predict_request(call: PredictCall, request_id: str, *, message_timeout: floa
         header, data = _tensor(name, array)
         parts += (_INPUTS, _varint(len(header) + len(data)), header, data)
     return b"".join(parts)
+
+
+def check_model(model: str, version: str | None) -> None:
+    """Raise TypeError if the name of a model, or its version, is of another type."""
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a str, the name of a model, not {model!r}")
+    if version is not None and not isinstance(version, str):
+        raise TypeError(f"version must be a str, such as {str(version)!r}, not {version!r}")
+
+
+def _check_options(call: PredictCall, request_id: str) -> None:
+    outputs, priority = call.outputs, call.priority
+    if outputs is not None:
+        _check_outputs(outputs)
+    if not isinstance(request_id, str):
+        raise TypeError(f"request_id must be a str, not {request_id!r}")
+    if type(priority) is not int and not isinstance(priority, SupportsIndex):
+        raise TypeError(f"priority must be an int from -10 to 10, not {priority!r}")
+    if not -_INT32 <= priority < _INT32:  # else the server says so
+        raise ValueError(f"priority must be an int from -10 to 10, not {priority}")
+
+
+def _check_outputs(outputs: Sequence[str]) -> None:
+    if isinstance(outputs, str):
+        raise TypeError(f"outputs must be a sequence of names: [{outputs!r}], not {outputs!r}")
+    if not isinstance(outputs, Collection):  # an iterator would be empty when the answer is compared with it
+        raise TypeError(f"outputs must be a sequence of names, such as a list, not {type(outputs).__name__}")
+    if not len(outputs):
+        raise ValueError("outputs is empty; leave it out for all outputs")
+    for i, name in enumerate(outputs):
+        if not isinstance(name, str):
+            raise TypeError(f"outputs[{i}] must be a str, the name of an output, not {name!r}")
 
 
 def joined_request(

@@ -135,6 +135,7 @@ def test_requests_that_differ_in_more_than_their_rows_have_different_keys(differ
         {"priority": True},
         {"priority": 1.0},
         {"outputs": "y"},
+        {"outputs": []},
         {"outputs": iter(["y"])},
         {"outputs": [["y"]]},
         {"inputs": [ONE]},
