@@ -311,8 +311,9 @@ def _is_known(variable: str) -> bool:
 
 def _meant(variable: str) -> str:
     """Say which setting a variable's name is close to; "" if none."""
-    names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(variable, names, 1, 0.8))
+    names = [name.upper() for name in Settings.model_fields]  # without the prefix, which makes all of them alike
+    found = difflib.get_close_matches(variable.removeprefix(PREFIX), names, 1, 0.7)
+    return "".join(f"; did you mean {PREFIX}{name}?" for name in found)
 
 
 class _Environment(EnvSettingsSource):

@@ -161,7 +161,11 @@ def test_a_request_that_the_model_fails_on_fails_alone(server, callers):
         (
             "unsplit",
             {"scale": (), "state": (2, 5, 3), "x": (5, 3)},
-            ("inputs[2].shape", "5 rows exceed max_rows (4), and the model is configured not to split requests"),
+            (
+                "inputs[2].shape",
+                "5 rows exceed max_rows (4), and batching.oversize of the model is refuse: send less at a time, or set "
+                "it to split",
+            ),
         ),
     ],
     ids=["rows", "rows in another order", "shape of a shared input", "an axis of a shared input", "too many rows"],

@@ -111,7 +111,8 @@ def test_what_is_wrong_with_a_tensor_is_told_with_its_field(tensor, field, messa
             spec(X, max_rows=4, split=False),
             (wire("x", floats(5)),),
             "inputs[0].shape",
-            "5 rows exceed max_rows (4), and the model is configured not to split requests",
+            "5 rows exceed max_rows (4), and batching.oversize of the model is refuse: send less at a time, or set it "
+            "to split",
         ),
         (
             spec(X, max_queue_rows=4),

@@ -346,6 +346,14 @@ def test_what_kubernetes_says_of_services_gives_way_to_the_file(monkeypatch, tmp
         load_settings(file)
 
 
+@pytest.mark.parametrize("name", ["FOO", "POOL", "GRPC"])
+def test_an_unknown_variable_that_is_like_no_setting_is_not_taken_for_one(monkeypatch, name):
+    monkeypatch.setenv(f"ONNXSERVE_{name}", "1")
+    with pytest.raises(ConfigurationError, match=f"ONNXSERVE_{name}: unknown setting") as refused:
+        load_settings()
+    assert "did you mean" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -191,7 +191,8 @@ class Admission:
                     faults.append(Violation(path, f"axis {name!r} must have the same size everywhere: {sizes}"))
         if rows > policy.max_rows and not policy.split:
             message = (
-                f"{rows} rows exceed max_rows ({policy.max_rows}), and the model is configured not to split requests"
+                f"{rows} rows exceed max_rows ({policy.max_rows}), and batching.oversize of the model is refuse: send "
+                f"less at a time, or set it to split"
             )
             faults.append(Violation(self._path(self._batch_axes[0][0], tensors), message))
         if rows > policy.max_queue_rows or nbytes > policy.max_queue_bytes:
