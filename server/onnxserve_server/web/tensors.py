@@ -120,7 +120,10 @@ def _listed(data: object, number: DataType) -> Array:
     needed = f"each element must be {_VALUES.get(number, f'a number of type {NAMES[number]}')}"
     found = {*map(type, array.flat)}
     if wrong := found - kinds:
-        raise _Fault("data", "lists must be of equal length" if list in wrong else needed)
+        place = next(place for place, element in np.ndenumerate(array) if type(element) in wrong)
+        raise _Fault(
+            "data", "lists must be of equal length" if list in wrong else f"{needed}; element {[*place]} is not"
+        )
     if str in found and number != STRING:
         for element in array.flat:
             if isinstance(element, str) and not _is_number(element, wanted):
@@ -129,10 +132,21 @@ def _listed(data: object, number: DataType) -> Array:
         with np.errstate(over="raise"):
             converted: Array = array.astype(wanted)
     except (ValueError, OverflowError, FloatingPointError) as error:
-        raise _Fault("data", f"{needed}: {error}") from error
+        raise _Fault("data", f"{needed}: {_beyond(array, wanted)}") from error
     if wanted.kind == "f" and any(element not in _INFINITE for element in array[np.isinf(converted)].flat):
         raise _Fault("data", f"{needed}: a value is too large")  # JSON's 1e400 is infinite to Python
     return converted
+
+
+def _beyond(array: Array, wanted: "np.dtype[np.generic]") -> str:
+    """Say which element, of those of valid numbers, the type does not hold."""
+    if wanted.kind in "iu":
+        limits = np.iinfo(wanted)  # type: ignore[type-var]
+        for place, element in np.ndenumerate(array):
+            text = str(element)
+            if len(text) > _MAX_QUOTED or not limits.min <= int(text) <= limits.max:
+                return f"element {[*place]}: {text[:_MAX_QUOTED]} out of bounds for {wanted.name}"
+    return "a value is too large"
 
 
 def _is_number(text: str, wanted: "np.dtype[np.generic]") -> bool:
