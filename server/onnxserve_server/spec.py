@@ -68,7 +68,7 @@ class Rows(StrEnum):
 
     INDEPENDENT = "independent"  # proved: the graph shows that they cannot
     MEET = "meet"  # they reach a node together, and may change each other there
-    DEPENDENT = "dependent"  # a row was seen to change with its neighbours
+    DEPENDENT = "dependent"  # a row was seen to change with its neighbours, or their number with the rows of the batch
     UNKNOWN = "unknown"  # the graph does not show it, and no change was seen
 
 

@@ -3,12 +3,15 @@
 import json
 import logging
 
+import onnx
 import pytest
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository import loader
 from onnxserve_server.repository.config import read_config
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.runtime import row_check
+from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Rows, RowVerdict
 from support import zoo, zoo_rows
@@ -64,6 +67,22 @@ def test_rows_that_change_each_other_are_not_batched_whatever_model_yaml_says(po
         f"{tmp_path}/model.yaml: batching.enabled: the model cannot be batched: row 0 changes; remove the line, or set "
         "batching.tolerance if so large a difference does not matter"
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "witness"),
+    [
+        (zoo_rows.places_of_nonzeros(), r"its output y has the shape \[12, 2\] \(they meet at node places\)"),
+        (zoo_rows.compressed(), r"(its output y has the shape|with some rows its shape is)"),
+    ],
+    ids=["NonZero", "Compress"],
+)
+def test_outputs_without_a_row_for_each_row_are_not_batched_whatever_model_yaml_says(policy, tmp_path, model, witness):
+    onnx.save(model, tmp_path / "model.onnx")
+    verdict = row_check.examine(Session(tmp_path / "model.onnx", SessionOptions()))
+    assert not policy(verdict).enabled
+    with pytest.raises(ConfigurationError, match=rf"batching.enabled: the model cannot be batched: .*{witness}"):
+        policy(verdict, "enabled: true")
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,21 @@ def loud_id(threshold, size):
     ]
     values = [constant("table", np.arange(1, size + 1)), constant("threshold", threshold, np.int64)]
     return model(nodes, [tensor("id", ["n"], INT64)], [tensor("y", ["n"])], values)
+
+
+def places_of_nonzeros():
+    """y = the row and the column of each x that is not 0: float32 [n, 4] to int64 [k, 2]."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["found"], name="places"),
+        helper.make_node("Transpose", ["found"], ["y"]),
+    ]
+    return model(nodes, [tensor("x", ["n", 4])], [tensor("y", ["k", 2], INT64)])
+
+
+def compressed():
+    """y = the x that are above 0, flat: float32 [n] to [k]."""
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["above"]),
+        helper.make_node("Compress", ["x", "above"], ["y"], axis=0),
+    ]
+    return model(nodes, [tensor("x", ["n"])], [tensor("y", ["k"])], [constant("zero", 0)])
