@@ -84,7 +84,7 @@ class BatchRunner:
         try:
             if batch.abandoned:
                 raise RunFailed("every caller left before it began")
-            arrays = self._session.run(gather(batch, spec), [output.name for output in wanted], handle)
+            arrays = self._outputs(batch, spec, [output.name for output in wanted], handle)
             seconds = self._clock() - started
             if spec.batching.enabled:
                 fault = _fault_of_rows(wanted, arrays, batch.rows or 1)
@@ -147,6 +147,15 @@ class BatchRunner:
             extra=self._named(),
         )
         return True
+
+    def _outputs(self, batch: Batch, spec: ModelSpec, names: list[str], handle: RunHandle) -> list[Array]:
+        """Run a batch, one without rows on a row of ones if the model refuses one of zeros, as divisors."""
+        try:
+            return self._session.run(gather(batch, spec), names, handle)
+        except ValuesRefused:
+            if not _is_made_up(batch, spec):
+                raise
+        return self._session.run(gather(batch, spec, of=1), names, handle)
 
     def _note_check(self, check: SpotCheck) -> None:
         if self._observer is not None:
@@ -272,15 +281,16 @@ def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:
     return tuple(output for output in spec.outputs if output.name in names)
 
 
-def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
+def gather(batch: Batch, spec: ModelSpec, of: int = 0) -> dict[str, Array]:
     """Put the rows of all jobs together, input by input, in one copy; a lone job's arrays are used as they are.
 
-    Of shared inputs, which are equal, the first job's is taken. A batch without any row gets one of zeros: many kernels
-    cannot run on none, and the shape of the answer is needed.
+    Of shared inputs, which are equal, the first job's is taken. A batch without any row gets one `of` zeros or ones:
+    many kernels cannot run on none, and the shape of the answer is needed.
     """
     jobs = batch.jobs
-    if not batch.rows and (spec.batching.enabled or spec.needs_rows):
-        return {tensor.name: _one_row(tensor, array) for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
+    if _is_made_up(batch, spec):
+        pairs = zip(spec.inputs, jobs[0].inputs, strict=True)
+        return {tensor.name: _one_row(tensor, array, of) for tensor, array in pairs}
     if len(jobs) == 1:
         return {tensor.name: array for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
     return {
@@ -291,13 +301,18 @@ def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
     }
 
 
-def _one_row(tensor: TensorSpec, empty: Array) -> Array:
-    """Return zeros, or empty strings, for an input without rows; a shared one as it is."""
+def _is_made_up(batch: Batch, spec: ModelSpec) -> bool:
+    """Whether a batch without any row runs on one that nobody sent."""
+    return not batch.rows and (spec.batching.enabled or spec.needs_rows)
+
+
+def _one_row(tensor: TensorSpec, empty: Array, of: int) -> Array:
+    """Return zeros or ones, as texts "" or "1", for an input without rows; a shared one as it is."""
     axis = tensor.batch_axis
     if axis is None:
         return empty
     shape = (*empty.shape[:axis], 1, *empty.shape[axis + 1 :])
-    return np.full(shape, "", object) if empty.dtype == object else np.zeros(shape, empty.dtype)
+    return np.full(shape, "1" if of else "", object) if empty.dtype == object else np.full(shape, of, empty.dtype)
 
 
 def _fault_of_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], rows: int) -> str:
