@@ -80,6 +80,20 @@ def quantized():
     return model(nodes, [tensor("x", ["n", 64])], [tensor("y", ["n", 10])], [weights])
 
 
+def labelled():
+    """y as that of quantized(), and label = the largest of 10 y, rounded, + 1000: int64 [n]."""
+    made = quantized()
+    nodes = [
+        helper.make_node("ReduceMax", ["y", "columns"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "ten"], ["scaled"]),
+        helper.make_node("Cast", ["scaled"], ["rounded"], to=INT64),
+        helper.make_node("Add", ["rounded", "thousand"], ["label"]),
+    ]
+    values = [constant("columns", [1], np.int64), constant("ten", 10), constant("thousand", 1000, np.int64)]
+    outputs = [tensor("label", ["n"], INT64), tensor("y", ["n", 10])]
+    return model([*made.graph.node, *nodes], list(made.graph.input), outputs, [*made.graph.initializer, *values])
+
+
 def noisy():
     """y = x + random numbers, doubled = 2 x: float32 [n, 4]."""
     nodes = [

@@ -90,7 +90,7 @@ class _RowCheck:
     def __init__(
         self, session: Session, outputs: tuple[TensorSpec, ...], draws: Draws, base: Values, runs: LimitedRuns
     ) -> None:
-        tolerance = session.options.tolerance or 0.0
+        tolerance = self._tolerance = session.options.tolerance or 0.0
         self._draws = draws
         self._runs = runs
         self._inputs = session.inputs
@@ -120,6 +120,7 @@ class _RowCheck:
         for rows in self._places.suspects:
             for _ in range(2):  # values for which rounding is much enlarged are rare
                 self._round(rows, Values.WIDE)
+        self._neighbours.check()
         self._places.check()
 
     def verdict(self, analysed: RowVerdict) -> Verdict:
@@ -137,7 +138,8 @@ class _RowCheck:
         return Verdict(not fault, fault, replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
-        yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"
+        much = f" by more than the tolerance of {self._tolerance:g}" if self._tolerance else ""
+        yield f"no row changed with its neighbours{much} in {self._runs.count} runs of made-up rows"
         if self._places.rounding:
             yield f"rounding at other batch sizes differs by up to {self._places.rounding:.1g} of the largest value"
         if random := sorted(self._neighbours.random):

@@ -1,5 +1,6 @@
 """Sentences that show how a row depends on the other rows of its batch."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -21,9 +22,9 @@ class CannotShareRuns(Exception):
         self.verdict = verdict
 
 
-def dependent(spec: TensorSpec, detail: str) -> CannotShareRuns:
-    """Return what to raise when a row of an output depends on the others."""
-    return _witness(f"a row of its output {spec.name} depends on the other rows of its batch: {detail}")
+def dependent(spec: TensorSpec, detail: str, tolerance: float = math.inf) -> CannotShareRuns:
+    """Return what to raise when a row of an output depends on the others; `tolerance` is the one that allows it."""
+    return _witness(f"a row of its output {spec.name} depends on the other rows of its batch: {detail}", tolerance)
 
 
 def check_row_counts(specs: Iterable[TensorSpec], outputs: Feeds, rows: int) -> None:
@@ -81,8 +82,8 @@ def by_place(rows: int, change: float, elsewhere: Array, here: Array, alone: boo
     return f"in a batch of {rows} rows it is {change:.2g} of its largest value away from what it is {where}"
 
 
-def _witness(reason: str) -> CannotShareRuns:
-    return CannotShareRuns(Verdict(False, reason, RowVerdict(Rows.DEPENDENT, reason)))
+def _witness(reason: str, tolerance: float = math.inf) -> CannotShareRuns:
+    return CannotShareRuns(Verdict(False, reason, RowVerdict(Rows.DEPENDENT, reason), tolerance=tolerance))
 
 
 def _text(array: Array) -> str:
