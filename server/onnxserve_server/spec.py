@@ -207,6 +207,6 @@ class ModelSpec:
 
 def without_batching(spec: ModelSpec, reason: str) -> ModelSpec:
     """Return the spec of a model whose rows were seen to depend on each other; `reason` is a sentence that says so."""
-    verdict = RowVerdict(Rows.DEPENDENT, reason)
+    verdict = RowVerdict(Rows.DEPENDENT, reason, spec.batching.rows.node)
     policy = replace(spec.batching, enabled=False, stopped=True, reason=reason, max_rows=1, rows=verdict)
     return replace(spec, batching=policy)

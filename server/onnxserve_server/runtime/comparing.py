@@ -70,7 +70,7 @@ def row_changes(spec: TensorSpec, got: Array, wanted: Array) -> Changes:
 
 
 def _is_label(spec: TensorSpec, output: Array) -> bool:
-    """Whether a row is one element that is no float: another one is another answer, however near its number."""
+    """Whether a row is a single value of integers, booleans or texts: each of these is an answer of its own."""
     return spec.data_type not in _ROUNDING and _by_row(spec, output).shape[1:] == (1,)
 
 

@@ -146,6 +146,12 @@ def cure_by_axis(name: str, axis: int) -> str:
     return _advice([_along(name, axis)])
 
 
+def cure_by_axes(axes: Mapping[str, int]) -> str:
+    """Return, in brackets, how a model is configured whose rows are proved to be independent along these axes."""
+    listed = ", ".join(f"{name}: {axis}" for name, axis in axes.items())
+    return _advice([f"`batch_axis: {{{listed}}}` if its rows lie there: along these axes they are proved independent"])
+
+
 def _along(name: str, axis: int) -> str:
     return f"`batch_axis: {{{name}: {axis}}}` if its rows lie along axis {axis}"
 
