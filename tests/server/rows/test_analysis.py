@@ -35,6 +35,10 @@ DEPENDENT = {
         "g (float[batch, 3] x) => (uint32[batch, 3] y) { c = Clip(x, low, unit) y = Cast<to=12>(c) }",
         "Cast",
     ),
+    "the same, of whole numbers made of floats, for two casts become one": (
+        "g (float[batch, 3] x) => (uint32[batch, 3] y) { i = Cast<to=7>(x) y = Cast<to=12>(i) }",
+        "Cast",
+    ),
     "the same, of floats that stand for whole numbers": (
         "g (int64[batch, 3] x) => (uint32[batch, 3] y) {"
         " f = ai.onnx.ml.LabelEncoder<keys_int64s=[1], values_floats=[1e10]>(x) y = Cast<to=12>(f) }",
