@@ -170,7 +170,8 @@ def warn_of_states(specs: Iterable[ModelSpec], left: int) -> None:
     nbytes, largest = max(allowed, key=lambda each: each[0])
     logger.warning(
         "sequences may keep states of %d MiB in all, and %d MiB of memory are left; "
-        "model %s alone allows %d of %d bytes, %d MiB: lower sequences.max in its model.yaml, or give the server more memory",
+        "model %s alone allows %d of %d bytes, %d MiB: "
+        "lower sequences.max in its model.yaml, or give the server more memory",
         total >> 20,
         left >> 20,
         largest.name,
