@@ -12,6 +12,7 @@ from onnxserve.tensor import Array
 from onnxserve_server.core import Clock, Job, Receipt, Result
 from onnxserve_server.errors import InvalidValues, ModelRunFailed, OutOfMemory, ServeError, Violation
 from onnxserve_server.observing import Observer, Run, SpotCheck
+from onnxserve_server.runtime.arena import may_fit
 from onnxserve_server.runtime.failures import MemoryRefused, RunFailed, ValuesRefused
 from onnxserve_server.runtime.session import RunHandle
 from onnxserve_server.scheduling.batch import Batch
@@ -23,6 +24,7 @@ from onnxserve_server.spec import ModelSpec, TensorSpec, without_batching
 logger = logging.getLogger(__name__)
 
 _MIN_CHECKED = 2  # rows of a batch that is spot-checked
+_MEMORY_RETRY = 0.1  # seconds after which others may have given back the memory that a run lacked
 _QUOTES = "Status Message:"  # what follows it in an error of a node is the kernel's own text
 
 
@@ -183,8 +185,11 @@ class BatchRunner:
             fault = Violation("inputs", f"the model cannot compute with these values or sizes: {error}")
             return InvalidValues([fault], **self._named())
         if isinstance(error, MemoryRefused):
+            is_for_now = error.asked is not None and may_fit(error.asked)
             return OutOfMemory(
-                f"the run needs more memory than there is; send less at a time: {error}", **self._named()
+                f"the run needs more memory than there is{' now' if is_for_now else ''}; send less at a time: {error}",
+                retry_after=_MEMORY_RETRY if is_for_now else None,
+                **self._named(),
             )
         return ModelRunFailed(f"the model failed in its run: {error}", **self._named())
 
