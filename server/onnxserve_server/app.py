@@ -17,6 +17,7 @@ from onnxserve_server.edge.load_report import LoadReport
 from onnxserve_server.edge.messages import Gzip, parse
 from onnxserve_server.edge.server import INFERENCE, MODELS, GrpcServer, ServerOptions
 from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.sequence_state import warn_of_states
 from onnxserve_server.engine.table import Table
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository.files import bytes_of_versions
@@ -230,6 +231,7 @@ class App:
         self.engine.services.backlog.limit = limit
         self._max_unsent = settings.all_unsent_bytes or left // _WAITING_SHARE
         self.budget.max_nbytes = self._max_unsent
+        warn_of_states([model.spec for model in self.engine.table.models()], left)
         text = f"queued requests are limited to {limit >> 20} MiB; {left >> 20} MiB of memory are left"
         if limit > left // 2:
             logger.warning(
