@@ -6,8 +6,9 @@ be a field of a wire type that does not exist.
 """
 
 import zlib
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from onnxserve_server.core import Clock, Request
@@ -38,7 +39,7 @@ def parse(kind: type[_M], message: bytes) -> _M:
     """
     try:
         if len(message) > SMALL:
-            check_fields(kind.DESCRIPTOR, message)
+            check_fields(cast("Descriptor", kind.DESCRIPTOR), message)
         return kind.FromString(message)
     except DecodeError as error:
         if (encoding := _encoding(message)) is not None:
