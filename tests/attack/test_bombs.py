@@ -13,7 +13,7 @@ from support.cgroups import limited
 GIB = 1 << 30
 MODELS = {"double": zoo.double()}
 FIELDS = 28_000_000  # of two bytes, below --max-message-bytes
-SHORT = ("inputs", "strings", "packed sizes")
+SHORT = ("inputs",)
 
 
 @pytest.mark.parametrize("edge", ["lane", "plain"])
