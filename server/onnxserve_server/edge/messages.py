@@ -20,6 +20,8 @@ _M = TypeVar("_M", bound=Message)
 
 _GZIP = b"\x1f\x8b"
 _WINDOW = 16 + zlib.MAX_WBITS  # of gzip, for zlib
+_ANY_WINDOW = 32 + zlib.MAX_WBITS  # of gzip or deflate
+_UNPACKED = 1 << 16  # bytes that tell enough
 
 
 class Parse(Protocol):
@@ -115,8 +117,12 @@ class UnpackingCodec:
 
 
 def _encoding(message: bytes) -> str | None:
-    """The encoding that bytes seem to be compressed in, where they are not a message."""
-    if message.startswith(_GZIP):
-        return "gzip"
-    is_deflate = message[:1] == b"\x78" and len(message) > 1 and int.from_bytes(message[:2], "big") % 31 == 0
-    return "deflate" if is_deflate else None
+    """The encoding that bytes are compressed in, where they are not a message: they unpack, to the end or for long."""
+    unpacker = zlib.decompressobj(_ANY_WINDOW)
+    try:
+        unpacked = unpacker.decompress(message, _UNPACKED)
+    except zlib.error:
+        return None
+    if not unpacker.eof and len(unpacked) < _UNPACKED:
+        return None
+    return "gzip" if message.startswith(_GZIP) else "deflate"

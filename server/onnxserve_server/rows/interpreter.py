@@ -145,7 +145,7 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
     try:
         rule = registry.find(node.domain, node.op)
         if rule is None:
-            raise Unclear(f"the analysis does not know operator {_operator(node)}")
+            raise Unclear("the analysis does not know this operator")
         return [_checked(each, node) for each in rule(node, inputs)]
     except Meet as meet:
         finding = Poison(Rows.MEET, f"{_operator(node)}: {meet}", node.name)

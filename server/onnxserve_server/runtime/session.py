@@ -27,6 +27,10 @@ from onnxserve_server.runtime.providers import CPU, CUDA
 # also print errors of trials that are meant to fail. Parts without a session, such as a provider's library, still log.
 _SILENT = 4
 
+# An output is a piece of the arena for as long as anybody keeps it, and the whole piece of memory around it cannot be
+# given back: that of a large run for a few bytes. Up to here a copy is cheap: some µs.
+_SMALL = 64 << 10
+
 # Ops whose time depends on the values they are given: they run a graph of their own, or not, or many times.
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
@@ -157,9 +161,10 @@ class Session:
                 raise failure from error
             arrays = self._run_in_emptied_arena(feeds, outputs, run_options)
         self._has_run = True
-        if self._arena is not None:
-            self._arena.note(before, arrays)
-        return arrays
+        if self._arena is None:
+            return arrays
+        self._arena.note(before, arrays)
+        return [array.copy() if array.nbytes <= _SMALL else array for array in arrays]
 
     def _run(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: onnxruntime.RunOptions) -> list[Array]:
         if self._names:

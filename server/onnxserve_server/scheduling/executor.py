@@ -53,19 +53,34 @@ class Executor:
         self._scatters.join()
 
     def _take_and_run(self) -> None:
-        while (batch := self._batcher.take(self._slot)) is not None:
-            run = self._runner.run(batch)
-            if run is None:
-                continue
+        while self._run_next():
+            pass
+
+    def _scatter(self) -> None:
+        while self._scatter_next():
+            pass
+
+    # Each returns whether to go on. Methods, not the bodies of loops: a thread that waits then keeps no batch alive.
+
+    def _run_next(self) -> bool:
+        batch = self._batcher.take(self._slot)
+        if batch is None:
+            return False
+        run = self._runner.run(batch)
+        if run is not None:
             if run.seconds >= _LONG_RUN:
                 self._finished.put(run)
             else:
                 self._run_then_flush(run.scatter)
             self._runner.spot_check(run)
+        return True
 
-    def _scatter(self) -> None:
-        while (run := self._finished.get()) is not None:
-            self._run_then_flush(run.scatter)
+    def _scatter_next(self) -> bool:
+        run = self._finished.get()
+        if run is None:
+            return False
+        self._run_then_flush(run.scatter)
+        return True
 
 
 def run_waiting(runner: BatchRunner, batcher: Batcher, max_inline: float) -> None:

@@ -184,7 +184,7 @@ def test_an_unknown_operator_is_named():
     )
     found = verdict(model)
     assert (found.rows, found.node) == (Rows.UNKNOWN, "riddle")
-    assert "com.example.Puzzle" in found.reason
+    assert found.reason == "output y: com.example.Puzzle: the analysis does not know this operator"
 
 
 def test_a_function_is_followed_with_its_attributes():
