@@ -6,12 +6,14 @@ be a field of a wire type that does not exist.
 """
 
 import zlib
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from onnxserve_server.core import Clock, Request
 from onnxserve_server.edge.codec import Cancellation, Codec, StreamedRequest
+from onnxserve_server.edge.fields import SMALL, check_fields
 from onnxserve_server.errors import EncodingNotSupported, InvalidRequest, MessageTooLarge, Violation
 
 _M = TypeVar("_M", bound=Message)
@@ -34,10 +36,12 @@ def parse(kind: type[_M], message: bytes) -> _M:
     """Return bytes as a message of a type.
 
     Raises:
-        InvalidRequest: they are not one.
+        InvalidRequest: they are not one, or one of so many fields that it would become far larger.
         EncodingNotSupported: they are compressed.
     """
     try:
+        if len(message) > SMALL:
+            check_fields(cast("Descriptor", kind.DESCRIPTOR), message)
         return kind.FromString(message)
     except DecodeError as error:
         if (encoding := _encoding(message)) is not None:
