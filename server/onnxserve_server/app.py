@@ -17,8 +17,10 @@ from onnxserve_server.edge.load_report import LoadReport
 from onnxserve_server.edge.messages import Gzip, parse
 from onnxserve_server.edge.server import INFERENCE, MODELS, GrpcServer, ServerOptions
 from onnxserve_server.engine.engine import Engine
+from onnxserve_server.engine.sequence_state import warn_of_states
 from onnxserve_server.engine.table import Table
 from onnxserve_server.errors import ConfigurationError
+from onnxserve_server.repository.files import bytes_of_versions
 from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
@@ -49,7 +51,10 @@ logger = logging.getLogger(__name__)
 # threads all compute, pay for the switching: 15 % more CPU time a step.
 _SWITCH_INTERVAL = 0.001
 _SPARE_DESCRIPTORS = 64  # for files, pipes and sockets that come and go
-_RUN_SHARE = 7, 8  # of the memory that is left before they are loaded, models may take this part
+# Models may take half of the memory that is left before they are loaded, and twice the bytes of their files: weights
+# are held as they are, and as kernels want them. An eighth is left for what nobody counts.
+_FILES_TIMES = 2
+_UNCOUNTED_SHARE = 8
 _WAITING_SHARE = 4  # of the memory that is left, this part may wait: messages on their way need more than they hold
 
 
@@ -111,7 +116,7 @@ class App:
         if self.telemetry is not None:
             self.telemetry.start()
         self._deadlines.start()
-        bound_runs(self.settings.all_run_bytes or memory_left() * _RUN_SHARE[0] // _RUN_SHARE[1])
+        bound_runs(self.settings.all_run_bytes or self._run_bytes())
         self.manager.load_all(stop)
         if stop is not None and stop.is_set():
             return
@@ -213,6 +218,11 @@ class App:
         if self.telemetry is not None:
             self.telemetry.on_model_change(status)
 
+    def _run_bytes(self) -> int:
+        """Return how many bytes the models and their runs may take, so that requests and answers have room, too."""
+        left = memory_left()
+        return min(left // 2 + _FILES_TIMES * bytes_of_versions(self.settings.models), left - left // _UNCOUNTED_SHARE)
+
     def _bound_memory(self) -> None:
         """Set how much may wait, of requests and of answers, now that the models have taken their memory."""
         settings, granted = self.settings, resources()
@@ -221,6 +231,7 @@ class App:
         self.engine.services.backlog.limit = limit
         self._max_unsent = settings.all_unsent_bytes or left // _WAITING_SHARE
         self.budget.max_nbytes = self._max_unsent
+        warn_of_states([model.spec for model in self.engine.table.models()], left)
         text = f"queued requests are limited to {limit >> 20} MiB; {left >> 20} MiB of memory are left"
         if limit > left // 2:
             logger.warning(

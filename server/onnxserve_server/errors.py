@@ -78,6 +78,10 @@ class OutOfMemory(ServeError):
     code = Code.RESOURCE_EXHAUSTED
     reason = "OUT_OF_MEMORY"
 
+    def __init__(self, message: str, retry_after: float | None = None, **metadata: str) -> None:
+        super().__init__(message, **metadata)
+        self.retry_after = retry_after
+
 
 class ResponseTooLarge(ServeError):
     """The answer holds more bytes than one may; the message names the output and the setting."""

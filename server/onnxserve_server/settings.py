@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     all_run_bytes: int = Field(
         0,
         ge=0,
-        description="maximum bytes of all models' weights and runs on the CPU; 0: seven eighths of the memory left at "
-        "the start",
+        description="maximum bytes of all models' weights and runs on the CPU; 0: half of the memory left at the "
+        "start, and twice the bytes of the models' files",
     )
     all_queue_bytes: int = Field(
         0,

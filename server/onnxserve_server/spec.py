@@ -68,7 +68,7 @@ class Rows(StrEnum):
 
     INDEPENDENT = "independent"  # proved: the graph shows that they cannot
     MEET = "meet"  # they reach a node together, and may change each other there
-    DEPENDENT = "dependent"  # a row was seen to change with its neighbours
+    DEPENDENT = "dependent"  # a row was seen to change with its neighbours, or their number with the rows of the batch
     UNKNOWN = "unknown"  # the graph does not show it, and no change was seen
 
 
@@ -207,6 +207,6 @@ class ModelSpec:
 
 def without_batching(spec: ModelSpec, reason: str) -> ModelSpec:
     """Return the spec of a model whose rows were seen to depend on each other; `reason` is a sentence that says so."""
-    verdict = RowVerdict(Rows.DEPENDENT, reason)
+    verdict = RowVerdict(Rows.DEPENDENT, reason, spec.batching.rows.node)
     policy = replace(spec.batching, enabled=False, stopped=True, reason=reason, max_rows=1, rows=verdict)
     return replace(spec, batching=policy)

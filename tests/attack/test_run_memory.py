@@ -1,6 +1,7 @@
 """Requests of a few bytes whose runs want more memory than there is, in a container of 1 GiB: they fail, it lives."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -21,7 +22,9 @@ def filled():
     )
 
 
+WIDE = 60 << 20  # bytes of an answer: fewer than the 64 MiB that are allowed
 MODELS = {"double": zoo.double(), "one": filled(), "another": filled()}
+WIDENING = {f"wide{i}": zoo.widened(WIDE // 4) for i in range(4)}
 
 
 def fill(client, model, nbytes):
@@ -69,5 +72,25 @@ def test_memory_that_one_model_no_longer_uses_is_another_ones(contained):
     server, limits = contained
     with Client(server.address, retries=0) as client:
         for model in ("one", "another", "one"):
-            assert fill(client, model, GIB // 2) == GIB // 2 // 4
+            assert fill(client, model, GIB * 3 // 8) == GIB * 3 // 8 // 4
     assert limits.peak_memory < GIB
+
+
+def test_answers_that_are_each_allowed_do_not_end_it_together(launch, attack):
+    with limited(2, GIB) as limits:
+        server = launch(WIDENING, within=limits.within)
+        with Client(server.address) as client, ThreadPoolExecutor(16) as callers:
+
+            def ask(i):
+                x = np.full((1, 1), i, np.float32)
+                try:
+                    return client.predict(f"wide{i % len(WIDENING)}", {"x": x}, timeout=120)["y"][0, -1] == i
+                except ResourceExhausted as error:
+                    assert error.reason in ("OUT_OF_MEMORY", "TOO_SLOW") and error.retry_delay
+                    return False
+
+            answered = sum(callers.map(ask, range(attack.size(24, 240))))
+            assert ask(1)
+        attack.count("answers of 60 MiB", answered)
+        assert limits.peak_memory < GIB
+        server.stop()

@@ -158,9 +158,24 @@ BROKEN = {
     "large_yaml": (yaml("#" * (1 << 20) + "\n"), "large_yaml/model.yaml: larger than 1048576 bytes"),
     "key_twice": (yaml("threads: 1\nthreads: 2"), "not valid YAML: line 2, column 1: key 'threads' is given twice"),
     "digits": (yaml(f"threads: {'9' * 400}"), "digits/model.yaml: threads: input should be less than or equal to 1024"),
-    "many_digits": (yaml(f"threads: {'9' * 5000}"), "many_digits/model.yaml: "),
+    "many_digits": (
+        yaml(f"threads: {'9' * 5000}"),
+        "many_digits/model.yaml: not valid YAML: line 1, column 10: a number of more than",
+    ),
     "threads": (yaml("threads: 1024\ninstances: 64"), "threads/model.yaml: instances: 64 and threads: 1024 are 65536"),
     "rows": (yaml("batching: {max_rows: 4294967296}"), "rows/model.yaml: batching.max_rows: input should be less than"),
+    "surrogate": (
+        yaml('labels: {y: ["\\ud800"]}'),
+        "surrogate/model.yaml: not valid YAML: line 1, column 14: not valid Unicode: it has a lone surrogate",
+    ),
+    "surrogate_key": (
+        yaml('session_config: {"\\ud800": 1}'),
+        "surrogate_key/model.yaml: not valid YAML: line 1, column",
+    ),
+    "provider_options": (
+        yaml("providers: [tensorrt, {cpu: {a: [1]}}]"),
+        "provider_options/model.yaml: providers: each of a list must be a name",
+    ),
     "pipe_yaml": (pipe("model.yaml"), "pipe_yaml/model.yaml: not a regular file"),
     "pipe_model": (pipe("1/model.onnx"), "pipe_model/1/model.onnx: not a regular file"),
     "pipe_npy": (initial(os.mkfifo), "pipe_npy/s.npy: not a regular file"),

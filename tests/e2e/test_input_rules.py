@@ -44,6 +44,11 @@ def test_no_rows_are_run_as_one(server):
     assert server.client.predict("gru", {"x": np.zeros((0, 2, 4), np.float32)})["y"].shape == (0, 2, 3)
 
 
+def test_no_rows_of_divisors_give_no_rows(server):
+    empty = np.zeros(0, np.int64)
+    assert server.client.predict("quotient", {"x": empty, "y": empty})["q"].tolist() == []
+
+
 def test_values_are_refused_together_alone(server):
     assert server.client.predict("quotient", {"x": np.array([MIN]), "y": np.array([2])})["q"] == [MIN // 2]
     assert server.client.predict("quotient", {"x": np.array([7]), "y": np.array([-1])})["q"] == [-7]

@@ -81,7 +81,8 @@ def test_onnx_runtime_tells_nothing_again_that_the_log_tells(launch):
     server = launch({"parse": zoo.parse()})
     assert server.stop()[0] == 0
     log = server.log.read_text()
-    assert "model parse/1 runs one request at a time: the probe found no input that it runs on" in log
+    assert "model parse/1 runs one request at a time: the check found no input that it runs on" in log
+    assert "(give it rows that it runs on as check.rows in report.json beside the model)" in log
     assert "model parse/1 could not be warmed up: Cast: stod" in log
     assert "[E:onnxruntime" not in log
     assert "\x1b" not in log

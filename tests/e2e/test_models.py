@@ -29,6 +29,7 @@ def client(request, serving, tmp_path_factory):
         "labelled": labelled("Twice as much.", labels=json.dumps({"y": ["a", "b", "c"]}), author="us"),
         "overruled": labelled(labels=json.dumps({"y": ["a", "b", "c"]})),
         "other_labels": labelled(labels="cat,dog"),
+        "no_unicode": labelled(labels='{"y": ["\\ud800"]}'),
         "two": zoo.two_by_two(),
         "sequence": zoo.sequence(),
     }
@@ -54,6 +55,7 @@ def test_every_version_of_every_model_is_listed_oldest_first(client):
         ("frozen", "1"),
         ("labelled", "1"),
         ("mixing", "1"),
+        ("no_unicode", "1"),
         ("off", "1"),
         ("one_row", "1"),
         ("other_labels", "1"),
@@ -115,7 +117,13 @@ def test_why_a_model_is_not_batched_is_told(client, name, reason):
 
 @pytest.mark.parametrize(
     ("name", "labels"),
-    [("labelled", ("a", "b", "c")), ("overruled", ("d", "e", "f")), ("other_labels", ()), ("double", ())],
+    [
+        ("labelled", ("a", "b", "c")),
+        ("overruled", ("d", "e", "f")),
+        ("other_labels", ()),
+        ("no_unicode", ()),
+        ("double", ()),
+    ],
 )
 def test_labels_come_from_model_yaml_else_from_the_metadata(client, name, labels):
     assert client.model(name).outputs[0].labels == labels

@@ -257,6 +257,13 @@ def test_an_idle_sequence_is_evicted_and_its_caller_told(serve):
     stream.close()
 
 
+def test_the_start_warns_of_more_sequences_than_memory_holds(serve, monkeypatch, caplog):
+    monkeypatch.setattr("onnxserve_server.app.memory_left", lambda: 1 << 30)
+    config = f"state: [{{input: s, output: s_out}}]\nsequences: {{max: {2**31 - 1}}}"
+    serve({"recurrent": zoo.recurrent()}, {"recurrent": config})
+    assert "lower sequences.max in its model.yaml" in caplog.text
+
+
 def test_only_so_many_sequences_are_live(serve):
     config = "state: [{input: s, output: s_out}]\nsequences: {max: 3}"
     server = serve({"recurrent": zoo.recurrent()}, {"recurrent": config})

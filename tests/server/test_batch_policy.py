@@ -2,13 +2,18 @@
 
 import json
 import logging
+import math
+from dataclasses import replace
 
+import onnx
 import pytest
 
 from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.repository import loader
 from onnxserve_server.repository.config import read_config
 from onnxserve_server.repository.discovery import Found
+from onnxserve_server.runtime import row_check
+from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.runtime.verdict import Verdict
 from onnxserve_server.spec import Rows, RowVerdict
 from support import zoo, zoo_rows
@@ -16,7 +21,7 @@ from support import zoo, zoo_rows
 PROVED = Verdict(True, "", RowVerdict(Rows.INDEPENDENT, "proof"), RowVerdict(Rows.INDEPENDENT))
 UNKNOWN = Verdict(True, "", RowVerdict(Rows.UNKNOWN, "not known", "odd"))
 MEET = Verdict(False, "they meet", RowVerdict(Rows.MEET, "they meet", "sum"))
-DEPENDENT = Verdict(False, "row 0 changes", RowVerdict(Rows.DEPENDENT, "row 0 changes"))
+DEPENDENT = Verdict(False, "row 0 changes", RowVerdict(Rows.DEPENDENT, "row 0 changes"), tolerance=0.0141)
 ALONE = Verdict(False, "it runs with 1 row but not with 3: no")
 
 
@@ -57,13 +62,43 @@ def test_what_is_batched(policy, verdict, text, enabled, reason):
     assert batching.max_rows == (64 if enabled else 1)
 
 
-def test_rows_that_change_each_other_are_not_batched_whatever_model_yaml_says(policy, tmp_path):
+@pytest.mark.parametrize(
+    ("tolerance", "cure"),
+    [
+        (0.0141, "remove the line, or set batching.tolerance to 0.015 if so large a difference does not matter"),
+        (1e-7, "remove the line, or set batching.tolerance to 0.00000010 if so large a difference does not matter"),
+        *(
+            (
+                tolerance,
+                "remove the line, for no batching.tolerance allows that; where only made-up values show it, give real "
+                "ones as check.rows and check.ranges in report.json beside the model",
+            )
+            for tolerance in (0.999, math.inf)
+        ),
+    ],
+)
+def test_rows_that_change_each_other_are_not_batched_whatever_model_yaml_says(policy, tmp_path, tolerance, cure):
     with pytest.raises(ConfigurationError) as raised:
-        policy(DEPENDENT, "enabled: true")
+        policy(replace(DEPENDENT, tolerance=tolerance), "enabled: true")
     assert str(raised.value) == (
-        f"{tmp_path}/model.yaml: batching.enabled: the model cannot be batched: row 0 changes; remove the line, or set "
-        "batching.tolerance if so large a difference does not matter"
+        f"{tmp_path}/model.yaml: batching.enabled: the model cannot be batched: row 0 changes; {cure}"
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "witness"),
+    [
+        (zoo_rows.places_of_nonzeros(), r"its output y has the shape \[12, 2\] \(they meet at node places\)"),
+        (zoo_rows.compressed(), r"(its output y has the shape|with some rows its shape is)"),
+    ],
+    ids=["NonZero", "Compress"],
+)
+def test_outputs_without_a_row_for_each_row_are_not_batched_whatever_model_yaml_says(policy, tmp_path, model, witness):
+    onnx.save(model, tmp_path / "model.onnx")
+    verdict = row_check.examine(Session(tmp_path / "model.onnx", SessionOptions()))
+    assert not policy(verdict).enabled
+    with pytest.raises(ConfigurationError, match=rf"batching.enabled: the model cannot be batched: .*{witness}"):
+        policy(verdict, "enabled: true")
 
 
 @pytest.mark.parametrize(
@@ -120,3 +155,4 @@ def test_a_small_difference_is_allowed_by_tolerance_once_batching_is_enabled(ser
     with serving(root) as server:
         batching = server.client.model("m").batching
     assert (batching.enabled, batching.rows.rows) == (True, "MEET")
+    assert "no row changed with its neighbours by more than the tolerance of 0.1 in" in batching.rows.reason

@@ -77,6 +77,19 @@ def test_rows_that_meet_are_not_batched_though_none_was_seen_to_change(prober, s
     verdict = verdict_of(prober, saved(zoo.slow()))
     assert (verdict.batchable, verdict.rows.rows) == (False, Rows.MEET)
     assert verdict.reason.startswith("its rows meet at node largest: ")
+    assert verdict.reason.endswith("; `batching.enabled: true` is right only if they never change each other")
+
+
+def test_a_recurrent_network_that_takes_steps_first_is_advised_of_its_second_axes(prober, saved):
+    model = zoo.steps_first()
+    advice = (
+        " (in its configuration set `batch_axis: {x: 1, y: 1}` if its rows lie there: along these axes they are proved "
+        "independent)"
+    )
+    found = verdict_of(prober, saved(model))
+    assert "node gru" in found.reason
+    assert found.reason.endswith(advice)
+    assert verdict_of(prober, saved(model), with_axes(batch_axis={"x": 1, "y": 1})).batchable
 
 
 def with_axes(**axes):

@@ -1,6 +1,7 @@
 """The check at load: rows that change each other are found by trying alone, and what only rounds differently is not."""
 
 import json
+import math
 import threading
 
 import onnx
@@ -104,6 +105,22 @@ def test_a_tolerance_allows_so_large_a_change(examine):
     assert not examine(zoo_rows.quantized(), ranges).batchable
     assert not examine(zoo_rows.quantized(), ranges, tolerance=1e-5).batchable
     assert examine(zoo_rows.quantized(), ranges, tolerance=0.1).batchable
+
+
+def test_the_tolerance_of_the_largest_change_is_enough(examine):
+    ranges = {"check": {"ranges": {"x": [-1, 1]}}}
+    found = examine(zoo_rows.quantized(), ranges)
+    assert f" changes by {found.tolerance:.2g} of its largest value" in found.reason
+    assert 1e-5 < found.tolerance < 0.1
+    assert examine(zoo_rows.quantized(), ranges, tolerance=found.tolerance).batchable
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.9])
+def test_no_tolerance_allows_another_label(examine, tolerance):
+    ranges = {"check": {"ranges": {"x": [-1, 1]}}}
+    found = examine(zoo_rows.labelled(), ranges, tolerance=tolerance)
+    assert "a row of its output label depends on the other rows" in found.reason
+    assert found.tolerance == math.inf
 
 
 def test_ranges_of_the_conversion_are_kept(examine):

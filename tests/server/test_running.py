@@ -233,6 +233,12 @@ def test_batching_stops_once_and_whoever_asks_is_called_with_the_new_spec(clock)
     assert runner.spec.batching.reason == "a"
 
 
+def test_the_node_that_the_graph_named_is_kept_when_batching_stops(clock):
+    runner = runner_of(Hooked(), new_batcher(clock), clock, rows=RowVerdict(Rows.UNKNOWN, "an odd operator", "odd"))
+    runner.stop_batching("a row was seen to change")
+    assert runner.spec.batching.rows == RowVerdict(Rows.DEPENDENT, "a row was seen to change", "odd")
+
+
 def test_the_inputs_of_a_job_are_freed_with_its_answer(clock, make_job):
     batcher = new_batcher(clock)
     job = make_job(outputs=ANSWER)

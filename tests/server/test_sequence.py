@@ -5,6 +5,7 @@ import pytest
 
 from onnxserve_server.core import Step, StepResult, Stop
 from onnxserve_server.engine.sequence import LiveSequence, PendingStep, Phase
+from onnxserve_server.engine.sequence_state import warn_of_states
 from onnxserve_server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -15,7 +16,7 @@ from onnxserve_server.errors import (
     ServeError,
 )
 from support.engines import make_services
-from support.recurrent import ByHand, request
+from support.recurrent import ByHand, request, spec
 
 
 class Sequence:
@@ -439,3 +440,13 @@ def test_a_freed_sequence_runs_what_it_has_where_its_model_was_loaded_again_and_
     again.run()
     assert [answer(each) for each in outcomes] == [3, 10.5]
     assert (follower.phase, len(again.model.sequences)) == (Phase.OVER, 0)
+
+
+def test_states_that_do_not_fit_memory_are_named_with_the_cure(caplog):
+    """A state of the model has 4 bytes."""
+    specs = [spec(name="small", max_live=10), spec(name="large", max_live=1 << 20)]
+    warn_of_states(specs, left=(4 << 20) + 40)
+    assert caplog.messages == []
+    warn_of_states(specs, left=(4 << 20) + 39)
+    (message,) = caplog.messages
+    assert "model large alone allows 1048576 of 4 bytes, 4 MiB: lower sequences.max in its model.yaml" in message

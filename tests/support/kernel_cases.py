@@ -89,6 +89,8 @@ def _attention():
     yield case("attention", node("Attention", "q k v"), four)
     three = {"q": floats(1, 3, 4), "k": floats(1, 5, 4), "v": floats(1, 5, 4)}
     yield case("heads", node("MultiHeadAttention", "q k v", domain=MS, num_heads=2), three)
+    past = {name: floats(1, 3, 4) for name in "qkv"} | {name: floats(1, 2, 5, 2) for name in ("pk", "pv")}
+    yield case("cached heads", node("MultiHeadAttention", "q k v    pk pv", domain=MS, num_heads=2), past)
     scales = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
     quantized = node("QAttention", "x w b s s  z z", domain=MS, num_heads=2)
     weights = {"w": small_bytes(4, 12), "b": floats(12)}
@@ -128,6 +130,7 @@ FATAL = {
     "simple norm": ["s.0 = 0"],
     "attention": ["q.1 + k.1 + v.1 = 0"],
     "heads": ["v.2 = 0"],
+    "cached heads": ["v.2 = 0", "k.1 + v.1 = 0"],
     "quantized attention": ["x.0 = 0"],
     "rotary": ["x.3 = 0"],
     "einsum": ["b.0 = 0"],

@@ -473,6 +473,18 @@ def gru():
     return model(nodes, inputs, outputs, [*weights, constant("axis", [1], np.int64)])
 
 
+def steps_first():
+    """A GRU as torch exports it without batch_first: float32 x [time, batch, 4] to y [time, batch, 3]."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("GRU", ["x", "w", "r"], ["states"], name="gru", hidden_size=3),
+        helper.make_node("Squeeze", ["states", "axis"], ["y"]),
+    ]
+    weights = [constant("w", rng.standard_normal((1, 9, 4))), constant("r", rng.standard_normal((1, 9, 3)))]
+    inputs, outputs = [tensor("x", ["time", "batch", 4])], [tensor("y", ["time", "batch", 3])]
+    return model(nodes, inputs, outputs, [*weights, constant("axis", [1], np.int64)])
+
+
 def quotient():
     """q = x / y, int64 [batch]. The smallest number by -1: SIGFPE."""
     nodes = [helper.make_node("Div", ["x", "y"], ["q"])]

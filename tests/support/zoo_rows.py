@@ -80,6 +80,20 @@ def quantized():
     return model(nodes, [tensor("x", ["n", 64])], [tensor("y", ["n", 10])], [weights])
 
 
+def labelled():
+    """y as that of quantized(), and label = the largest of 10 y, rounded, + 1000: int64 [n]."""
+    made = quantized()
+    nodes = [
+        helper.make_node("ReduceMax", ["y", "columns"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "ten"], ["scaled"]),
+        helper.make_node("Cast", ["scaled"], ["rounded"], to=INT64),
+        helper.make_node("Add", ["rounded", "thousand"], ["label"]),
+    ]
+    values = [constant("columns", [1], np.int64), constant("ten", 10), constant("thousand", 1000, np.int64)]
+    outputs = [tensor("label", ["n"], INT64), tensor("y", ["n", 10])]
+    return model([*made.graph.node, *nodes], list(made.graph.input), outputs, [*made.graph.initializer, *values])
+
+
 def noisy():
     """y = x + random numbers, doubled = 2 x: float32 [n, 4]."""
     nodes = [
@@ -138,3 +152,21 @@ def loud_id(threshold, size):
     ]
     values = [constant("table", np.arange(1, size + 1)), constant("threshold", threshold, np.int64)]
     return model(nodes, [tensor("id", ["n"], INT64)], [tensor("y", ["n"])], values)
+
+
+def places_of_nonzeros():
+    """y = the row and the column of each x that is not 0: float32 [n, 4] to int64 [k, 2]."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["found"], name="places"),
+        helper.make_node("Transpose", ["found"], ["y"]),
+    ]
+    return model(nodes, [tensor("x", ["n", 4])], [tensor("y", ["k", 2], INT64)])
+
+
+def compressed():
+    """y = the x that are above 0, flat: float32 [n] to [k]."""
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["above"]),
+        helper.make_node("Compress", ["x", "above"], ["y"], axis=0),
+    ]
+    return model(nodes, [tensor("x", ["n"])], [tensor("y", ["k"])], [constant("zero", 0)])

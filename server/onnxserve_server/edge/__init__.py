@@ -9,6 +9,7 @@ pool.py          its threads
 reflection.py    server reflection, as a handler of streaming calls
 connections.py   the connections by caller, and the end of those that harm
 messages.py      bytes to messages: what is none, or is compressed
+fields.py        how many fields a message has, counted before it is parsed
 unsent.py        replies that their callers do not read, and how much of them there may be
 calls.py         a call as handlers see it, over either edge
 codec.py         a protocol as handlers see it: messages to and from the engine's nouns

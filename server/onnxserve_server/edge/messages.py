@@ -6,18 +6,22 @@ be a field of a wire type that does not exist.
 """
 
 import zlib
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from onnxserve_server.core import Clock, Request
 from onnxserve_server.edge.codec import Cancellation, Codec, StreamedRequest
+from onnxserve_server.edge.fields import SMALL, check_fields
 from onnxserve_server.errors import EncodingNotSupported, InvalidRequest, MessageTooLarge, Violation
 
 _M = TypeVar("_M", bound=Message)
 
 _GZIP = b"\x1f\x8b"
 _WINDOW = 16 + zlib.MAX_WBITS  # of gzip, for zlib
+_ANY_WINDOW = 32 + zlib.MAX_WBITS  # of gzip or deflate
+_UNPACKED = 1 << 16  # bytes that tell enough
 
 
 class Parse(Protocol):
@@ -32,10 +36,12 @@ def parse(kind: type[_M], message: bytes) -> _M:
     """Return bytes as a message of a type.
 
     Raises:
-        InvalidRequest: they are not one.
+        InvalidRequest: they are not one, or one of so many fields that it would become far larger.
         EncodingNotSupported: they are compressed.
     """
     try:
+        if len(message) > SMALL:
+            check_fields(cast("Descriptor", kind.DESCRIPTOR), message)
         return kind.FromString(message)
     except DecodeError as error:
         if (encoding := _encoding(message)) is not None:
@@ -111,8 +117,12 @@ class UnpackingCodec:
 
 
 def _encoding(message: bytes) -> str | None:
-    """The encoding that bytes seem to be compressed in, where they are not a message."""
-    if message.startswith(_GZIP):
-        return "gzip"
-    is_deflate = message[:1] == b"\x78" and len(message) > 1 and int.from_bytes(message[:2], "big") % 31 == 0
-    return "deflate" if is_deflate else None
+    """The encoding that bytes are compressed in, where they are not a message: they unpack, to the end or for long."""
+    unpacker = zlib.decompressobj(_ANY_WINDOW)
+    try:
+        unpacked = unpacker.decompress(message, _UNPACKED)
+    except zlib.error:
+        return None
+    if not unpacker.eof and len(unpacked) < _UNPACKED:
+        return None
+    return "gzip" if message.startswith(_GZIP) else "deflate"

@@ -9,6 +9,8 @@ from onnxserve_server.engine.seam import Inference
 from onnxserve_server.errors import NotReceived, ServeError
 from onnxserve_server.observing import Observer
 
+_LARGE = 1 << 20  # bytes of an answer
+
 
 class Predict:
     """Handles the calls of a unary method.
@@ -74,9 +76,10 @@ class _Reply:
         call = self._call
         try:
             if isinstance(outcome, Result):
-                if self._unsent.is_full:
-                    self._unsent.check(sum(array.nbytes for _, array in outcome.outputs))
-                call.reply(self._codec.encode_result(outcome, self.request_id))
+                if (nbytes := sum([array.nbytes for _, array in outcome.outputs])) > _LARGE:
+                    self._send_large(outcome, nbytes)
+                else:
+                    call.reply(self._codec.encode_result(outcome, self.request_id))
                 return None
             call.fail(status_of(outcome, self.request_id))
         except NotReceived as refused:
@@ -86,6 +89,13 @@ class _Reply:
             outcome = unexpected(self.request_id)
             call.fail(status_of(outcome, self.request_id))
         return outcome
+
+    def _send_large(self, result: Result, nbytes: int) -> None:
+        """Send an answer that takes much memory in each of its forms: one at a time, of all models."""
+        with self._unsent.encoding:
+            if self._unsent.is_full:
+                self._unsent.check(nbytes)
+            self._call.reply(self._codec.encode_result(result, self.request_id))
 
 
 class _ObservedReply(_Reply):

@@ -72,12 +72,14 @@ class UnsentAnswers:
 
     Attributes:
         nbytes: that all of them take, small ones not counted, until the core has let go of them.
+        encoding: who encodes a large answer holds it: until the core has its copy, it takes memory three times.
     """
 
     def __init__(
         self, max_bytes: int, close: Callable[[str], None] = lambda _: None, clock: Callable[[], float] = monotonic
     ) -> None:
         self.nbytes = 0
+        self.encoding = threading.Lock()
         self._max_bytes = max_bytes
         self._close = close
         self._clock = clock

@@ -1,7 +1,8 @@
 """The state of a sequence and the feedback of its steps: outputs of one run that are inputs of the next."""
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from onnxserve_server.core import Request, Result, Snapshot, Step
 from onnxserve_server.engine.admission import ServerInputs, read_tensor
 from onnxserve_server.errors import InvalidRequest, ModelRunFailed, Violation
 from onnxserve_server.spec import ModelSpec, StatePair, TensorSpec
+
+logger = logging.getLogger(__name__)
 
 State = tuple[Array, ...]
 """One array for each state pair of the model, in its order."""
@@ -74,9 +77,7 @@ class States:
             InvalidRequest: it would take more bytes than a request that brings it may have.
         """
         rows, limit = self._rows(request), self._spec.batching.max_queue_bytes
-        nbytes = sum(
-            math.prod(_initial_shape(pair.input, rows)) * STORAGE[pair.input.data_type].itemsize for pair in self._pairs
-        )
+        nbytes = state_nbytes(self._spec, rows)
         if nbytes > limit:
             message = f"a state of {rows} rows ({nbytes} bytes) exceeds max_queue_bytes ({limit})"
             raise InvalidRequest([Violation("inputs", message)], model=self._spec.name, version=self._spec.version)
@@ -152,6 +153,32 @@ class States:
         tensor = next((tensor for tensor in request.inputs if tensor.name == counted.name), None)
         array = None if tensor is None else read_tensor(tensor, counted, "", [])
         return 1 if array is None else int(array.shape[counted.batch_axis])
+
+
+def state_nbytes(spec: ModelSpec, rows: int = 1) -> int:
+    """Return how many bytes the first state of a sequence of a model has, of so many rows."""
+    inputs = [pair.input for pair in spec.state]
+    return sum(math.prod(_initial_shape(each, rows)) * STORAGE[each.data_type].itemsize for each in inputs)
+
+
+def warn_of_states(specs: Iterable[ModelSpec], left: int) -> None:
+    """Log a warning if as many sequences as models allow would have states of more than the bytes that are left."""
+    allowed = [(spec.sequences.max_live * state_nbytes(spec), spec) for spec in specs]
+    total = sum(nbytes for nbytes, _ in allowed)
+    if total <= left:
+        return
+    nbytes, largest = max(allowed, key=lambda each: each[0])
+    logger.warning(
+        "sequences may keep states of %d MiB in all, and %d MiB of memory are left; "
+        "model %s alone allows %d of %d bytes, %d MiB: "
+        "lower sequences.max in its model.yaml, or give the server more memory",
+        total >> 20,
+        left >> 20,
+        largest.name,
+        largest.sequences.max_live,
+        state_nbytes(largest),
+        nbytes >> 20,
+    )
 
 
 def _is_met(array: Array, value: float | None) -> bool:

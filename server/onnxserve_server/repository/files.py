@@ -35,6 +35,15 @@ def contained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def bytes_of_versions(directory: Path) -> int:
+    """Return the bytes of the files in all versions of all models of a repository's directory."""
+    total = 0
+    for path in directory.glob("*/*/*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
 def check_regular(path: Path) -> None:
     """Check that a path names a regular file, directly or by a link.
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import ROUND_CEILING, Context
 
 from onnxserve_server.engine.model import ServedModel
 from onnxserve_server.engine.rules import explain
@@ -144,8 +145,8 @@ def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
     match config.enabled:
         case True if verdict.rows.rows is Rows.DEPENDENT:
             raise ConfigurationError(
-                f"{found.config_file}: batching.enabled: the model cannot be batched: {verdict.reason}; remove the "
-                "line, or set batching.tolerance if so large a difference does not matter"
+                f"{found.config_file}: batching.enabled: the model cannot be batched: {verdict.reason}; "
+                f"{_cure(verdict.tolerance)}"
             )
         case True:
             enabled, reason = True, ""
@@ -166,6 +167,17 @@ def _policy(found: Found, verdict: Verdict, *, is_random: bool) -> BatchPolicy:
         rows=verdict.rows,
         tolerance=config.tolerance or 0.0,
         spot_checks=0.0 if is_random else config.spot_checks * (_SHARE_IF_PROVED if is_proved else 1.0),
+    )
+
+
+def _cure(tolerance: float) -> str:
+    """Return what may be done about rows that change each other by so much; infinity is more than can be allowed."""
+    rounded = Context(prec=2, rounding=ROUND_CEILING).create_decimal_from_float(tolerance)
+    if rounded < 1:
+        return f"remove the line, or set batching.tolerance to {rounded:f} if so large a difference does not matter"
+    return (
+        "remove the line, for no batching.tolerance allows that; where only made-up values show it, give real ones as "
+        "check.rows and check.ranges in report.json beside the model"
     )
 
 

@@ -12,6 +12,7 @@ from onnxserve_server.repository.files import read_bounded
 _MAX_BYTES = 1 << 20  # the class names of ImageNet-21k take half of that
 _MAX_NODES = 100_000
 _MAX_DEPTH = 32
+_MAX_DIGITS = 1000  # Python reads integers of up to 4,300
 _TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 _TOO_MANY = f"more than {_MAX_NODES} values, where an alias counts as all that it stands for"
 
@@ -76,6 +77,8 @@ class _Tree:
         if depth > _MAX_DEPTH:  # an alias within what it stands for has no end
             raise _fault(node, _TOO_DEEP)
         if id(node) not in self._counts:
+            if isinstance(node, yaml.ScalarNode):
+                _check_scalar(node)
             if isinstance(node, yaml.MappingNode):
                 _check_keys(node)
             children = sum(self.count(child, depth + 1) for child in _children(node))
@@ -89,6 +92,15 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         return [part for pair in node.value for part in pair]
     return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MAX_DIGITS:
+        raise _fault(node, f"a number of more than {_MAX_DIGITS} digits")
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        raise _fault(node, "not valid Unicode: it has a lone surrogate") from error
 
 
 def _check_keys(node: yaml.MappingNode) -> None:

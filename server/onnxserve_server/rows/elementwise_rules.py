@@ -6,13 +6,14 @@ from typing import Any
 
 from onnx import TensorProto
 
-from onnxserve_server.rows.axes import Axes, Axis, Unclear, check_axes, merge
+from onnxserve_server.rows.axes import Axes, Axis, Meet, Unclear, check_axes, merge
 from onnxserve_server.rows.contents import cast, compute
 from onnxserve_server.rows.node import Node, is_real
 from onnxserve_server.rows.registry import rule
 from onnxserve_server.rows.sizes import Number, compare, is_at_least, is_natural
 from onnxserve_server.rows.values import Known, Position, Value
 
+_PLACED = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UNDEFINED}
 _LOGICAL = {
     *("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Not", "And", "Or", "Xor"),
     *("IsNaN", "IsInf", "RegexFullMatch"),
@@ -103,12 +104,21 @@ def _below_of_contents(value: Value) -> int | None:
 
 @rule("Cast", "CastLike", "BitCast")
 def cast_rule(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
-    """As elementwise; whole numbers stay what they are."""
+    """As elementwise; whole numbers stay what they are.
+
+    To uint32 a kernel casts four floats at a time, and the rest one by one, with other results for NaN and for what
+    uint32 cannot hold. ONNX Runtime joins casts that follow each other: whole numbers made of floats count as floats.
+    """
     value, *like = tensors(inputs)
     if node.op == "BitCast":
         return [value.bare(dtype=node.number("to", 0))]
     dtype = like[0].dtype if node.op == "CastLike" else node.number("to", 0)
-    return [cast(value, dtype) or replace(value, dtype=dtype, contents=None, **_kept(value, dtype))]
+    kept = _kept(value, dtype)
+    if value.row_axis is not None and value.dtype in _PLACED:
+        if dtype in (TensorProto.UINT32, TensorProto.UNDEFINED):
+            raise Meet("floats beyond the range of uint32 become numbers that depend on their place among the rows")
+        dtype = dtype if is_real(dtype) else TensorProto.UNDEFINED
+    return [cast(value, dtype) or replace(value, dtype=dtype, contents=None, **kept)]
 
 
 def _kept(value: Value, dtype: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxserve_server.rows import registry
 from onnxserve_server.rows.axes import Axis, Meet, Unclear
@@ -145,8 +145,8 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
     try:
         rule = registry.find(node.domain, node.op)
         if rule is None:
-            raise Unclear(f"the analysis does not know operator {_operator(node)}")
-        return [_checked(each, node) for each in rule(node, inputs)]
+            raise Unclear("the analysis does not know this operator")
+        return [_checked(_typed(each, node), node) for each in rule(node, inputs)]
     except Meet as meet:
         finding = Poison(Rows.MEET, f"{_operator(node)}: {meet}", node.name)
     except Unclear as unclear:
@@ -165,6 +165,11 @@ def _judged(node: Node, inputs: Sequence[Known | None]) -> Sequence[Abstract]:
     ):
         return [Value(axes=None, by_count=any(each.by_count for each in without_rows))] * node.outputs
     return [finding] * node.outputs
+
+
+def _typed(value: Abstract, node: Node) -> Abstract:
+    """Return a value without its type where that need not be the one of the first input, which most rules give it."""
+    return replace(value, dtype=TensorProto.UNDEFINED) if isinstance(value, Value) and node.domain else value
 
 
 def _checked(value: Abstract, node: Node) -> Abstract:

@@ -45,7 +45,8 @@ def _words(node: Node, value: Value, filler: str) -> Value:
 def tf_idf(node: Node, inputs: Sequence[Known | None]) -> list[Value]:
     """Counts of n-grams in each line; what fills it up changes none if it is in none, with skips or without."""
     (value,) = tensors(inputs)
-    (made,) = notation.apply("C -> F" if value.rank == 1 else "nC -> nF", node, inputs)
+    (counted,) = notation.apply("C -> F" if value.rank == 1 else "nC -> nF", node, inputs)
+    made = replace(counted, dtype=TensorProto.FLOAT)
     if value.filler is None or value.filler in node.texts("pool_strings"):
         return [made]
     return [replace(made, by_count=False)]

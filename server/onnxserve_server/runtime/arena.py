@@ -32,6 +32,11 @@ def bound_runs(nbytes: int) -> None:
         onnxruntime.create_and_register_allocator(memory, config)
 
 
+def may_fit(nbytes: int) -> bool:
+    """Whether the shared arena could hold so many bytes if others did not need it."""
+    return nbytes <= _limit
+
+
 def shared_arena() -> dict[str, str]:
     """Return the configuration of a session that shares the arena, if there is one."""
     return {"session.use_env_allocators": "1"} if _limit else {}

@@ -5,6 +5,8 @@ are, and gives the same bits: more than a few roundings is a dependence. At anot
 another order, and what follows may enlarge the difference: there only what is far beyond rounding counts.
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +33,16 @@ def far(spec: TensorSpec) -> float:
     return _FAR.get(spec.data_type, _FAR_OF_OTHERS)
 
 
+def allowance(spec: TensorSpec, output: Array, tolerance: float) -> float:
+    """Return the change of a row of an output that is allowed: rounding, and the tolerance of the configuration."""
+    return max(rounding(spec), 0.0 if _is_label(spec, output) else tolerance)
+
+
+def tolerance_for(spec: TensorSpec, output: Array, change: float) -> float:
+    """Return the tolerance that allows a change of a row of an output; infinity if none does."""
+    return math.inf if change >= 1 or _is_label(spec, output) else change
+
+
 def row_changes(spec: TensorSpec, got: Array, wanted: Array) -> Changes:
     """Return how far each row of an output differs in two runs of the same shapes, as shares.
 
@@ -55,6 +67,11 @@ def row_changes(spec: TensorSpec, got: Array, wanted: Array) -> Changes:
     )  # a difference of large integers may round to 0
     shares: Changes = np.minimum(np.maximum(changes, at_least), (~same).mean(axis=1))
     return shares
+
+
+def _is_label(spec: TensorSpec, output: Array) -> bool:
+    """Whether a row is a single value of integers, booleans or texts: each of these is an answer of its own."""
+    return spec.data_type not in _ROUNDING and _by_row(spec, output).shape[1:] == (1,)
 
 
 def _by_row(spec: TensorSpec, array: Array) -> Array:

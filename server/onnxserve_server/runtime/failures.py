@@ -32,7 +32,15 @@ class ValuesRefused(RunFailed):
 
 
 class MemoryRefused(RunFailed):
-    """The run needs more memory than there is; the text says how much, or is ONNX Runtime's own."""
+    """The run needs more memory than there is; the text says how much, or is ONNX Runtime's own.
+
+    Attributes:
+        asked: the bytes that it asked for at once, where that is known.
+    """
+
+    def __init__(self, text: str, asked: int | None = None) -> None:
+        super().__init__(text)
+        self.asked = asked
 
 
 def failure_of(error: Exception, *, has_run: bool) -> RunFailed:
@@ -47,9 +55,10 @@ def failure_of(error: Exception, *, has_run: bool) -> RunFailed:
     status = _STATUS.match(text)
     said = _NODE.split(text)[-1]  # the names of nodes may be anything
     if any(mark in said for mark in _OF_MEMORY):
-        left = _LEFT.search(said)
+        if (left := _LEFT.search(said)) is None:
+            return MemoryRefused(text)
         return MemoryRefused(
-            f"it asks for {left[2]} bytes more, and {left[1]} are left of --all-run-bytes" if left else text
+            f"it asks for {left[2]} bytes more, and {left[1]} are left of --all-run-bytes", asked=int(left[2])
         )
     if status is None or status[1] not in _OF_KERNELS or any(mark in said for mark in _OF_DEVICES):
         return RunFailed(text)

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 
 def json_in(metadata: Mapping[str, str], key: str) -> object:
-    """Return the value of a key; None if there is none, or if it is not JSON."""
+    """Return the value of a key; None if there is none, or if it is not JSON of valid Unicode."""
     try:
-        return json.loads(metadata.get(key, "null"))
+        value: object = json.loads(metadata.get(key, "null"))
+        json.dumps(value, ensure_ascii=False).encode()  # an escape may stand for a lone surrogate
+        return value
     except (ValueError, RecursionError):  # RecursionError: another tool's, or an attack; ours are two levels deep
         return None

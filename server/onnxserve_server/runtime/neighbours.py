@@ -7,7 +7,7 @@ import numpy as np
 
 from onnxserve.tensor import Array
 from onnxserve_server.runtime import witness
-from onnxserve_server.runtime.comparing import far, rounding, row_changes
+from onnxserve_server.runtime.comparing import allowance, far, row_changes, tolerance_for
 from onnxserve_server.runtime.draws import Draws, Feeds, Values, copied
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong
@@ -38,6 +38,7 @@ class Neighbours:
         self._noise: dict[str, float] = defaultdict(float)
         self._rng = np.random.default_rng(1)
         self._too_long: set[Values] = set()
+        self._largest: tuple[TensorSpec, Replaced] | None = None
         self.random: set[str] = set()
 
     @property
@@ -52,6 +53,15 @@ class Neighbours:
             for spec in self._outputs:
                 self._note_noise(spec, outputs[spec.name], again[spec.name])
 
+    def check(self) -> None:
+        """Judge all changes.
+
+        Raises:
+            CannotShareRuns: a row has changed; the text has the row that changed most.
+        """
+        if self._largest is not None:
+            raise _dependence(*self._largest)
+
     def compare(self, feeds: Feeds, outputs: Feeds, rows: int, values: Values) -> None:
         """Replace neighbours in a batch that has run.
 
@@ -62,7 +72,7 @@ class Neighbours:
             values: the kind of values it is made of.
 
         Raises:
-            CannotShareRuns: a row has changed.
+            CannotShareRuns: a row has changed by more than any tolerance allows. check() raises it for smaller changes.
         """
         order = self._rng.permutation(rows)
         first, second = sorted(order[: rows // 2]), sorted(order[rows // 2 :])
@@ -92,7 +102,7 @@ class Neighbours:
             if before.shape == other.shape:
                 rows_kept = [0] if spec.batch_axis is None else kept
                 changes = row_changes(spec, other, before)[rows_kept]
-                if changes.max(initial=0.0) <= self._allowed(spec):
+                if changes.max(initial=0.0) <= self._allowed(spec, before):
                     continue
                 row = rows_kept[int(changes.argmax())]
             else:
@@ -100,10 +110,10 @@ class Neighbours:
             self._confirm(spec, Replaced(row, 0.0, values, (feeds, changed), (before, other)))
 
     def _confirm(self, spec: TensorSpec, found: Replaced) -> None:
-        """Run both batches again, to see how far two runs of the same batch differ.
+        """Run both batches again, to see how far two runs of the same batch differ; keep a row that changed by more.
 
         Raises:
-            CannotShareRuns: the row changed by more.
+            CannotShareRuns: no tolerance allows so large a change.
         """
         for batch, output in zip(found.batches, found.outputs, strict=True):
             for _ in range(2):
@@ -114,8 +124,10 @@ class Neighbours:
         if before.shape != after.shape:
             raise witness.dependent(spec, witness.by_shape(before.shape, after.shape))
         change = float(row_changes(spec, after, before)[found.row])
-        if change > self._allowed(spec):
-            raise witness.dependent(spec, witness.by_neighbours(spec, found._replace(change=change)))
+        if change > self._allowed(spec, before):
+            self._largest = spec, found._replace(change=change)
+            if tolerance_for(spec, before, change) == np.inf:
+                self.check()
 
     def _note_noise(self, spec: TensorSpec, output: Array, again: Array) -> None:
         alike = output.shape == again.shape
@@ -124,5 +136,13 @@ class Neighbours:
         if noise > far(spec):
             self.random.add(spec.name)
 
-    def _allowed(self, spec: TensorSpec) -> float:
-        return max(rounding(spec), self._tolerance, _NOISE * self._noise[spec.name])
+    def _allowed(self, spec: TensorSpec, output: Array) -> float:
+        """Return the change up to which a row of an output need not be looked at: none but noise of a label."""
+        allowed = max(allowance(spec, output, self._tolerance), _NOISE * self._noise[spec.name])
+        seen = self._largest[1].change if self._largest is not None else 0.0
+        return max(allowed, 0.0 if tolerance_for(spec, output, seen) == np.inf else seen)
+
+
+def _dependence(spec: TensorSpec, found: Replaced) -> witness.CannotShareRuns:
+    tolerance = tolerance_for(spec, found.outputs[0], found.change)
+    return witness.dependent(spec, witness.by_neighbours(spec, found), tolerance)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from onnxserve.tensor import Array
 from onnxserve_server.runtime import witness
-from onnxserve_server.runtime.comparing import far, row_changes
+from onnxserve_server.runtime.comparing import allowance, far, row_changes, tolerance_for
 from onnxserve_server.runtime.draws import Draws, Feeds
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.limited import LimitedRuns
@@ -97,7 +97,9 @@ class Places:
             worst = self._found[group].worst
             assert worst is not None
             raise witness.dependent(
-                group.spec, witness.by_place(group.rows, worst.change, worst.elsewhere, worst.here, group.alone)
+                group.spec,
+                witness.by_place(group.rows, worst.change, worst.elsewhere, worst.here, group.alone),
+                tolerance_for(group.spec, worst.here, worst.change),
             )
 
     def _compare_one(self, group: _Group, here: Array, elsewhere: Array) -> None:
@@ -111,5 +113,8 @@ class Places:
                 found.worst = _Difference(change, *parts)
 
     def _is_far(self, group: _Group) -> bool:
-        limit, changes = max(far(group.spec), self._tolerance), self._found[group].changes
+        changes, worst = self._found[group].changes, self._found[group].worst
+        if worst is None:
+            return False
+        limit = max(far(group.spec), allowance(group.spec, worst.here, self._tolerance))
         return sum(change > limit for change in changes) > _SHARE * len(changes)

@@ -28,6 +28,8 @@ def parse_providers(value: object) -> dict[str, dict[str, str]]:
     if isinstance(value, str):
         value = [name.strip() for name in value.split(",") if name.strip()]
     if isinstance(value, (list, tuple)):
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError("each of a list must be a name; to give options write a mapping: {cuda: {device_id: 1}}")
         value = {name: {} for name in value}
     if not isinstance(value, Mapping):
         raise ValueError("expected a name, a list of names, or a mapping of names to options")

@@ -7,20 +7,27 @@ another order: there the difference is reported, and counts only if many rows sh
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from onnxserve_server.runtime.axes import share
 from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values, is_integer
 from onnxserve_server.runtime.failures import RunFailed
-from onnxserve_server.runtime.first_rows import first_that_runs
+from onnxserve_server.runtime.first_rows import TOO_LARGE, first_that_runs
 from onnxserve_server.runtime.integer_limits import widen
 from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong, size_of
 from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import hints_of
 from onnxserve_server.runtime.session import Session
-from onnxserve_server.runtime.verdict import Verdict, check_batch_axes, fault_of_defaults, fault_of_output_axes
+from onnxserve_server.runtime.verdict import (
+    Verdict,
+    check_batch_axes,
+    cure_by_axes,
+    fault_of_defaults,
+    fault_of_output_axes,
+)
 from onnxserve_server.runtime.witness import CannotShareRuns, check_row_counts
 from onnxserve_server.spec import Rows, RowVerdict, TensorSpec
 
@@ -31,6 +38,8 @@ _MAX_BYTES = 256 << 20  # of the inputs and outputs of one batch
 _ROUNDS = ((3, Values.SMALL), (2, Values.WIDE), (5, Values.WIDE), (8, Values.SMALL))
 _ROUNDS_IF_PROVED = _ROUNDS[:2]
 _OTHERS = (Values.POSITIVE, Values.ONE)  # if a model with integers does not run on what it ran on for one row
+_CURE_BY_KNOWLEDGE = "; `batching.enabled: true` is right only if they never change each other"
+_CURE_BY_ROWS = " (give it rows that it runs on as check.rows in report.json beside the model)"
 _GROWTH, _MIN_GROWN = 16, 1 << 20  # so often the bytes of a row, and bytes: what makes more of them is a size
 
 
@@ -44,13 +53,37 @@ def examine(session: Session, max_seconds: float = math.inf) -> Verdict:
     declared = check_batch_axes(session.inputs, ())
     if not declared.batchable:
         return declared
-    analysed, shared = _analyse(session, max_seconds)
+    started = time.monotonic()
+    analysed, shared = _analyse(session, session.inputs, session.outputs, max_seconds)
     outputs = share(session.outputs, shared)
     declared = check_batch_axes(session.inputs, outputs)
     if not declared.batchable:
         return declared
     with LimitedRuns(session, _SECONDS_IF_PROVED if analysed.rows is Rows.INDEPENDENT else _SECONDS) as runs:
-        return replace(_try(session, outputs, runs, analysed), shared=shared)
+        found = replace(_try(session, outputs, runs, analysed), shared=shared)
+    if analysed.rows is not Rows.MEET:
+        return found
+    return replace(found, reason=found.reason + _second_axes(session, max_seconds - (time.monotonic() - started)))
+
+
+def _second_axes(session: Session, max_seconds: float) -> str:
+    """Return, in brackets, how to say that rows lie along the second axes, if the graph proves them independent there.
+
+    So it is with recurrent networks that take steps first. "" for models that are configured, and for all others.
+    """
+    if session.options.axes.batch_axis or not all(map(_has_free_second, session.inputs)):
+        return ""
+    inputs, outputs = (
+        tuple(replace(spec, batch_axis=1) if _has_free_second(spec) else spec for spec in specs)
+        for specs in (session.inputs, session.outputs)
+    )
+    if _analyse(session, inputs, outputs, max_seconds)[0].rows is not Rows.INDEPENDENT:
+        return ""
+    return cure_by_axes({spec.name: 1 for spec in (*inputs, *outputs) if spec.batch_axis == 1})
+
+
+def _has_free_second(spec: TensorSpec) -> bool:
+    return isinstance(dict(enumerate(spec.shape)).get(1), str)
 
 
 def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, analysed: RowVerdict) -> Verdict:
@@ -59,7 +92,8 @@ def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, a
     try:
         draws, values, _ = first_that_runs(session.inputs, hints, runs.measure)
     except RunFailed as error:
-        return Verdict(False, f"the probe found no input that it runs on: {error}", analysed, analysed)
+        cure = "" if str(error) == TOO_LARGE else _CURE_BY_ROWS
+        return Verdict(False, f"the check found no input that it runs on: {error}{cure}", analysed, analysed)
     check = _RowCheck(session, outputs, draws, values, runs)
     try:
         check.run(hints, _ROUNDS_IF_PROVED if analysed.rows is Rows.INDEPENDENT else _ROUNDS)
@@ -68,7 +102,9 @@ def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, a
     return check.verdict(analysed)
 
 
-def _analyse(session: Session, max_seconds: float) -> tuple[RowVerdict, tuple[str, ...]]:
+def _analyse(
+    session: Session, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], max_seconds: float
+) -> tuple[RowVerdict, tuple[str, ...]]:
     """Return what the graph shows of the rows of a model, and which of its outputs are the same for all of them."""
     try:  # here, for the server itself imports this module, and needs no onnx
         from onnxserve_server.rows.analysis import MAX_SECONDS, analyse_outputs
@@ -77,8 +113,8 @@ def _analyse(session: Session, max_seconds: float) -> tuple[RowVerdict, tuple[st
     # Inputs with a default are given: they are no constants, for a request may bring others.
     analysed, shared = analyse_outputs(
         session.path,
-        session.inputs + session.optional,
-        session.outputs,
+        inputs + session.optional,
+        outputs,
         max_seconds=min(MAX_SECONDS, max_seconds),
     )
     return analysed, () if session.is_random else shared  # each request is to have random values of its own
@@ -90,7 +126,7 @@ class _RowCheck:
     def __init__(
         self, session: Session, outputs: tuple[TensorSpec, ...], draws: Draws, base: Values, runs: LimitedRuns
     ) -> None:
-        tolerance = session.options.tolerance or 0.0
+        tolerance = self._tolerance = session.options.tolerance or 0.0
         self._draws = draws
         self._runs = runs
         self._inputs = session.inputs
@@ -120,6 +156,7 @@ class _RowCheck:
         for rows in self._places.suspects:
             for _ in range(2):  # values for which rounding is much enlarged are rare
                 self._round(rows, Values.WIDE)
+        self._neighbours.check()
         self._places.check()
 
     def verdict(self, analysed: RowVerdict) -> Verdict:
@@ -129,7 +166,7 @@ class _RowCheck:
             return Verdict(proved, "" if proved else fault, replace(analysed, reason=fault), analysed)
         reason = "; ".join(filter(None, (analysed.reason, *self._summary())))
         if analysed.rows is Rows.MEET:
-            where = f"its rows meet at node {analysed.node}: {reason}"
+            where = f"its rows meet at node {analysed.node}: {reason}{_CURE_BY_KNOWLEDGE}"
             return Verdict(False, where, replace(analysed, reason=reason), analysed)
         fault = ""
         if analysed.rows is not Rows.INDEPENDENT:
@@ -137,7 +174,8 @@ class _RowCheck:
         return Verdict(not fault, fault, replace(analysed, reason=reason), analysed)
 
     def _summary(self) -> Iterator[str]:
-        yield f"no row changed with its neighbours in {self._runs.count} runs of made-up rows"
+        much = f" by more than the tolerance of {self._tolerance:g}" if self._tolerance else ""
+        yield f"no row changed with its neighbours{much} in {self._runs.count} runs of made-up rows"
         if self._places.rounding:
             yield f"rounding at other batch sizes differs by up to {self._places.rounding:.1g} of the largest value"
         if random := sorted(self._neighbours.random):

@@ -1,5 +1,6 @@
 """Whether requests may share the runs of a model, and what its declared shapes say of that."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ class Verdict:
     """Whether requests may share runs; if not, `reason` is a sentence that says why.
 
     `rows`: what is known of the rows, from the graph and from trying; `analysed`: from the graph alone; `shared`: the
-    outputs that are the same for all rows, by name, as the graph shows.
+    outputs that are the same for all rows, by name, as the graph shows; `tolerance`: of a dependence, the
+    batching.tolerance that allows it, infinity if none does.
     """
 
     batchable: bool
@@ -26,6 +28,7 @@ class Verdict:
     rows: RowVerdict = _UNKNOWN
     analysed: RowVerdict = _UNKNOWN
     shared: tuple[str, ...] = ()
+    tolerance: float = math.inf
 
     def beside(self, analysed: RowVerdict) -> "Verdict":
         """Return what trying has shown, beside what the graph shows."""
@@ -33,7 +36,8 @@ class Verdict:
             return replace(self, rows=analysed, analysed=analysed)
         where = f" (they meet at node {analysed.node})" if analysed.rows is Rows.MEET else ""
         reason = self.reason + where
-        return Verdict(False, reason, RowVerdict(Rows.DEPENDENT, reason, analysed.node), analysed)
+        rows = RowVerdict(Rows.DEPENDENT, reason, analysed.node)
+        return replace(self, reason=reason, rows=rows, analysed=analysed)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Verdict":
@@ -42,7 +46,7 @@ class Verdict:
             RowVerdict(Rows(fields[name]["rows"]), fields[name]["reason"], fields[name]["node"])
             for name in ("rows", "analysed")
         )
-        return cls(fields["batchable"], fields["reason"], rows, analysed, tuple(fields["shared"]))
+        return cls(fields["batchable"], fields["reason"], rows, analysed, tuple(fields["shared"]), fields["tolerance"])
 
 
 def check_batch_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Verdict:
@@ -140,6 +144,12 @@ def _cure(kind: str, spec: TensorSpec, names: set[str]) -> str:
 def cure_by_axis(name: str, axis: int) -> str:
     """Return, in brackets, how a tensor is configured whose rows lie along `axis`."""
     return _advice([_along(name, axis)])
+
+
+def cure_by_axes(axes: Mapping[str, int]) -> str:
+    """Return, in brackets, how a model is configured whose rows are proved to be independent along these axes."""
+    listed = ", ".join(f"{name}: {axis}" for name, axis in axes.items())
+    return _advice([f"`batch_axis: {{{listed}}}` if its rows lie there: along these axes they are proved independent"])
 
 
 def _along(name: str, axis: int) -> str:

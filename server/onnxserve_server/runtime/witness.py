@@ -1,5 +1,6 @@
 """Sentences that show how a row depends on the other rows of its batch."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -21,20 +22,21 @@ class CannotShareRuns(Exception):
         self.verdict = verdict
 
 
-def dependent(spec: TensorSpec, detail: str) -> CannotShareRuns:
-    """Return what to raise when a row of an output depends on the others."""
-    reason = f"a row of its output {spec.name} depends on the other rows of its batch: {detail}"
-    return CannotShareRuns(Verdict(False, reason, RowVerdict(Rows.DEPENDENT, reason)))
+def dependent(spec: TensorSpec, detail: str, tolerance: float = math.inf) -> CannotShareRuns:
+    """Return what to raise when a row of an output depends on the others; `tolerance` is the one that allows it."""
+    return _witness(f"a row of its output {spec.name} depends on the other rows of its batch: {detail}", tolerance)
 
 
 def check_row_counts(specs: Iterable[TensorSpec], outputs: Feeds, rows: int) -> None:
-    """Check that each output of a batch has a row for each of its rows; raises CannotShareRuns."""
+    """Check that each output of a batch has a row for each of its rows; raises CannotShareRuns.
+
+    Where it has not, a batch of several callers may have as many rows as they sent by chance, but not in their order.
+    """
     for spec in specs:
         shape, axis = outputs[spec.name].shape, spec.batch_axis
         if axis is not None and shape[axis : axis + 1] != (rows,):
             cure = cure_by_axis(spec.name, shape.index(rows)) if rows in shape else ""
-            reason = f"with {rows} rows its output {spec.name} has the shape {list(shape)}{cure}"
-            raise CannotShareRuns(Verdict(False, reason))
+            raise _witness(f"with {rows} rows its output {spec.name} has the shape {list(shape)}{cure}")
 
 
 def by_shape(before: tuple[int, ...], after: tuple[int, ...]) -> str:
@@ -78,6 +80,10 @@ def by_place(rows: int, change: float, elsewhere: Array, here: Array, alone: boo
     if here.size <= _MAX_PRINTED:
         return f"it is {_text(here)} in a batch of {rows} rows, and {_text(elsewhere)} {where}"
     return f"in a batch of {rows} rows it is {change:.2g} of its largest value away from what it is {where}"
+
+
+def _witness(reason: str, tolerance: float = math.inf) -> CannotShareRuns:
+    return CannotShareRuns(Verdict(False, reason, RowVerdict(Rows.DEPENDENT, reason), tolerance=tolerance))
 
 
 def _text(array: Array) -> str:

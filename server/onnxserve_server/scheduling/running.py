@@ -12,6 +12,7 @@ from onnxserve.tensor import Array
 from onnxserve_server.core import Clock, Job, Receipt, Result
 from onnxserve_server.errors import InvalidValues, ModelRunFailed, OutOfMemory, ServeError, Violation
 from onnxserve_server.observing import Observer, Run, SpotCheck
+from onnxserve_server.runtime.arena import may_fit
 from onnxserve_server.runtime.failures import MemoryRefused, RunFailed, ValuesRefused
 from onnxserve_server.runtime.session import RunHandle
 from onnxserve_server.scheduling.batch import Batch
@@ -23,6 +24,7 @@ from onnxserve_server.spec import ModelSpec, TensorSpec, without_batching
 logger = logging.getLogger(__name__)
 
 _MIN_CHECKED = 2  # rows of a batch that is spot-checked
+_MEMORY_RETRY = 0.1  # seconds after which others may have given back the memory that a run lacked
 _QUOTES = "Status Message:"  # what follows it in an error of a node is the kernel's own text
 
 
@@ -84,7 +86,7 @@ class BatchRunner:
         try:
             if batch.abandoned:
                 raise RunFailed("every caller left before it began")
-            arrays = self._session.run(gather(batch, spec), [output.name for output in wanted], handle)
+            arrays = self._outputs(batch, spec, [output.name for output in wanted], handle)
             seconds = self._clock() - started
             if spec.batching.enabled:
                 fault = _fault_of_rows(wanted, arrays, batch.rows or 1)
@@ -148,6 +150,15 @@ class BatchRunner:
         )
         return True
 
+    def _outputs(self, batch: Batch, spec: ModelSpec, names: list[str], handle: RunHandle) -> list[Array]:
+        """Run a batch, one without rows on a row of ones if the model refuses one of zeros, as divisors."""
+        try:
+            return self._session.run(gather(batch, spec), names, handle)
+        except ValuesRefused:
+            if not _is_made_up(batch, spec):
+                raise
+        return self._session.run(gather(batch, spec, of=1), names, handle)
+
     def _note_check(self, check: SpotCheck) -> None:
         if self._observer is not None:
             self._observer.on_spot_check(check)
@@ -183,8 +194,11 @@ class BatchRunner:
             fault = Violation("inputs", f"the model cannot compute with these values or sizes: {error}")
             return InvalidValues([fault], **self._named())
         if isinstance(error, MemoryRefused):
+            is_for_now = error.asked is not None and may_fit(error.asked)
             return OutOfMemory(
-                f"the run needs more memory than there is; send less at a time: {error}", **self._named()
+                f"the run needs more memory than there is{' now' if is_for_now else ''}; send less at a time: {error}",
+                retry_after=_MEMORY_RETRY if is_for_now else None,
+                **self._named(),
             )
         return ModelRunFailed(f"the model failed in its run: {error}", **self._named())
 
@@ -272,15 +286,16 @@ def wanted_outputs(jobs: list[Job], spec: ModelSpec) -> tuple[TensorSpec, ...]:
     return tuple(output for output in spec.outputs if output.name in names)
 
 
-def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
+def gather(batch: Batch, spec: ModelSpec, of: int = 0) -> dict[str, Array]:
     """Put the rows of all jobs together, input by input, in one copy; a lone job's arrays are used as they are.
 
-    Of shared inputs, which are equal, the first job's is taken. A batch without any row gets one of zeros: many kernels
-    cannot run on none, and the shape of the answer is needed.
+    Of shared inputs, which are equal, the first job's is taken. A batch without any row gets one `of` zeros or ones:
+    many kernels cannot run on none, and the shape of the answer is needed.
     """
     jobs = batch.jobs
-    if not batch.rows and (spec.batching.enabled or spec.needs_rows):
-        return {tensor.name: _one_row(tensor, array) for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
+    if _is_made_up(batch, spec):
+        pairs = zip(spec.inputs, jobs[0].inputs, strict=True)
+        return {tensor.name: _one_row(tensor, array, of) for tensor, array in pairs}
     if len(jobs) == 1:
         return {tensor.name: array for tensor, array in zip(spec.inputs, jobs[0].inputs, strict=True)}
     return {
@@ -291,13 +306,18 @@ def gather(batch: Batch, spec: ModelSpec) -> dict[str, Array]:
     }
 
 
-def _one_row(tensor: TensorSpec, empty: Array) -> Array:
-    """Return zeros, or empty strings, for an input without rows; a shared one as it is."""
+def _is_made_up(batch: Batch, spec: ModelSpec) -> bool:
+    """Whether a batch without any row runs on one that nobody sent."""
+    return not batch.rows and (spec.batching.enabled or spec.needs_rows)
+
+
+def _one_row(tensor: TensorSpec, empty: Array, of: int) -> Array:
+    """Return zeros or ones, as texts "" or "1", for an input without rows; a shared one as it is."""
     axis = tensor.batch_axis
     if axis is None:
         return empty
     shape = (*empty.shape[:axis], 1, *empty.shape[axis + 1 :])
-    return np.full(shape, "", object) if empty.dtype == object else np.zeros(shape, empty.dtype)
+    return np.full(shape, "1" if of else "", object) if empty.dtype == object else np.full(shape, of, empty.dtype)
 
 
 def _fault_of_rows(wanted: tuple[TensorSpec, ...], arrays: list[Array], rows: int) -> str:

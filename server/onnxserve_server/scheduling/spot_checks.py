@@ -17,7 +17,7 @@ import numpy as np
 from onnxserve.tensor import Array
 from onnxserve_server.core import Clock
 from onnxserve_server.observing import CheckResult, SpotCheck
-from onnxserve_server.runtime.comparing import rounding, row_changes
+from onnxserve_server.runtime.comparing import allowance, rounding, row_changes
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.scheduling.batch import Batch
 from onnxserve_server.scheduling.extremes import Extremes
@@ -170,7 +170,7 @@ class Judge:
     def _differs(self, spec: TensorSpec, got: Arrays, wanted: Arrays, roundings: int = 1) -> bool:
         """Return whether the one row of an output differs by more than some roundings and the tolerance."""
         one, other = got[spec.name], wanted[spec.name]
-        limit = max(roundings * rounding(spec), self._spec.batching.tolerance)
+        limit = max(roundings * rounding(spec), allowance(spec, other, self._spec.batching.tolerance))
         if (
             one.shape == other.shape and one.dtype.kind == "f"
         ):  # the usual case, for a tenth of what row_changes() takes

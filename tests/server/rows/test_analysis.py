@@ -27,6 +27,23 @@ def verdict(model, **options):
 
 
 DEPENDENT = {
+    "floats that uint32 cannot hold, which become another number at another place": (
+        "g (float[batch, 3] x) => (int64[batch, 3] y) { u = Cast<to=12>(x) m = Mod(u, nine) y = Cast<to=7>(m) }",
+        "Cast",
+    ),
+    "the same after bounds, which NaN passes": (
+        "g (float[batch, 3] x) => (uint32[batch, 3] y) { c = Clip(x, low, unit) y = Cast<to=12>(c) }",
+        "Cast",
+    ),
+    "the same, of whole numbers made of floats, for two casts become one": (
+        "g (float[batch, 3] x) => (uint32[batch, 3] y) { i = Cast<to=7>(x) y = Cast<to=12>(i) }",
+        "Cast",
+    ),
+    "the same, of floats that stand for whole numbers": (
+        "g (int64[batch, 3] x) => (uint32[batch, 3] y) {"
+        " f = ai.onnx.ml.LabelEncoder<keys_int64s=[1], values_floats=[1e10]>(x) y = Cast<to=12>(f) }",
+        "Cast",
+    ),
     "whole numbers over their largest": (
         "g (int64[batch] x) => (int64[batch] y) { m = ReduceMax(x) y = Div(x, m) }",
         "ReduceMax",
@@ -68,7 +85,7 @@ DEPENDENT = {
 }  # fmt: skip
 CONSTANTS = {
     "seven": np.float32(7), "unit": np.float32(1), "zero": np.int64(0), "step": np.int64(1), "last": np.array([-1]),
-    "low": np.float32(0.5),
+    "low": np.float32(0.5), "nine": np.uint32(9),
 }  # fmt: skip
 
 
@@ -184,7 +201,7 @@ def test_an_unknown_operator_is_named():
     )
     found = verdict(model)
     assert (found.rows, found.node) == (Rows.UNKNOWN, "riddle")
-    assert "com.example.Puzzle" in found.reason
+    assert found.reason == "output y: com.example.Puzzle: the analysis does not know this operator"
 
 
 def test_a_function_is_followed_with_its_attributes():
