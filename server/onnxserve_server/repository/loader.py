@@ -15,6 +15,7 @@ from onnxserve_server.runtime.axes import BatchAxes, share
 from onnxserve_server.runtime.metadata import json_in
 from onnxserve_server.runtime.probe import Findings
 from onnxserve_server.runtime.prober import Prober
+from onnxserve_server.runtime.row_hints import faults_of, report_of
 from onnxserve_server.runtime.session import Session, SessionOptions
 from onnxserve_server.runtime.verdict import Verdict, check_batch_axes
 from onnxserve_server.runtime.warm_up import warm_up
@@ -49,6 +50,8 @@ def load(found: Found, defaults: Defaults, prober: Prober, services: Services) -
     session = Session(found.path, options)
     for fault in session.ignored.values():
         _warn_of_metadata(found, fault)
+    for fault in faults_of(report_of(session), session.inputs):
+        logger.warning("%s: %s; the check of rows goes without it", report_of(session), fault)
     spec = _spec(found, session, options, findings)
     if batching.enabled is True and not (declared := check_batch_axes(session.inputs, spec.outputs)).batchable:
         raise ConfigurationError(

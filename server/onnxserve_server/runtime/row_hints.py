@@ -8,7 +8,7 @@ ranges are those that the conversion was asked to use: {"asked": {"ranges": ...}
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,12 @@ _LARGEST = float(np.finfo(np.float64).max)
 
 def hints_of(session: Session) -> Hints:
     """Return what the conversion report of a loaded model says of its inputs."""
-    return read_hints(Path(session.options.report or session.path.with_name("report.json")), session.inputs)
+    return read_hints(report_of(session), session.inputs)
+
+
+def report_of(session: Session) -> Path:
+    """Return where the conversion report of a loaded model is, if it has one."""
+    return Path(session.options.report or session.path.with_name("report.json"))
 
 
 def read_hints(report: Path, inputs: Sequence[TensorSpec]) -> Hints:
@@ -38,6 +43,29 @@ def read_hints(report: Path, inputs: Sequence[TensorSpec]) -> Hints:
         ranges={spec.name: limits for spec in inputs if (limits := _limits(spec, ranges.get(spec.name)))},
         rows=arrays if complete else {},
     )
+
+
+def faults_of(report: Path, inputs: Sequence[TensorSpec]) -> list[str]:
+    """Return what of a conversion report cannot be used, a sentence each: people write such files, too."""
+    if not report.is_file():
+        return []
+    read = _read(report)
+    if not isinstance(read, dict):
+        return [f"not a JSON object of at most {_MAX_BYTES >> 20} MiB"]
+    if not isinstance(check := read.get("check", {}), dict):
+        return ["check: not an object"]
+    faults = [f"check.{key}: only check.ranges and check.rows are known" for key in check if key not in _USES]
+    for key, (use, form) in _USES.items():
+        if not isinstance(given := check.get(key, {}), dict):
+            faults.append(f"check.{key}: not an object with a value for each input")
+            continue
+        specs = {spec.name: spec for spec in inputs}
+        for name, value in given.items():
+            if name not in specs:
+                faults.append(f"check.{key}.{name}: the model has no such input; it has {', '.join(specs)}")
+            elif value != [] and use(specs[name], value) is None:  # [] is written where there are no finite numbers
+                faults.append(f"check.{key}.{name}: not {form}")
+    return faults
 
 
 def _read(file: Path) -> object:
@@ -88,3 +116,9 @@ def _is_array(spec: TensorSpec, kinds: str) -> bool:
     """Whether numpy has an input's type, and it is one of these kinds."""
     numpy_has = spec.data_type < DataType.DATA_TYPE_BFLOAT16 and spec.data_type != STRING
     return numpy_has and STORAGE[spec.data_type].kind in kinds
+
+
+_USES: Mapping[str, tuple[Callable[[TensorSpec, object], object], str]] = {
+    "ranges": (_limits, "the smallest and the largest number of the input's type"),
+    "rows": (_rows, "a list of rows of the input's type and shape"),
+}
