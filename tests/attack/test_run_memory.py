@@ -89,7 +89,7 @@ def test_answers_that_are_each_allowed_do_not_end_it_together(launch, attack):
                     assert error.reason in ("OUT_OF_MEMORY", "TOO_SLOW") and error.retry_delay
                     return False
 
-            answered = sum(callers.map(ask, range(attack.size(24, 240))))
+            answered = sum(map(int, callers.map(ask, range(attack.size(24, 240)))))
             assert ask(1)
         attack.count("answers of 60 MiB", answered)
         assert limits.peak_memory < GIB

@@ -38,10 +38,20 @@ def contained(path: Path) -> Iterator[None]:
 def bytes_of_versions(directory: Path) -> int:
     """Return the bytes of the files in all versions of all models of a repository's directory."""
     total = 0
-    for path in directory.glob("*/*/*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
+    for model in _entries(directory):
+        for version in _entries(model):
+            for file in _entries(version):
+                with contextlib.suppress(OSError, ValueError):
+                    total += file.stat().st_size
     return total
+
+
+def _entries(directory: Path) -> list[Path]:
+    """Return what a directory holds; nothing of what cannot be listed, which loading it reports."""
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
 
 
 def check_regular(path: Path) -> None:
