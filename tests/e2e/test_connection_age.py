@@ -38,7 +38,7 @@ def see(address, number):
     until(lambda: seen.update(connections(address)) or len(seen) >= number, 30, every=0.05)
 
 
-@pytest.mark.parametrize("grace", [0, 5 * AGE], ids=["no bound", "bound"])
+@pytest.mark.parametrize("grace", [0, AGE], ids=["no bound", "bound"])
 def test_callers_do_not_notice(serve, grace):
     """Not even those that try nothing again. Streams and sequences do: they go on over another connection."""
     server = serve(MODELS, CONFIGS, max_connection_age=AGE, max_connection_age_grace=grace)
