@@ -10,6 +10,9 @@ from onnxserve_server.runtime.draws import Feeds
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.session import RunHandle, Session
 
+OUT_OF_TIME = "it takes longer than --probe-timeout"
+"""What a run fails with that the time for all runs of a model leaves no time for."""
+
 _MIN_LIMIT = 0.05  # seconds of CPU time that any run may take
 _POLL = 0.02  # seconds between two looks at a run
 _MEASURED = 2  # runs of one row

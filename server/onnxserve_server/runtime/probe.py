@@ -30,6 +30,7 @@ from onnxserve_server.errors import ConfigurationError
 from onnxserve_server.runtime.axes import BatchAxes
 from onnxserve_server.runtime.bases import bases
 from onnxserve_server.runtime.failures import RunFailed
+from onnxserve_server.runtime.limited import OUT_OF_TIME
 from onnxserve_server.runtime.row_check import examine
 from onnxserve_server.runtime.row_hints import hints_of
 from onnxserve_server.runtime.session import RunHandle, Session, SessionOptions
@@ -48,8 +49,7 @@ _GRACE = 5.0  # seconds for a kernel to return from a run that is stopped
 _GRACE_TIMES = 2.0  # or so often the longest run so far
 _MAX_STARTS = 6
 _OTHER_SIZES_CPU = 1.0  # seconds of CPU time to find inputs of other sizes than the first that run
-_TOO_LONG = "it takes longer than --probe-timeout"
-_OUT_OF_TIME = "some requests were not tried for lack of time, which a longer --probe-timeout gives, with: {}"
+_UNTRIED = "some requests were not tried for lack of time, which a longer --probe-timeout gives, with: {}"
 _NO_START = (
     "no made-up inputs were found that it runs on, and a kernel that refuses a request does not die of it; a "
     "report.json beside the model can hold some, as check.rows"
@@ -124,7 +124,7 @@ class _BoundedSession(Session):
             timer.cancel()
             self.cpu_seconds = max(self.cpu_seconds, time.process_time() - cpu)
             self.run_seconds = max(self.run_seconds, time.monotonic() - began)
-        raise RunFailed(_TOO_LONG)
+        raise RunFailed(OUT_OF_TIME)
 
 
 def _messages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -175,7 +175,7 @@ class _Trials:
             for kind in kinds(self._session.inputs):
                 yield from self._run_kind(kind, left_out)
         if left_out:
-            yield {"untried": _OUT_OF_TIME.format(", ".join(left_out))}
+            yield {"untried": _UNTRIED.format(", ".join(left_out))}
         elif self._count and not self._has_run:
             yield {"untried": self._no_start}
 

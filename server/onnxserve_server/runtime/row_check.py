@@ -16,7 +16,7 @@ from onnxserve_server.runtime.draws import Draws, Feeds, Hints, Values, is_integ
 from onnxserve_server.runtime.failures import RunFailed
 from onnxserve_server.runtime.first_rows import TOO_LARGE, first_that_runs
 from onnxserve_server.runtime.integer_limits import widen
-from onnxserve_server.runtime.limited import LimitedRuns, TookTooLong, size_of
+from onnxserve_server.runtime.limited import OUT_OF_TIME, LimitedRuns, TookTooLong, size_of
 from onnxserve_server.runtime.neighbours import Neighbours
 from onnxserve_server.runtime.places import Places
 from onnxserve_server.runtime.row_hints import hints_of
@@ -92,7 +92,7 @@ def _try(session: Session, outputs: tuple[TensorSpec, ...], runs: LimitedRuns, a
     try:
         draws, values, _ = first_that_runs(session.inputs, hints, runs.measure)
     except RunFailed as error:
-        cure = "" if str(error) == TOO_LARGE else _CURE_BY_ROWS
+        cure = "" if str(error) in (TOO_LARGE, OUT_OF_TIME) else _CURE_BY_ROWS
         return Verdict(False, f"the check found no input that it runs on: {error}{cure}", analysed, analysed)
     check = _RowCheck(session, outputs, draws, values, runs)
     try:
