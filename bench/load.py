@@ -89,9 +89,8 @@ def send(target: Target, callers: int, requests: int) -> Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Offered:
-    """What became of calls sent at their moments: how many in how many seconds, and the median time of one."""
+    """What became of calls sent at their moments: the seconds until the last had ended, and the median time of one."""
 
-    calls: int
     seconds: float
     p50_us: float
 
@@ -118,7 +117,7 @@ def offer(target: Target, rate: float, seconds: float, timeout: float) -> Offere
     if (ended := int(_find(r"(\d+) succeeded", report))) != calls:
         raise RuntimeError(f"{target.address}{target.method} ended {ended} of {calls} calls")
     took = float(_find(r"finished in ([\d.]+)s", report))
-    return Offered(calls=calls, seconds=took, p50_us=float(np.median(times_us)))
+    return Offered(seconds=took, p50_us=float(np.median(times_us)))
 
 
 def _connections(callers: int) -> int:

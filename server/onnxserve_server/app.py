@@ -26,12 +26,7 @@ from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
 from onnxserve_server.runtime.arena import bound_runs
 from onnxserve_server.runtime.prober import ProbeLimits
-from onnxserve_server.runtime.resources import (
-    memory_left,
-    open_descriptors,
-    raise_descriptor_limit,
-    resources,
-)
+from onnxserve_server.runtime.resources import memory_left, open_descriptors, raise_descriptor_limit, resources
 from onnxserve_server.scheduling.backlog import Backlog
 from onnxserve_server.scheduling.deadlines import DeadlineWatch
 from onnxserve_server.scheduling.services import Services
