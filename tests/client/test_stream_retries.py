@@ -9,16 +9,9 @@ import pytest
 from onnxserve import DeadlineExceeded, FailedPrecondition, ServersBroke, _watching
 from onnxserve._turns import TURNS
 from onnxserve.v1 import inference_service_pb2 as inference
+from support.streaming import STREAM, echo
 
-STREAM = "/onnxserve.v1.InferenceService/Stream"
 FOR_EVER = 60.0  # longer than any test waits
-
-
-def echo(request):
-    """The answer to a request: its inputs as the outputs."""
-    asked = request.predict
-    response = inference.PredictResponse(model=asked.model, request_id=asked.request_id, outputs=asked.inputs)
-    return inference.StreamResponse(request_id=asked.request_id, response=response, final=True)
 
 
 def x(value):

@@ -12,17 +12,10 @@ from onnxserve import AsyncClient, Client, InvalidAnswer, OnnxserveError, _strea
 from onnxserve._messages import MessageSource
 from onnxserve._retrying import RetryPolicy
 from onnxserve.v1 import inference_service_pb2 as inference
+from support.streaming import STREAM, echo
 from support.waiting import until
 
-STREAM = "/onnxserve.v1.InferenceService/Stream"
 FOR_EVER = 60.0  # longer than any test waits
-
-
-def echo(request):
-    """The answer to a request: its inputs as the outputs."""
-    asked = request.predict
-    response = inference.PredictResponse(model=asked.model, request_id=asked.request_id, outputs=asked.inputs)
-    return inference.StreamResponse(request_id=asked.request_id, response=response, final=True)
 
 
 class Server:

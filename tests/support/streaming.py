@@ -8,13 +8,22 @@ from google.rpc import error_details_pb2
 from onnxserve.tensor import decode, encode
 from onnxserve.v1 import inference_service_pb2 as inference
 
+STREAM = "/onnxserve.v1.InferenceService/Stream"
+
+
+def echo(request):
+    """The answer to a request: its inputs as the outputs."""
+    asked = request.predict
+    response = inference.PredictResponse(model=asked.model, request_id=asked.request_id, outputs=asked.inputs)
+    return inference.StreamResponse(request_id=asked.request_id, response=response, final=True)
+
 
 class Stub:
     """The Stream method of a channel."""
 
     def __init__(self, channel):
         self.Stream = channel.stream_stream(
-            "/onnxserve.v1.InferenceService/Stream",
+            STREAM,
             inference.StreamRequest.SerializeToString,
             inference.StreamResponse.FromString,
         )
