@@ -71,8 +71,8 @@ def test_runs_that_are_always_large_keep_their_memory():
     arena = Arena()
     due = []
     for elements in [8 << 20] * 5 + [8] * 4:
-        due.append(arena.is_due())
-        arena.note(arena.before([]), [np.zeros(elements, np.float32)])
+        due.append(arena.is_due([]))
+        arena.note([np.zeros(elements, np.float32)])
     assert due == [False] * 6 + [True] + [False] * 2  # after the first that was much smaller, and once
 
 

@@ -5,7 +5,6 @@ goes on. What the weights take counts, but they are never refused.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import onnxruntime
 
@@ -54,13 +53,6 @@ def emptying() -> onnxruntime.RunOptions:
     return options
 
 
-class Before(NamedTuple):
-    """Bytes of a run's inputs, and the resident memory of the process before it, if that counts."""
-
-    inputs: int
-    resident: int | None
-
-
 class Arena:
     """Tells when a session's arena is to be emptied: when a large run was followed by one that was much smaller.
 
@@ -75,34 +67,35 @@ class Arena:
         self._largest = 0  # bytes of inputs and outputs of a run since it was emptied
         self._last = 0
         self._left = 0  # bytes that the largest run may have left
+        self._inputs = 0  # bytes of the run in progress
         self._largest_inputs = 0
+        self._resident = 0  # bytes of the process before that run; 0: they do not count
 
-    def is_due(self) -> bool:
-        """Return whether to empty it, before a run; it is not due again until there was another large run."""
-        if self._left < _LARGE or self._last * _SHARE > self._largest:
-            return False
-        self._largest = self._left = self._last
-        self._largest_inputs = 0
-        return True
+    def is_due(self, inputs: Iterable[Array]) -> bool:
+        """Return whether to empty it, before a run of these inputs; then not again until there was another large run.
 
-    def before(self, inputs: Iterable[Array]) -> Before:
-        """Return what note() has to know of the time before a run."""
-        size = _bytes(inputs)
-        if size <= self._largest_inputs:
-            return Before(size, None)
-        self._largest_inputs = size
-        return Before(size, resident_bytes())
+        note() follows after the run.
+        """
+        size = 0
+        for array in inputs:
+            size += array.nbytes
+        self._inputs = size
+        self._resident = 0
+        if self._left >= _LARGE and self._last * _SHARE <= self._largest:
+            self._largest = self._left = self._last
+            self._largest_inputs = 0
+            return True
+        if size > self._largest_inputs:
+            self._largest_inputs = size
+            self._resident = resident_bytes()
+        return False
 
-    def note(self, before: Before, outputs: Iterable[Array]) -> None:
-        """Take in a run, for which before() has returned `before`."""
-        self._last = before.inputs + _bytes(outputs)
-        self._largest = max(self._largest, self._last)
-        grown = 0 if before.resident is None else resident_bytes() - before.resident
-        self._left = max(self._left, self._last, grown)
-
-
-def _bytes(arrays: Iterable[Array]) -> int:
-    total = 0
-    for array in arrays:
-        total += array.nbytes
-    return total
+    def note(self, outputs: Iterable[Array]) -> None:
+        """Take in a run."""
+        size = self._inputs
+        for array in outputs:
+            size += array.nbytes
+        self._last = size
+        self._largest = max(self._largest, size)
+        grown = resident_bytes() - self._resident if self._resident else 0
+        self._left = max(self._left, size, grown)

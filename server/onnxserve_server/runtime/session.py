@@ -149,21 +149,20 @@ class Session:
             RunFailed: ONNX Runtime did not complete the run; ValuesRefused, MemoryRefused where it is known why.
         """
         run_options = (handle or RunHandle()).options
-        if self._arena is not None:
-            if self._arena.is_due():
-                self._empty_arena(feeds, outputs)
-            before = self._arena.before(feeds.values())
+        arena = self._arena
+        if arena is not None and arena.is_due(feeds.values()):
+            self._empty_arena(feeds, outputs)
         try:
             arrays = self._run(feeds, outputs, run_options)
         except Exception as error:  # as above
             failure = failure_of(error, has_run=self._has_run)
-            if not isinstance(failure, MemoryRefused) or self._arena is None:
+            if not isinstance(failure, MemoryRefused) or arena is None:
                 raise failure from error
             arrays = self._run_in_emptied_arena(feeds, outputs, run_options)
         self._has_run = True
-        if self._arena is None:
+        if arena is None:
             return arrays
-        self._arena.note(before, arrays)
+        arena.note(arrays)
         return [array.copy() if array.nbytes <= _SMALL else array for array in arrays]
 
     def _run(self, feeds: dict[str, Array], outputs: Sequence[str], run_options: onnxruntime.RunOptions) -> list[Array]:
