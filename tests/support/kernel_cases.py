@@ -74,6 +74,8 @@ def _convolutions():
     transposed = node("ConvTranspose", "x w")
     yield case("transposed convolution", transposed, {"x": floats(1, 2, 5, 5, 5)}, w=floats(2, 2, 3, 3, 3))
     yield case("convolution", node("Conv", "x w", strides=[2]), {"x": floats(1, 2, 5), "w": floats(2, 2, 3)})
+    planes = {"x": floats(1, 2, 5, 5), "w": floats(2, 2, 3, 3)}
+    yield case("planes", node("Conv", "x w", pads=[1, 1, 1, 1]), planes)
 
 
 def _normalizations():
@@ -125,6 +127,7 @@ FATAL = {
     "Mod by a constant": [f"x = '{_MIN64}'"],
     "transposed convolution": ["x.2 = 0", "x.3 = 0"],
     "convolution": ["w.2 = 0"],
+    "planes": ["w.2 = 0", "w.3 = 0", "x.1 + w.1 = 0"],
     "half norm": ["x.2 = 0"],
     "skip norm": ["s.0 = 0"],
     "simple norm": ["s.0 = 0"],
