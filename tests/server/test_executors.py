@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from onnxserve_server.engine.model import ServedModel
@@ -96,13 +97,14 @@ def test_all_instances_run_when_one_burst_brings_work_for_all(make_job):
     assert [answer(job) for job in jobs] == [[1], [2], [3]]
 
 
-def test_runs_do_not_go_far_ahead_of_the_answers_whose_memory_they_hold(clock, make_job):
+@pytest.mark.parametrize(("elements", "ahead"), [(1, 8), (4 << 20, 1)], ids=["small", "large"])
+def test_runs_do_not_go_far_ahead_of_the_answers_whose_memory_they_hold(clock, make_job, elements, ahead):
     may_answer = threading.Event()
 
     class Long(Counting):
         def run(self, feeds, outputs, handle=None):
             clock.now += 1.0
-            return super().run(feeds, outputs, handle)
+            return [np.broadcast_to(y, (1, elements)) for y in super().run(feeds, outputs, handle)]
 
     session = Long()
     model = started(session, clock, max_rows=1)
@@ -112,12 +114,12 @@ def test_runs_do_not_go_far_ahead_of_the_answers_whose_memory_they_hold(clock, m
     for job in jobs:
         model.queue(job)
     model.flush()
-    until(lambda: session.runs == 3)  # one is being answered, one waits, one is over
+    until(lambda: session.runs == ahead + 2)  # one is being answered, one is over and finds no room
     threading.Event().wait(0.1)  # time in which more could begin
-    assert session.runs == 3
+    assert session.runs == ahead + 2
     may_answer.set()
     model.stop()
-    assert [answer(job) for job in jobs] == [[2 * i] for i in range(20)]
+    assert [answer(job)[0] for job in jobs] == [2 * i for i in range(20)]
 
 
 def test_a_stopped_model_finishes_what_waits_and_refuses_what_comes(make_job):

@@ -1,22 +1,20 @@
 """The threads that run batches, and when to do without them.
 
 An Executor takes a batch as soon as it is free and runs it. When runs are long, a second thread scatters the result, so
-that the next run starts at once: replies cost Python time that a run leaves idle. It does not run ahead of it by more
-than one batch, which would take memory and gain nothing: the next batch grows meanwhile. When runs are short, the
-thread that brings the jobs runs them itself: two hops between threads, and their struggle for the interpreter lock,
-cost more than such a run.
+that the next run starts at once: replies cost Python time that a run leaves idle. It does not run far ahead of it: see
+unscattered.py. When runs are short, the thread that brings the jobs runs them itself: two hops between threads, and
+their struggle for the interpreter lock, cost more than such a run.
 """
 
 import threading
 from collections.abc import Callable
-from queue import Queue
 
 from onnxserve_server.scheduling.batch import Slot
 from onnxserve_server.scheduling.batcher import Batcher
-from onnxserve_server.scheduling.running import BatchRunner, FinishedRun
+from onnxserve_server.scheduling.running import BatchRunner
+from onnxserve_server.scheduling.unscattered import Unscattered
 
 _LONG_RUN = 0.001  # seconds; from here on a hand-over to the scattering thread costs less than it gains
-_MAX_UNSCATTERED = 1  # runs that wait for that thread: each has the outputs of a whole batch, and callers may be slow
 _MAX_INLINE = 4  # batches that a thread runs in a borrowed slot before the executor takes over
 
 
@@ -37,7 +35,7 @@ class Executor:
         self._runner = runner
         self._batcher = batcher
         self._slot = Slot()
-        self._finished: Queue[FinishedRun | None] = Queue(_MAX_UNSCATTERED)
+        self._finished = Unscattered()
         self._runs = threading.Thread(target=self._take_and_run, name=f"onnxserve-run-{name}", daemon=True)
         self._scatters = threading.Thread(target=self._scatter, name=f"onnxserve-scatter-{name}", daemon=True)
 
@@ -76,7 +74,7 @@ class Executor:
         return True
 
     def _scatter_next(self) -> bool:
-        run = self._finished.get()
+        run = self._finished.take()
         if run is None:
             return False
         self._run_then_flush(run.scatter)
