@@ -26,15 +26,15 @@ $(VENV)/.cpu: pyproject.toml $(VENV)/.pip
 	$(INSTALL) --editable '.[cpu]'
 	@touch $@
 
-# --no-deps, here and below: dependencies would bring a second torch and TensorFlow, and packages from years ago.
+# --no-deps, here and below: dependencies would bring a second torch and TensorFlow, CUDA, and packages from years ago.
 $(VENV)/.setup: pyproject.toml $(VENV)/.pip
 	$(INSTALL) --editable '.[cpu,convert,explain]' --group dev
 	$(INSTALL) --no-deps silero-vad
 	@touch $@ $(VENV)/.cpu
 
 $(VENV)/.dev: $(VENV)/.setup
-	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,explain]' --group dev
-	$(INSTALL) --no-deps cifar-10-model tf_keras
+	$(INSTALL) --editable '.[cpu,keras,tensorflow,sklearn,lightgbm,catboost,huggingface,tables,explain]' --group dev
+	$(INSTALL) --no-deps cifar-10-model tf_keras timm torchvision xgboost-cpu
 	@touch $@
 
 # In an environment of its own: it pins packages that the project wants newer.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxserve.tensor import Array
+from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.inputs import InputSpec, batch_axis, free_axes
 
@@ -38,6 +39,7 @@ class Cases:
             other.
         ranges: smallest and largest random value, by input; by default floats are normal and integers 0 or 1.
         samples: arrays by input, all with the same number of rows, used in place of random ones.
+        drawer: draws the inputs that it knows, but for those with a range.
 
     Raises:
         BadRequest: a size, a range or a sample belongs to an unknown axis or input, or does not fit it.
@@ -49,8 +51,10 @@ class Cases:
         sizes: Mapping[str, tuple[int, ...]],
         ranges: Mapping[str, tuple[float, float]],
         samples: Mapping[str, Array] | None,
+        drawer: Drawer | None = None,
     ) -> None:
         self._inputs = inputs
+        self._drawer = drawer
         self._ranges = ranges
         self._samples = samples
         self._given_sizes = sizes
@@ -140,7 +144,15 @@ class Cases:
         return None
 
     def _feeds(self, sizes: Mapping[str, int]) -> dict[str, Array]:
-        return {spec.name: self._array(spec, sizes) for spec in self._inputs}
+        drawn: Mapping[str, Array] = {}
+        if self._drawer is not None and self._samples is None:
+            drawn = self._drawer.draw(sizes, self._rng)
+        return {
+            spec.name: drawn[spec.name]
+            if spec.name in drawn and spec.name not in self._ranges
+            else self._array(spec, sizes)
+            for spec in self._inputs
+        }
 
     def _array(self, spec: InputSpec, sizes: Mapping[str, int]) -> Array:
         shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)

@@ -47,7 +47,7 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
     progress("load")
     kind, model = load_source(request)
     samples, right = _samples(request, model)
-    cases = Cases(model.inputs, request.sizes, request.ranges, samples)
+    cases = Cases(model.inputs, request.sizes, request.ranges, samples, model.drawer)
     calibration = _calibration(request, model, cases)
 
     progress("reference")

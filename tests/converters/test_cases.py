@@ -164,3 +164,22 @@ def test_a_missing_array_is_named(tmp_path):
     np.savez(tmp_path / "some.npz", id=np.zeros((2, 3), np.int64))
     with pytest.raises(BadRequest, match="array 'ids' is missing; the file has id"):
         read_samples(tmp_path / "some.npz", [IDS])
+
+
+class Prefixes:
+    """Draws masks of ones, then zeros."""
+
+    def __init__(self):
+        self.notes = {"mask": "prefixes"}
+
+    def draw(self, sizes, rng):
+        lengths = rng.integers(1, sizes["time"], sizes["batch"], endpoint=True)
+        return {"mask": np.arange(sizes["time"]) < lengths[:, None]}
+
+
+def test_a_source_that_knows_its_rows_draws_them_but_ranges_and_samples_come_first():
+    drawn = list(Cases((IDS, MASK), {}, {"ids": (5, 9)}, None, Prefixes()))
+    assert all((np.diff(case.feeds["mask"].astype(int)) <= 0).all() for case in drawn)
+    assert all(5 <= case.feeds["ids"].min() <= case.feeds["ids"].max() <= 9 for case in drawn)
+    samples = {"ids": np.arange(6).reshape(2, 3), "mask": np.zeros((2, 3), bool)}
+    assert not any(case.feeds["mask"].any() for case in Cases((IDS, MASK), {}, {}, samples, Prefixes()))

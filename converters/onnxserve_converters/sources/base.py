@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case
+from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.inputs import InputSpec
 
@@ -26,6 +27,7 @@ class Model(Protocol):
         versions: of the framework and its exporter, by package.
         labels: class names that the source declares, by output.
         notes: changes to the model on loading and export, a sentence each, for the report.
+        drawer: draws inputs as the model was made for; None: nothing is known of them.
     """
 
     reference: str
@@ -33,6 +35,7 @@ class Model(Protocol):
     versions: dict[str, str]
     labels: dict[str, list[str]]
     notes: list[str]
+    drawer: Drawer | None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the framework's outputs, by name, in their order.

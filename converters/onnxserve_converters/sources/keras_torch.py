@@ -12,6 +12,7 @@ from torch import nn
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case, Cases
+from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest, ConverterError, ExportFailed, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
@@ -59,6 +60,7 @@ class KerasModel:
         self.reference = f"Keras {keras.__version__} on {self._torch.reference}"
         self.versions = {"keras": keras.__version__} | self._torch.versions
         self.labels: dict[str, list[str]] = {}
+        self.drawer: Drawer | None = None
         self.notes = notes
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorShapeProto
 from onnxserve.tensor import NAMES, Array
 from onnxserve_converters import graph
 from onnxserve_converters.cases import Case
+from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest, NotProved, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
@@ -65,6 +66,7 @@ class OnnxModel:
         self.reference = f"ONNX Runtime {onnxruntime.__version__}, without optimization"
         self.versions = {"onnxruntime": metadata.version("onnxruntime")}
         self.labels = _labels(proto)
+        self.drawer: Drawer | None = None
         self.notes = (
             [f"the file fixes the batch of {', '.join(sorted(freed))} to 1; the conversion freed it"] if freed else []
         )

@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case
+from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
@@ -79,6 +80,7 @@ class SklearnModel:
         self.reference = f"scikit-learn {sklearn.__version__}"
         self.versions = {"scikit-learn": sklearn.__version__, "skl2onnx": skl2onnx.__version__}
         self.labels = _labels(estimator, answers)
+        self.drawer: Drawer | None = None
         self.notes = notes
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,6 +11,7 @@ import onnx
 
 from onnxserve.tensor import NUMBERS, Array, strings_array
 from onnxserve_converters.cases import Case
+from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
@@ -88,6 +89,7 @@ class TensorFlowModel:
         self.reference = f"TensorFlow {self._tf.__version__}"
         self.versions = {"tensorflow": self._tf.__version__, "tf2onnx": metadata.version("tf2onnx")}
         self.labels: dict[str, list[str]] = {}
+        self.drawer: Drawer | None = None
         self.notes: list[str] = []
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

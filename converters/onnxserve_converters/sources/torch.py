@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case
+from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
@@ -78,6 +79,7 @@ class TorchModel:
         self.reference = f"PyTorch {torch.__version__}"
         self.versions = {name: metadata.version(name) for name in ("torch", "onnxscript")}
         self.labels: dict[str, list[str]] = {}
+        self.drawer: Drawer | None = None
         self.notes = notes
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
