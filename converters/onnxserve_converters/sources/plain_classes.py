@@ -5,6 +5,7 @@ by a class of this module, which keeps what is stored and calls nothing.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 _NAMESPACES = (
@@ -42,7 +43,7 @@ class _Value:
         self.state = state
 
 
-STAND_INS: list[tuple[type, str]] = [
+STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((_Namespace, name) for name in _NAMESPACES),
     *((OrderedDict, name) for name in _DICTIONARIES),
     *((_Value, name) for name in _VALUES),
