@@ -56,7 +56,7 @@ def convert(
         outputs: names for the outputs, in their order.
         class_path: "package.module:Class" or "file.py:Class", the class of the weights or a custom class.
         class_arguments: keyword arguments of that class.
-        weights: the weights file of an architecture file.
+        weights: the weights file of an architecture file, or the name of an entry in a PyTorch checkpoint.
         trust_code: allow code in the source to run.
         sizes: sizes to run at, two or more, by free axis.
         ranges: smallest and largest random value, by input.

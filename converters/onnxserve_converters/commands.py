@@ -45,7 +45,10 @@ def convert(
         typer.Option("--class", help="package.module:Class or file.py:Class of the weights or custom layers."),
     ] = None,
     class_args: Annotated[str, typer.Option(help="Keyword arguments of that class, as a JSON object.")] = "{}",
-    weights: Annotated[Path | None, typer.Option(help="The weights file of a Keras .json.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The weights file of a Keras .json, or the entry of a PyTorch checkpoint, such as ema."),
+    ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Allow code in the file to run with your permissions.")
     ] = False,

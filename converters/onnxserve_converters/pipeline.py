@@ -147,7 +147,7 @@ def _describe_source(request: Request, kind: str) -> dict[str, Any]:
     description: dict[str, Any] = {"kind": kind}
     if not request.in_memory:
         description |= {"file": request.source.name, "sha256": _sha256(request.source)}
-    if request.weights is not None:
+    if request.weights is not None and request.weights.is_file():  # else the name of an entry
         description |= {"weights": request.weights.name, "weights_sha256": _sha256(request.weights)}
     return description
 

@@ -126,6 +126,7 @@ def publish(staged: Path, target: Target, config: str, replace: bool) -> Path:
         BadRequest: the version exists, the target cannot be written to, or an existing model.yaml lacks `config`.
     """
     with _os_errors_as_bad_requests(target.folder):
+        _open_to_umask(staged)
         _sync(staged)
         while True:
             path = target.path()
@@ -201,6 +202,14 @@ def _os_errors_as_bad_requests(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BadRequest(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _open_to_umask(folder: Path) -> None:
+    """Give files the modes that the umask allows: onnx writes external data for its own user alone."""
+    status = Path("/proc/self/status").read_text()  # os.umask() would change that of other threads for a moment
+    umask = next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:"))
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _sync(folder: Path) -> None:

@@ -24,7 +24,7 @@ class Request:
         outputs: names for the outputs, in their order; empty: the model's own.
         class_path: "package.module:Class", whose weights the source holds, or which the source's layers need.
         class_arguments: keyword arguments of the class.
-        weights: the weights that belong to an architecture file.
+        weights: the weights that belong to an architecture file, or the name of an entry in a PyTorch checkpoint.
         trust_code: whether code inside the source may run.
         sizes: sizes to try, by free axis.
         ranges: smallest and largest random value, by input.

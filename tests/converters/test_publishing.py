@@ -90,6 +90,20 @@ def test_what_is_published_can_be_read_by_whom_the_umask_allows(root, umask):
         assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read as another user")
+def test_another_user_can_read_external_data_that_was_written_for_its_own_user_alone(root):
+    target = parse_target(root / "net")
+    with staging(target) as work:
+        (work / "version").mkdir()
+        (work / "version" / "model.onnx.data").write_text("weights")
+        (work / "version" / "model.onnx.data").chmod(0o600)
+        place = publish(work / "version", target, "", False)
+    with (place / "model.onnx.data").open() as file:
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o644
+        read = f"import os; os.setuid(65532); open('/proc/self/fd/{file.fileno()}').read()"
+        subprocess.run([sys.executable, "-c", read], check=True, pass_fds=[file.fileno()])
+
+
 def test_a_version_that_exists_is_refused(root):
     put(root / "net", "old")
     for attempt in (lambda target: check_target(target, replace=False), lambda target: put(root / "net" / "1", "new")):

@@ -18,6 +18,36 @@ class Convolution(nn.Module):
         return self.head(self.features(image).flatten(1))
 
 
+class Residual(nn.Module):
+    """image [batch, 3, 16, 16] to scores [batch, 5] through two residual blocks, with names like those of a ResNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.layer1 = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(2)))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, image):
+        x = self.bn1(self.conv1(image)).relu()
+        for convolution in self.layer1:
+            x = x + convolution(x).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+class Tied(nn.Module):
+    """ids [batch, time] to scores [batch, time, 11], by the weights of the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids))
+
+
 class Recurrent(nn.Module):
     """ids [batch, time] through an LSTM and a GRU of two layers, whose states [2, batch, 8] go in and come out."""
 

@@ -13,10 +13,12 @@ from torch.export import ExportedProgram
 from onnxserve_converters.errors import BadRequest, one_line
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
+from onnxserve_converters.sources.checkpoints import fault, fitting_weights
+from onnxserve_converters.sources.plain_classes import STAND_INS
 
 _Content = TypeVar("_Content")
 
-_NESTED = ("state_dict", "model_state_dict")
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _REFUSED_CLASS = re.compile(r"GLOBAL (\S+)")
 
 
@@ -63,17 +65,17 @@ def read_module(request: Request) -> tuple[nn.Module, list[str]]:
     Raises:
         BadRequest: the file cannot be read, contains code that is not trusted, or has other weights than the class.
     """
-    path, notes = request.source, []
+    path = request.source
     held = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickled(path, request.trust_code)
     if isinstance(held, nn.Module):
         return held.cpu().eval(), ["the file contains a whole module, whose code was trusted"]
     if not isinstance(held, Mapping):
         raise BadRequest(f"{path}: expected weights, got a {type(held).__name__}; save the model's state_dict()")
-    for key in _NESTED:
-        if isinstance(held.get(key), Mapping):
-            held = held[key]
-            notes.append(f"the weights were taken from the file's entry {key!r}")
-            break
+    if whole := [key for key, value in held.items() if isinstance(value, nn.Module)]:
+        raise BadRequest(
+            f"{path}: its entry {whole[0]!r} is a whole module; save that alone, torch.save(checkpoint[{whole[0]!r}], "
+            "path), and convert it with --trust-code, or save its state_dict()"
+        )
     if request.class_path is None:
         raise BadRequest(
             f"{path}: a state_dict contains weights only; name their class with --class package.module:Class"
@@ -81,12 +83,23 @@ def read_module(request: Request) -> tuple[nn.Module, list[str]]:
     module = base.make(request.class_path, request.class_arguments)
     if not isinstance(module, nn.Module):
         raise BadRequest(f"--class {request.class_path}: expected a torch.nn.Module, got a {type(module).__name__}")
+    return module, _load_weights(module, held, request)
+
+
+def _load_weights(module: nn.Module, held: Mapping[Any, Any], request: Request) -> list[str]:
+    """Give a module its weights in a checkpoint, and return notes on what was recognized."""
+    path = request.source
     try:
-        module.load_state_dict(held, strict=True)
+        weights, notes = fitting_weights(module, held, str(request.weights) if request.weights else None)
+    except BadRequest as error:
+        raise BadRequest(f"{path}: {error}") from error
+    try:
+        module.load_state_dict(weights, strict=True)
     except Exception as error:  # torch lists every key; a class's own code may raise anything
-        fault = _first_fault(module.state_dict(), held) or one_line(error)
-        raise BadRequest(f"{path}: the weights do not fit {request.class_path}: {fault}") from error
-    return module.eval(), notes
+        why = fault(module.state_dict(), weights) or one_line(error)
+        raise BadRequest(f"{path}: the weights do not fit {request.class_path}: {why}") from error
+    module.eval()
+    return notes
 
 
 def _read(path: Path, what: str, read: Callable[[], _Content]) -> _Content:
@@ -105,8 +118,10 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_pickled(path: Path, trust_code: bool) -> Any:
     base.search_here()
+    _refuse_pointer(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust_code)
+        with torch.serialization.safe_globals([] if trust_code else STAND_INS):
+            return torch.load(path, map_location="cpu", weights_only=not trust_code)
     except Exception as error:  # UnpicklingError, and a dozen classes for files of other formats
         if refused := _REFUSED_CLASS.search(str(error)):
             raise BadRequest(f"{path}: not weights alone: contains an object of {refused[1]}; {base.TRUST}") from error
@@ -122,12 +137,8 @@ def _read_pickled(path: Path, trust_code: bool) -> Any:
         raise BadRequest(f"{path}: cannot be read as a file of PyTorch: {one_line(error)}") from error
 
 
-def _first_fault(own: Mapping[str, Any], held: Mapping[str, Any]) -> str | None:
-    """Return the first difference between the keys and shapes of a class and a file; None where they agree."""
-    for key, tensor in own.items():
-        if key not in held:
-            return f"the file lacks {key!r}"
-        if isinstance(tensor, torch.Tensor) and tensor.shape != getattr(held[key], "shape", None):
-            theirs = list(getattr(held[key], "shape", ()))
-            return f"{key!r} has shape {theirs} in the file, but {list(tensor.shape)} in the class"
-    return next((f"the class lacks {key!r}" for key in held if key not in own), None)
+def _refuse_pointer(path: Path) -> None:
+    """Refuse the text that Git leaves in place of a large file (https://git-lfs.com)."""
+    with path.open("rb") as file:
+        if file.read(len(_GIT_LFS)) == _GIT_LFS:
+            raise BadRequest(f"{path}: a pointer of Git LFS, not the file itself; fetch the file with git lfs pull")
