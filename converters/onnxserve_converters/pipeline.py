@@ -13,10 +13,11 @@ import onnxruntime
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph, interface
+from onnxserve_converters.attempts import Attempts
 from onnxserve_converters.basis import Basis, basis_of
 from onnxserve_converters.cases import Cases
 from onnxserve_converters.comparison import unread_notes
-from onnxserve_converters.errors import BadRequest, NotProved
+from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.evaluation import Candidate, Evaluator
 from onnxserve_converters.optimization import check_steps, optimize
 from onnxserve_converters.padding_trial import drawer_for
@@ -62,30 +63,36 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
     axes = observed_axes(references)
     labels = _labels(request, model, references)
 
-    progress("export")
     version = work / "version"
     version.mkdir()
-    exported, final = work / "exported.onnx", version / "model.onnx"
-    model.export(exported, cases.example(), request.opset)
-
-    progress("check")
-    proto = graph.read(exported)
-    inputs_axes = {spec.name: spec.shape for spec in model.inputs}
-    interface.set_interface(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
-    graph.annotate(proto, model.inputs, axes, labels, request.doc)
-    graph.write(proto, final, request.external_data_above)
-    graph.check(final)
-
-    progress("prove")
+    final = version / "model.onnx"
     check = {"check": describe_inputs(model.inputs, request.sizes, request.ranges, samples, drawer)}
     hints = work / "check.json"
     hints.write_text(json.dumps(check))
     evaluator = Evaluator(references=references, tolerances=request.tolerances, cases=cases, right=right, report=hints)
-    try:
-        proved = evaluator.evaluate(final)
-    except NotProved as error:  # the changes to the model that its notes name may be the cause
-        why = "".join(f"; {note}" for note in model.notes)
-        raise NotProved(f"{error}{why}", error.report | {"notes": model.notes}) from error
+    inputs_axes = {spec.name: spec.shape for spec in model.inputs}
+
+    def evaluate(exported: Path) -> Candidate:
+        progress("check")
+        proto = graph.read(exported)
+        interface.set_interface(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
+        graph.annotate(proto, model.inputs, axes, labels, request.doc)
+        graph.write(proto, final, request.external_data_above)
+        graph.check(final)
+        progress("prove")
+        return evaluator.evaluate(final)
+
+    attempts = Attempts(
+        model=model,
+        opset=request.opset,
+        older=kind != "onnx",
+        cases=cases,
+        references=references,
+        tolerances=request.tolerances,
+        evaluate=evaluate,
+        progress=progress,
+    )
+    proved = attempts.run(work / "exported.onnx")
     optimized = optimize(request, final, proved, evaluator=evaluator, calibration=calibration, progress=progress)
     last = optimized.last
     report = {
@@ -94,6 +101,7 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
         **(check if check["check"] else {}),
         "model": _describe_model(model, axes, labels, final),
         "proof": _describe_parity(model, last, len(references), basis),
+        "tried": attempts.tried,
         "shrinking": optimized.steps,
         "accuracy": _describe_accuracy(last, references, right),
         "notes": [*model.notes, *unread_notes(last.parity), *optimized.notes, *last.runtime.notes],

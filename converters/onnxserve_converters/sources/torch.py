@@ -21,7 +21,7 @@ from onnxserve_converters.sources.torch_calls import Call, ModuleCall, ProgramCa
 from onnxserve_converters.sources.torch_exporters import DYNAMO, EXPORTERS, LEGACY, OPSET, Export, first_cause
 from onnxserve_converters.sources.torch_files import read_in_memory, read_module, read_program, read_script
 from onnxserve_converters.sources.torch_limits import image_limits, table_limits
-from onnxserve_converters.sources.torch_values import check_dtype, named_tensors, to_array, to_tensor
+from onnxserve_converters.sources.torch_values import check_dtype, named_tensors, recorded, to_array, to_tensor
 
 _MAX_THREADS = 4  # references are small, and the machine may be serving
 _FROM_CLASS = "convert it from its class: save its state_dict() and name the class with --class package.module:Class"
@@ -74,6 +74,7 @@ class TorchModel:
     ) -> None:
         self._runs, self._exported, self._call = runs, exported, call
         self._exporters, self._cure = exporters, cure
+        self.exporter = exporters[0]
         for spec in call.inputs:
             check_dtype(spec)
         self.inputs = call.inputs
@@ -112,9 +113,24 @@ class TorchModel:
             except Exception as error:  # exporters raise exceptions of any class
                 failures.append(f"{name}: {first_cause(error)}")
                 continue
-            self.notes += [f"exported by {name} after a failure of {failure}" for failure in failures]
+            notes = (f"exported by {name} after a failure of {failure}" for failure in failures)
+            self.notes += [note for note in notes if note not in self.notes]
+            self.exporter = name
             return
         raise ExportFailed(f"PyTorch cannot export the model to ONNX ({'; '.join(failures)}); {self._cure}")
+
+    def next_exporter(self) -> bool:
+        """Leave out the exporters up to the one that wrote the last file, as attempts.HasExporters."""
+        self._exporters = self._exporters[self._exporters.index(self.exporter) + 1 :]
+        return bool(self._exporters)
+
+    def inner_values(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the results of a module's parts, as narrowing.HasInnerValues."""
+        if not isinstance(self._exported, nn.Module):
+            return {}
+        with recorded(self._exported) as values, torch.no_grad():
+            self._result(_tensors(feeds))
+        return values
 
     def _result(self, tensors: Mapping[str, torch.Tensor]) -> Any:
         args, kwargs = self._call.arguments(tensors)
