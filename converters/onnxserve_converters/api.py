@@ -10,7 +10,7 @@ from onnxserve_converters import conversion
 from onnxserve_converters.conversion import Conversion, Limits, Progress
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.in_memory import source_file
-from onnxserve_converters.inputs import InputSpec, parse_input
+from onnxserve_converters.inputs import InputSpec, Range, parse_input
 from onnxserve_converters.request import TOLERANCES, Quantization, Request
 
 MAX_INLINE_BYTES = 2000 << 20
@@ -30,7 +30,7 @@ def convert(
     weights: _File | None = None,
     trust_code: bool = False,
     sizes: Mapping[str, Sequence[int]] | None = None,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
+    ranges: Mapping[str, Range] | None = None,
     samples: _File | None = None,
     tolerances: Mapping[str, float] | None = None,
     opset: int | None = None,
@@ -59,9 +59,10 @@ def convert(
         weights: the weights file of an architecture file, or the name of an entry in a PyTorch checkpoint.
         trust_code: allow code in the source to run.
         sizes: sizes to run at, two or more, by free axis.
-        ranges: smallest and largest random value, by input.
-        samples: .npz file of arrays, by input, to compare on in place of random ones; an array "label" of the right
-            classes gives the accuracy too.
+        ranges: smallest and largest random value, or a list of strings to choose from, by input.
+        samples: file of real rows to compare on in place of random ones: .npz with an array for each input, .npy with
+            that of the only input, .csv or .parquet; an array or column "label" of the right classes gives the accuracy
+            too.
         tolerances: largest error by dtype, as a share of the output's largest magnitude, in place of
             request.TOLERANCES.
         opset: the ONNX operator set to export with.
@@ -69,7 +70,7 @@ def convert(
         doc: a description of the model, in a sentence.
         optimize: fuse and fold nodes.
         quantize: use 8-bit integers: "dynamic", or "static", which needs `calibration` or `samples`.
-        calibration: .npz file of realistic arrays, by input.
+        calibration: file of realistic rows, in the forms of `samples`.
         float16: use 16-bit floats.
         max_error: largest error of a quantized or float16 graph, as a share of the output's largest magnitude.
         external_data_above: bytes of weights above which they are stored in a file of their own.

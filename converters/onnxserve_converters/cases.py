@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from onnxserve.tensor import Array
 from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.inputs import InputSpec, batch_axis, free_axes
+from onnxserve_converters.inputs import InputSpec, Ranges, batch_axis, free_axes, numpy_dtype
 
 BATCH_SIZES = (1, 2, 7, 32)
 _EXAMPLE_BATCH = 3
@@ -37,9 +36,14 @@ class Cases:
         inputs: complete descriptions.
         sizes: sizes to try, two or more, by free axis; by default 1, 2, 7 and 32 for the batch axis and two for each
             other.
-        ranges: smallest and largest random value, by input; by default floats are normal and integers 0 or 1.
+        ranges: smallest and largest random value, or the strings to choose from, by input; by default floats are
+            normal and integers 0 or 1.
         samples: arrays by input, all with the same number of rows, used in place of random ones.
         drawer: draws the inputs that it knows, but for those with a range.
+
+    Attributes:
+        inputs: the descriptions.
+        sizes: the sizes that are tried, by free axis.
 
     Raises:
         BadRequest: a size, a range or a sample belongs to an unknown axis or input, or does not fit it.
@@ -49,11 +53,11 @@ class Cases:
         self,
         inputs: Sequence[InputSpec],
         sizes: Mapping[str, tuple[int, ...]],
-        ranges: Mapping[str, tuple[float, float]],
+        ranges: Ranges,
         samples: Mapping[str, Array] | None,
         drawer: Drawer | None = None,
     ) -> None:
-        self._inputs = inputs
+        self.inputs = inputs
         self._drawer = drawer
         self._ranges = ranges
         self._samples = samples
@@ -65,29 +69,33 @@ class Cases:
         if samples is not None:
             _check_samples(inputs, samples)
         self._batch = batch_axis(inputs)
-        self._sizes = {axis: sizes.get(axis) or self._default_sizes(axis, i) for i, axis in enumerate(axes)}
+        self.sizes = {axis: sizes.get(axis) or self._default_sizes(axis, i) for i, axis in enumerate(axes)}
         self._example_sizes: dict[str, int] = {}
         for i, axis in enumerate(axes):
             self._example_sizes[axis] = self._example_size(sizes.get(axis, ()), axis, i)
 
     def __iter__(self) -> Iterator[Case]:
         """Yield the cases to compare: each size of each axis, and all four pairs of two axes with two."""
-        enough = 1 << len(self._sizes).bit_length()
-        for turn in range(max([enough, *map(len, self._sizes.values())]) if self._sizes else 1):
+        enough = 1 << len(self.sizes).bit_length()
+        for turn in range(max([enough, *map(len, self.sizes.values())]) if self.sizes else 1):
             chosen = {}
-            for i, (axis, options) in enumerate(self._sizes.items()):
+            for i, (axis, options) in enumerate(self.sizes.items()):
                 step = (turn & (i + 1)).bit_count() if len(options) == 2 else turn + i
                 chosen[axis] = options[step % len(options)]
-            yield Case(chosen, self._feeds(chosen))
+            yield self.at(chosen)
 
     def example(self) -> Case:
         """Return the case to export with: no free axis has size 1, which exporters fix, and no two have one size."""
-        return Case(self._example_sizes, self._feeds(self._example_sizes))
+        return self.at(self._example_sizes)
+
+    def at(self, sizes: Mapping[str, int]) -> Case:
+        """Return a case with a size for each free axis."""
+        return Case(dict(sizes), self._feeds(sizes))
 
     def rows(self, count: int) -> Case:
         """Return a case of `count` rows, for timing; the other free axes have their largest size."""
-        sizes = {axis: count if axis == self._batch else max(options) for axis, options in self._sizes.items()}
-        return Case(sizes, self._feeds(sizes))
+        sizes = {axis: count if axis == self._batch else max(options) for axis, options in self.sizes.items()}
+        return self.at(sizes)
 
     def row_counts(self) -> tuple[int, ...]:
         """Return the numbers of rows to time: 1 and 16, or the smallest and the largest that the caller gave.
@@ -95,7 +103,7 @@ class Cases:
         A model with a fixed number of rows is timed at that number alone.
         """
         if self._batch is None:
-            shape = self._inputs[0].shape if self._inputs else ()
+            shape = self.inputs[0].shape if self.inputs else ()
             return (int(shape[0]) if shape else 1,)
         rows = self._given_sizes.get(self._batch, _TIMED_ROWS)
         return tuple(dict.fromkeys((min(rows), max(rows))))
@@ -106,16 +114,16 @@ class Cases:
         if samples is None:
             return
         if self._batch is None:
-            yield {spec.name: samples[spec.name] for spec in self._inputs}
+            yield {spec.name: samples[spec.name] for spec in self.inputs}
             return
-        rows, step = len(samples[self._inputs[0].name]), max(self._sizes[self._batch])
+        rows, step = len(samples[self.inputs[0].name]), max(self.sizes[self._batch])
         for start in range(0, rows, step):
             some = np.arange(start, min(start + step, rows))
             yield {
                 spec.name: samples[spec.name].take(some, spec.shape.index(self._batch))
                 if self._batch in spec.shape
                 else samples[spec.name]
-                for spec in self._inputs
+                for spec in self.inputs
             }
 
     def _default_sizes(self, axis: str, i: int) -> tuple[int, ...]:
@@ -137,7 +145,7 @@ class Cases:
 
     def _sampled(self, axis: str) -> int | None:
         """Return an axis's size in the samples; None without samples, or where it is 1."""
-        for spec in self._inputs:
+        for spec in self.inputs:
             if self._samples is not None and axis in spec.shape and axis != self._batch:
                 length = self._samples[spec.name].shape[spec.shape.index(axis)]
                 return length if length > 1 else None
@@ -151,7 +159,7 @@ class Cases:
             spec.name: drawn[spec.name]
             if spec.name in drawn and spec.name not in self._ranges
             else self._array(spec, sizes)
-            for spec in self._inputs
+            for spec in self.inputs
         }
 
     def _array(self, spec: InputSpec, sizes: Mapping[str, int]) -> Array:
@@ -161,12 +169,15 @@ class Cases:
             for axis, size in enumerate(shape):
                 array = array.take(np.arange(size) % array.shape[axis], axis)
             return array
+        given = self._ranges.get(spec.name)
+        if isinstance(given, list):
+            return self._rng.choice(np.array(given, dtype=object), shape)
         if spec.dtype == "string":
             return self._texts(spec.words, shape)
-        dtype = _dtype(spec)
-        low, high = self._ranges.get(spec.name, (0, 1))
+        dtype = numpy_dtype(spec.dtype)
+        low, high = given or (0, 1)
         if dtype.kind == "f":
-            values = self._rng.uniform(low, high, shape) if spec.name in self._ranges else self._rng.normal(size=shape)
+            values = self._rng.uniform(low, high, shape) if given else self._rng.normal(size=shape)
             return np.asarray(values, dtype)
         drawn = dtype if dtype.kind in "iub" else np.dtype(np.int64)
         return np.asarray(self._rng.integers(int(low), int(high), shape, drawn, endpoint=True), dtype)
@@ -176,37 +187,6 @@ class Cases:
             return self._rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
         lengths = self._rng.integers(_MAX_WORDS, size=math.prod(shape), endpoint=True)
         return np.array([" ".join(self._rng.choice(words, n)) for n in lengths], dtype=object).reshape(shape)
-
-
-def read_samples(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
-    """Return the arrays of an .npz file, by name; there is one for each input.
-
-    Raises:
-        BadRequest: the file cannot be read, or an input's array is missing.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except TypeError as error:
-        cure = "save it with numpy.savez(file, name=array)"
-        raise BadRequest(f"{path}: not a readable .npz file: one array without a name; {cure}") from error
-    except Exception as error:  # the file system's, numpy's, zipfile's and zlib's
-        raise BadRequest(f"{path}: not a readable .npz file: {error}") from error
-    arrays = {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
-    missing = [spec.name for spec in inputs if spec.name not in arrays]
-    if missing:
-        raise BadRequest(f"{path}: array {missing[0]!r} is missing; the file has {', '.join(arrays) or 'none'}")
-    return arrays
-
-
-def _dtype(spec: InputSpec) -> np.dtype[np.generic]:
-    try:
-        return np.dtype(spec.dtype)
-    except TypeError:  # bfloat16, float8: numpy knows them once ml_dtypes, which comes with onnx, is imported
-        import ml_dtypes
-
-        dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, spec.dtype))
-        return dtype
 
 
 def _check_sizes(sizes: Mapping[str, Sequence[int]], axes: Sequence[str]) -> None:
@@ -219,20 +199,31 @@ def _check_sizes(sizes: Mapping[str, Sequence[int]], axes: Sequence[str]) -> Non
             )
 
 
-def _check_ranges(ranges: Mapping[str, tuple[float, float]], inputs: Sequence[InputSpec]) -> None:
+def _check_ranges(ranges: Ranges, inputs: Sequence[InputSpec]) -> None:
     specs = {spec.name: spec for spec in inputs}
-    for name, (low, high) in ranges.items():
+    for name, given in ranges.items():
         _check_known("range", name, "input", list(specs))
-        dtype = _dtype(specs[name]) if specs[name].dtype != "string" else None
-        bounds = {"f": np.finfo, "i": np.iinfo, "u": np.iinfo}
-        limits: Any = bounds[dtype.kind](dtype) if dtype is not None and dtype.kind in bounds else None
-        if limits is None:
-            raise BadRequest(f"range {name}: only numbers have a range, and the input is {specs[name]}")
-        if not limits.min <= low <= high <= limits.max:
-            raise BadRequest(
-                f"range {name}: {low:g}:{high:g} is not a valid range of {specs[name].dtype}; expected low:high, "
-                f"two finite values of {specs[name].dtype} with low <= high"
-            )
+        spec = specs[name]
+        if (spec.dtype == "string") != isinstance(given, list):
+            expected = f"{name}=value|value" if spec.dtype == "string" else f"{name}=low:high"
+            raise BadRequest(f"range {name}: does not fit the input, which is {spec}; expected {expected}")
+        if not isinstance(given, list):
+            _check_limits(spec, *given)
+        elif not given or not all(isinstance(value, str) for value in given):
+            raise BadRequest(f"range {name}: expected a list of strings to choose from, not {given}")
+
+
+def _check_limits(spec: InputSpec, low: float, high: float) -> None:
+    dtype = numpy_dtype(spec.dtype)
+    kinds: Mapping[str, Any] = {"f": np.finfo, "i": np.iinfo, "u": np.iinfo}
+    if dtype.kind != "b" and dtype.kind not in kinds:
+        raise BadRequest(f"range {spec.name}: only numbers that numpy has can have a range, and the input is {spec}")
+    least, largest = (0, 1) if dtype.kind == "b" else (kinds[dtype.kind](dtype).min, kinds[dtype.kind](dtype).max)
+    if not least <= low <= high <= largest:
+        raise BadRequest(
+            f"range {spec.name}: {low:g}:{high:g} is not a valid range of {spec.dtype}; expected low:high, two finite "
+            f"values of {spec.dtype} with low <= high"
+        )
 
 
 def _check_known(what: str, name: str, kind: str, known: Sequence[str]) -> None:
@@ -248,7 +239,7 @@ def _check_samples(inputs: Sequence[InputSpec], samples: Mapping[str, Array]) ->
             axis == size if isinstance(axis, int) else sizes.setdefault(axis, size) == size
             for axis, size in zip(spec.shape, array.shape, strict=False)
         )
-        if not fits or array.dtype != (object if spec.dtype == "string" else _dtype(spec)) or not array.size:
+        if not fits or array.dtype != numpy_dtype(spec.dtype) or not array.size:
             raise BadRequest(
                 f"sample {spec.name}: got {array.dtype}{list(array.shape)}, expected {spec}; axes of one name have one "
                 "size, of at least 1"

@@ -56,12 +56,17 @@ def convert(
         list[str] | None, typer.Option("--size", help="Sizes of a free axis to run at, such as time=16,48.")
     ] = None,
     ranges: Annotated[
-        list[str] | None, typer.Option("--range", help="Smallest and largest value of an input, such as ids=0:999.")
+        list[str] | None,
+        typer.Option(
+            "--range",
+            help="Smallest and largest value of an input, such as ids=0:999, or its strings, such as color=red|green.",
+        ),
     ] = None,
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="An .npz file with an array for each input, used in place of random ones, and optionally labels."
+            help="Real rows, used in place of random ones, and optionally labels: .npz with an array for each input, "
+            ".npy for the only one, .csv or .parquet."
         ),
     ] = None,
     tolerances: Annotated[
@@ -82,7 +87,7 @@ def convert(
         typer.Option(help="Compute with 8-bit integers: dynamic, or static, which needs --calibration or --samples."),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="An .npz file of realistic inputs, for --quantize static.")
+        Path | None, typer.Option(help="Realistic rows for --quantize static: .npz, .npy, .csv or .parquet.")
     ] = None,
     float16: Annotated[bool, typer.Option("--float16", help="Compute with 16-bit floats.")] = False,
     max_error: Annotated[

@@ -11,8 +11,10 @@ import numpy.typing as npt
 from onnxserve.tensor import Array
 from onnxserve_converters import graph
 from onnxserve_converters.cases import Cases
+from onnxserve_converters.comparison import Parity
 from onnxserve_converters.errors import BadRequest
-from onnxserve_converters.parity import Parity, Reference, check_parity
+from onnxserve_converters.inputs import batch_axis
+from onnxserve_converters.parity import Reference, check_parity
 from onnxserve_converters.runtime import Runtime
 
 
@@ -59,7 +61,8 @@ class Evaluator:
             BadRequest: the right classes do not fit the first output.
         """
         runtime = Runtime(path, self.report)
-        parity = check_parity(runtime.run, self.references, self.tolerances, max_error)
+        batch = batch_axis(self.cases.inputs)
+        parity = check_parity(runtime.run, self.references, self.tolerances, max_error, batch)
         return Candidate(runtime=runtime, size=graph.size(path), parity=parity, accuracy=self._accuracy(runtime))
 
     def _accuracy(self, runtime: Runtime) -> float | None:

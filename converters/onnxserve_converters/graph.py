@@ -97,6 +97,18 @@ def nodes(model: ModelProto) -> Iterator[NodeProto]:
         yield from function.node
 
 
+def gathered(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    """Yield each input that indexes the first axis of a weight, and the size of that axis."""
+    sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    origins = {value.name: value.name for value in graph.input}
+    for node in graph.node:  # nodes are in the order in which they run
+        if node.op_type in ("Cast", "Identity") and node.input[0] in origins:
+            origins[node.output[0]] = origins[node.input[0]]
+        first = all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis")
+        if node.op_type == "Gather" and first and node.input[0] in sizes and node.input[1] in origins:
+            yield origins[node.input[1]], sizes[node.input[0]]
+
+
 def operators(model: ModelProto) -> Counter[str]:
     """Count the nodes by operator: "Conv" for the standard's own, "com.microsoft.FusedConv" for others."""
     return Counter(

@@ -1,27 +1,38 @@
 """A model's inputs, and the texts that describe them, their sizes and ranges."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from onnxserve.tensor import NUMBERS
 from onnxserve_converters.errors import BadRequest
 
 _INPUT = re.compile(r"\s*(?P<name>[^=]*[^=\s])\s*=\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]\s*")
 _AXIS = re.compile(r"[A-Za-z_]\w*")
+_TRUTH = {"false": 0.0, "true": 1.0}
+
+Range = tuple[float, float] | list[str]
+"""The smallest and the largest random value of an input of numbers, or the values of one of strings."""
+
+Ranges = Mapping[str, Range]
+"""By input."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """One input: its dtype by numpy's name (or "string"), and its shape, where a free axis has a name for a size.
 
-    Axes of one name have one size. Random texts for a model that reads texts are made of `words`.
+    Axes of one name have one size. Random texts for a model that reads texts are made of `words`. `columns` names the
+    features of an input [batch,features], where the model knows their names.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     words: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}={self.dtype}[{','.join(map(str, self.shape))}]"
@@ -69,21 +80,47 @@ def parse_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
-def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Read ranges of random values, such as "ids=0:999" (both ends included), by input.
+def parse_ranges(texts: Sequence[str]) -> dict[str, Range]:
+    """Read ranges of random values, by input.
+
+    They are such as "ids=0:999" (both ends included), "flag=false:true", and for strings "color=red|green|blue".
 
     Raises:
         BadRequest: a text has another form.
     """
-    ranges = {}
+    ranges: dict[str, Range] = {}
     for text in texts:
-        name, _, bounds = text.rpartition("=")
-        low, _, high = bounds.partition(":")
+        name, equals, values = text.partition("=") if "|" in text else text.rpartition("=")
+        if equals and "|" in values:
+            ranges[name.strip()] = values.split("|")
+            continue
+        low, _, high = values.partition(":")
         try:
-            ranges[name.strip()] = (float(low), float(high))
+            ranges[name.strip()] = (_number(low), _number(high))
         except ValueError:
-            raise BadRequest(f"range {text!r}: expected input=low:high, such as ids=0:999") from None
+            raise BadRequest(
+                f"range {text!r}: expected input=low:high, such as ids=0:999 or flag=false:true, or for strings "
+                "input=value|value, such as color=red|green"
+            ) from None
     return ranges
+
+
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """Return the dtype of arrays of an input's dtype; strings are objects."""
+    if name == "string":
+        return np.dtype(object)
+    try:
+        return np.dtype(name)
+    except TypeError:  # bfloat16, float8: numpy knows them once ml_dtypes, which comes with onnx, is imported
+        import ml_dtypes
+
+        dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+        return dtype
+
+
+def _number(text: str) -> float:
+    truth = _TRUTH.get(text.strip().lower())
+    return float(text) if truth is None else truth
 
 
 def _axis(name: str, text: str) -> int | str:

@@ -1,65 +1,48 @@
 """Compares ONNX Runtime with the framework, at sizes that the model was not exported with."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case
+from onnxserve_converters.comparison import Parity, Places, compare, without
 from onnxserve_converters.errors import BadRequest, NotProved, one_line
 from onnxserve_converters.graph import Axes
 from onnxserve_converters.sources.base import Model
 
-_ABSOLUTE_SHARE = 1e-2  # of the tolerance: an error below it is rounding, however small the output is
-
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A case and the framework's outputs for it."""
+    """A case and the framework's outputs for it.
+
+    Attributes:
+        case: the inputs.
+        outputs: by name.
+        unread: by row and place, where nobody reads the outputs: what a causal model answers before the first valid
+            place of a row that is padded at its start, with nothing to look at. None: all are read.
+    """
 
     case: Case
     outputs: Mapping[str, Array]
+    unread: Places | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """The difference between one output of one case and the reference.
+def run_reference(
+    model: Model,
+    cases: Iterable[Case],
+    names: Sequence[str],
+    unread: Callable[[Mapping[str, Array]], Places | None] = lambda _: None,
+) -> list[Reference]:
+    """Run the model in its framework on every case.
 
-    Attributes:
-        sizes: of the free axes, by name.
-        error: the largest absolute difference; for dtypes other than floats the number of elements that differ.
-        relative: the error as a share of the reference's largest magnitude.
-        allowed: the largest error that passes.
-    """
-
-    sizes: Mapping[str, int]
-    output: str
-    error: float
-    relative: float
-    allowed: float
-
-    @property
-    def passes(self) -> bool:
-        """Whether the error is allowed."""
-        return self.error <= self.allowed
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row for a report; an error of None is infinite, which JSON cannot express."""
-        return {
-            "sizes": dict(self.sizes),
-            "output": self.output,
-            "error": _finite(self.error),
-            "relative": _finite(self.relative),
-            "allowed": self.allowed,
-            "passes": self.passes,
-        }
-
-
-def run_reference(model: Model, cases: Iterable[Case], names: Sequence[str]) -> list[Reference]:
-    """Run the model in its framework on every case; `names` rename its outputs.
+    Args:
+        model: the model.
+        cases: the inputs.
+        names: new names of its outputs, in their order; none: its own.
+        unread: finds, for a case's inputs, Reference.unread.
 
     Raises:
         BadRequest: the model fails, returns nothing or no finite number, or `names` do not fit its outputs.
@@ -89,8 +72,30 @@ def run_reference(model: Model, cases: Iterable[Case], names: Sequence[str]) -> 
                     f"output {name}: the model returns no finite number with {case}; give realistic inputs with "
                     "--samples or --range"
                 )
-        references.append(Reference(case, named))
+        references.append(Reference(case, named, unread(case.feeds)))
     return references
+
+
+def check_repeats(model: Model, references: Sequence[Reference], tolerances: Mapping[str, float]) -> None:
+    """Run the model once more on some cases, and check that it answers as before.
+
+    Raises:
+        BadRequest: it does not, so nothing can be compared with it.
+    """
+    for reference in references:
+        again = model.run(reference.case.feeds)
+        for (name, wanted), got in zip(reference.outputs.items(), again.values(), strict=True):
+            row = None
+            if got.dtype == wanted.dtype and got.shape == wanted.shape:
+                row = compare(name, reference.case.sizes, got, wanted, tolerances=tolerances)
+            if row is None or not row.passes:
+                difference = "another shape" if row is None else f"{row}"
+                raise BadRequest(
+                    f"output {name}: the model is random at inference, or keeps something from call to call: run twice "
+                    f"on the same rows, with {reference.case}, it differs from itself ({difference}); call eval() on "
+                    "all its modules, make Keras layers obey training=False, and leave dropout, noise and sampling out "
+                    "of what is converted"
+                )
 
 
 def observed_axes(references: Sequence[Reference]) -> Axes:
@@ -115,6 +120,7 @@ def check_parity(
     references: Sequence[Reference],
     tolerances: Mapping[str, float],
     max_error: float | None = None,
+    batch: str | None = None,
 ) -> list[Parity]:
     """Run the ONNX file on every case and compare every output.
 
@@ -123,12 +129,14 @@ def check_parity(
         references: the framework's outputs.
         tolerances: the largest error by dtype, as a share of the output's largest magnitude.
         max_error: one share for all floats in their place, for graphs that round on purpose.
+        batch: the name of the batch axis, so that messages name rows; None where there is none.
 
     Raises:
         NotProved: a case fails, or an output has another shape or dtype, or too large an error. It is raised after all
             cases have run, and its report has a row for each.
     """
     rows, faults = [], []
+    axes = observed_axes(references) if references else {}
     for reference in references:
         case = reference.case
         try:
@@ -144,10 +152,17 @@ def check_parity(
                     f"{wanted.dtype}{list(wanted.shape)}"
                 )
                 continue
-            row = compare(name, case.sizes, got, wanted, tolerances=tolerances, max_error=max_error)
+            row_axis = axes[name].index(batch) if batch in axes[name] else None
+            compared = partial(
+                compare, name, case.sizes, wanted=wanted, tolerances=tolerances, max_error=max_error, row_axis=row_axis
+            )
+            row = compared(got)
+            if not row.passes and reference.unread is not None:
+                read = without(reference.unread, got, wanted)
+                row = row if read is None else replace(compared(read), unread=row.error)
             rows.append(row)
             if not row.passes:
-                faults.append(f"output {name} with {case}: {_difference(row)}")
+                faults.append(f"output {name} with {case}: {row}")
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise NotProved(
@@ -155,29 +170,6 @@ def check_parity(
             {"parity": [row.to_dict() for row in rows], "faults": faults},
         )
     return rows
-
-
-def compare(
-    name: str,
-    sizes: Mapping[str, int],
-    got: Array,
-    wanted: Array,
-    *,
-    tolerances: Mapping[str, float],
-    max_error: float | None = None,
-) -> Parity:
-    """Compare one output with a reference of the same shape and dtype."""
-    if wanted.dtype.kind != "f" and wanted.dtype.name != "bfloat16":
-        differing = int(np.count_nonzero(got != wanted))
-        return Parity(sizes, name, float(differing), differing / max(1, wanted.size), 0.0)
-    share = tolerances[wanted.dtype.name] if max_error is None else max_error
-    expected, actual = wanted.astype(np.float64), got.astype(np.float64)
-    same = np.isfinite(expected) & np.isfinite(actual)
-    if not np.array_equal(expected[~same], actual[~same], equal_nan=True):
-        return Parity(sizes, name, math.inf, math.inf, 0.0)
-    magnitude = float(np.abs(expected[same]).max(initial=0.0))
-    error = float(np.abs(expected[same] - actual[same]).max(initial=0.0))
-    return Parity(sizes, name, error, error / magnitude if magnitude else error, share * (magnitude + _ABSOLUTE_SHARE))
 
 
 def _check_names(names: Sequence[str], inputs: Sequence[str]) -> None:
@@ -189,22 +181,12 @@ def _check_names(names: Sequence[str], inputs: Sequence[str]) -> None:
             )
 
 
-def _finite(error: float) -> float | None:
-    return error if math.isfinite(error) else None
-
-
 def _axis(sizes: list[int], references: Sequence[Reference], own_name: str) -> int | str:
     for axis in references[0].case.sizes:
         tried = [reference.case.sizes[axis] for reference in references]
         if sizes == tried and len(set(tried)) > 1:
             return axis
     return sizes[0] if len(set(sizes)) == 1 else own_name
-
-
-def _difference(row: Parity) -> str:
-    if not math.isfinite(row.error):
-        return "NaN or infinite values are in other places than in the framework's output"
-    return f"error {row.error:.2g}, allowed {row.allowed:.2g}"
 
 
 def _run_fault(case: Case, references: Sequence[Reference], error: str) -> str:

@@ -13,19 +13,24 @@ import onnxruntime
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph, interface
-from onnxserve_converters.cases import Cases, read_samples
-from onnxserve_converters.errors import BadRequest, NotProved
+from onnxserve_converters.attempts import Attempts
+from onnxserve_converters.basis import Basis, basis_of
+from onnxserve_converters.cases import Cases
+from onnxserve_converters.comparison import unread_notes
+from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.evaluation import Candidate, Evaluator
 from onnxserve_converters.optimization import check_steps, optimize
-from onnxserve_converters.parity import Reference, observed_axes, run_reference
+from onnxserve_converters.padding_trial import drawer_for
+from onnxserve_converters.parity import Reference, check_repeats, observed_axes, run_reference
 from onnxserve_converters.request import Request, beyond_defaults
 from onnxserve_converters.row_hints import describe_inputs
 from onnxserve_converters.rows import describe
+from onnxserve_converters.samples import LABEL, read_samples
 from onnxserve_converters.sources.base import Model
 from onnxserve_converters.sources.detection import load_source
 
-_LABEL = "label"
-"""The name of the array of right classes in a samples file."""
+_REPEATED = 2
+"""The number of cases that the reference is run on twice."""
 
 
 def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -47,38 +52,47 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
     progress("load")
     kind, model = load_source(request)
     samples, right = _samples(request, model)
-    cases = Cases(model.inputs, request.sizes, request.ranges, samples, model.drawer)
+    drawer = drawer_for(model, request.sizes, request.ranges)
+    basis = basis_of(model.inputs, request.ranges, samples, drawer)
+    cases = Cases(model.inputs, request.sizes, request.ranges, samples, drawer)
     calibration = _calibration(request, model, cases)
 
     progress("reference")
-    references = run_reference(model, cases, request.outputs)
+    references = run_reference(model, cases, request.outputs, drawer.unread)
+    check_repeats(model, references[:_REPEATED], request.tolerances)
     axes = observed_axes(references)
     labels = _labels(request, model, references)
 
-    progress("export")
     version = work / "version"
     version.mkdir()
-    exported, final = work / "exported.onnx", version / "model.onnx"
-    model.export(exported, cases.example(), request.opset)
-
-    progress("check")
-    proto = graph.read(exported)
-    inputs_axes = {spec.name: spec.shape for spec in model.inputs}
-    interface.set_interface(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
-    graph.annotate(proto, model.inputs, axes, labels, request.doc)
-    graph.write(proto, final, request.external_data_above)
-    graph.check(final)
-
-    progress("prove")
-    check = {"check": describe_inputs(model.inputs, request.sizes, request.ranges, samples)}
+    final = version / "model.onnx"
+    check = {"check": describe_inputs(model.inputs, request.sizes, request.ranges, samples, drawer)}
     hints = work / "check.json"
     hints.write_text(json.dumps(check))
     evaluator = Evaluator(references=references, tolerances=request.tolerances, cases=cases, right=right, report=hints)
-    try:
-        proved = evaluator.evaluate(final)
-    except NotProved as error:  # the changes to the model that its notes name may be the cause
-        why = "".join(f"; {note}" for note in model.notes)
-        raise NotProved(f"{error}{why}", error.report | {"notes": model.notes}) from error
+    inputs_axes = {spec.name: spec.shape for spec in model.inputs}
+
+    def evaluate(exported: Path) -> Candidate:
+        progress("check")
+        proto = graph.read(exported)
+        interface.set_interface(proto, model.inputs, list(axes), {**axes, **inputs_axes}, adopted=kind == "onnx")
+        graph.annotate(proto, model.inputs, axes, labels, request.doc)
+        graph.write(proto, final, request.external_data_above)
+        graph.check(final)
+        progress("prove")
+        return evaluator.evaluate(final)
+
+    attempts = Attempts(
+        model=model,
+        opset=request.opset,
+        older=kind != "onnx",
+        cases=cases,
+        references=references,
+        tolerances=request.tolerances,
+        evaluate=evaluate,
+        progress=progress,
+    )
+    proved = attempts.run(work / "exported.onnx")
     optimized = optimize(request, final, proved, evaluator=evaluator, calibration=calibration, progress=progress)
     last = optimized.last
     report = {
@@ -86,10 +100,11 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
         "asked": beyond_defaults(request),
         **(check if check["check"] else {}),
         "model": _describe_model(model, axes, labels, final),
-        "proof": _describe_parity(model, last, len(references)),
+        "proof": _describe_parity(model, last, len(references), basis),
+        "tried": attempts.tried,
         "shrinking": optimized.steps,
         "accuracy": _describe_accuracy(last, references, right),
-        "notes": [*model.notes, *optimized.notes, *last.runtime.notes],
+        "notes": [*model.notes, *unread_notes(last.parity), *optimized.notes, *last.runtime.notes],
         "versions": _versions(model, request),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -105,13 +120,13 @@ def _samples(request: Request, model: Model) -> tuple[dict[str, Array] | None, A
     arrays = read_samples(path, model.inputs)
     names = {spec.name for spec in model.inputs}
     samples = {name: array for name, array in arrays.items() if name in names}
-    if _LABEL in names or _LABEL not in arrays:
+    if LABEL in names or LABEL not in arrays:
         return samples, None
-    right = arrays[_LABEL]
+    right = arrays[LABEL]
     rows = len(samples[model.inputs[0].name])
     if right.dtype.kind not in "iubO" or right.shape[:1] != (rows,):
         raise BadRequest(
-            f"{path}: array {_LABEL!r} is {right.dtype}{list(right.shape)}; expected the right class, a number or a "
+            f"{path}: array {LABEL!r} is {right.dtype}{list(right.shape)}; expected the right class, a number or a "
             f"string, for each of the {rows} rows"
         )
     return samples, right
@@ -163,10 +178,11 @@ def _describe_model(model: Model, axes: graph.Axes, labels: Mapping[str, list[st
     }
 
 
-def _describe_parity(model: Model, proved: Candidate, cases: int) -> dict[str, Any]:
+def _describe_parity(model: Model, proved: Candidate, cases: int, basis: Basis) -> dict[str, Any]:
     return {
         "reference": model.reference,
         "cases": cases,
+        "basis": basis.to_dict(),
         "batchable": proved.runtime.verdict.batchable,
         "reason": proved.runtime.verdict.reason,
         "rows": describe(proved.runtime.verdict.rows),

@@ -62,6 +62,7 @@ def conversion(done: Conversion) -> None:
         console.print(part)
     console.print(f"published {done.path} ({size(done.report['model']['bytes'])})", style="green")
     console.print(f"serve it:  onnxserve serve --models {done.path.parent.parent}")
+    console.print(printable(done.report["proof"]["basis"]["sentence"]))
 
 
 def inspection(found: Mapping[str, Any]) -> None:
@@ -98,6 +99,7 @@ def inspection(found: Mapping[str, Any]) -> None:
         return
     try:
         parts = list(_report(found["report"]))
+        parts += [printable(basis["sentence"])] if (basis := found["report"]["proof"].get("basis")) else []
     except (LookupError, TypeError, ValueError):  # a report.json of another program
         parts = [printable(jsonlib.dumps(found["report"]))]
     for part in parts:

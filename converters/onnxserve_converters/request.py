@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxserve_converters.inputs import InputSpec
+from onnxserve_converters.inputs import InputSpec, Range
 
 TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-6}
 """By dtype: the largest error, as a share of the output's largest magnitude. Other dtypes must be equal."""
@@ -27,8 +27,9 @@ class Request:
         weights: the weights that belong to an architecture file, or the name of an entry in a PyTorch checkpoint.
         trust_code: whether code inside the source may run.
         sizes: sizes to try, by free axis.
-        ranges: smallest and largest random value, by input.
-        samples: .npz file of arrays, by input, to compare on; with an array "label" they give accuracy too.
+        ranges: smallest and largest random value, or strings to choose from, by input.
+        samples: file of arrays, by input, to compare on, as samples.read_samples() takes it; with an array "label"
+            they give accuracy too.
         tolerances: as TOLERANCES.
         opset: the ONNX operator set; None: the exporter's own choice.
         labels: class names, by output; "" is the first output.
@@ -47,7 +48,7 @@ class Request:
     weights: Path | None = None
     trust_code: bool = False
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: dict[str, Range] = field(default_factory=dict)
     samples: Path | None = None
     tolerances: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES))
     opset: int | None = None

@@ -31,7 +31,7 @@ from rich.table import Table
 from training import Arrays, read_answers
 
 from onnxserve import Client, OnnxserveError
-from onnxserve_converters.parity import compare
+from onnxserve_converters.comparison import compare
 from onnxserve_converters.request import TOLERANCES
 
 Report = dict[str, Any]

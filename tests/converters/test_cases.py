@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxserve_converters.cases import Cases, read_samples
+from onnxserve_converters.cases import Cases
 from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.inputs import InputSpec
 
@@ -87,7 +87,8 @@ def test_strings_and_types_that_numpy_lacks_are_made_too():
         ({"ranges": {"ids": (5, 1)}}, "range ids: 5:1 is not a valid range of int64"),
         ({"ranges": {"ids": (0, float("inf"))}}, "range ids: 0:inf is not a valid range of int64"),
         ({"ranges": {"ids": (0, float("nan"))}}, "range ids: 0:nan is not a valid range of int64"),
-        ({"ranges": {"mask": (0, 1)}}, "range mask: only numbers have a range, and the input is mask=bool[batch,time]"),
+        ({"ranges": {"mask": (0, 2)}}, "range mask: 0:2 is not a valid range of bool"),
+        ({"ranges": {"ids": ["a"]}}, "range ids: does not fit the input, which is ids=int64[batch,time]"),
     ],
 )
 def test_what_the_model_has_not_is_refused(asked, says):
@@ -99,6 +100,15 @@ def test_what_the_model_has_not_is_refused(asked, says):
 def test_values_that_a_dtype_cannot_have_are_refused():
     with pytest.raises(BadRequest, match="range x: 0:256 is not a valid range of uint8"):
         cases(InputSpec("x", "uint8", ("n",)), ranges={"x": (0, 256)})
+
+
+def test_a_range_can_fix_booleans_and_list_strings():
+    colors = InputSpec("color", "string", ("batch",))
+    made = list(cases(colors, MASK, ranges={"color": ["red", ""], "mask": (1, 1)}))
+    assert {color for case in made for color in case.feeds["color"]} == {"red", ""}
+    assert all(case.feeds["mask"].all() for case in made)
+    with pytest.raises(BadRequest, match=r"range color: does not fit the input, .*; expected color=value\|value"):
+        cases(colors, ranges={"color": (0, 1)})
 
 
 def test_samples_stand_in_for_random_values():
@@ -135,35 +145,6 @@ def test_samples_that_do_not_fit_are_refused(sample):
 def test_samples_of_different_lengths_are_refused():
     with pytest.raises(BadRequest, match="sample mask"):
         cases(IDS, MASK, samples={"ids": np.zeros((2, 4), np.int64), "mask": np.zeros((3, 4), np.bool_)})
-
-
-def test_samples_are_read_from_a_file(tmp_path):
-    np.savez(tmp_path / "some.npz", ids=np.zeros((2, 3), np.int64), words=np.array(["a", "b"]))
-    arrays = read_samples(tmp_path / "some.npz", [IDS, InputSpec("words", "string", ("batch",))])
-    assert arrays["ids"].shape == (2, 3)
-    assert arrays["words"].dtype == object
-
-
-@pytest.mark.parametrize("content", ["absent", "text", "one array", "cut off", "pickled"])
-def test_a_file_that_holds_no_arrays_is_refused(tmp_path, content):
-    path = tmp_path / "some.npz"
-    if content == "text":
-        path.write_text("nothing")
-    elif content == "one array":
-        with path.open("wb") as file:
-            np.save(file, np.zeros(3))
-    elif content != "absent":
-        np.savez(path, ids=np.array([{}]) if content == "pickled" else np.zeros((2, 3), np.int64))
-    if content == "cut off":
-        path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(BadRequest, match=r"some.npz: not a readable .npz file"):
-        read_samples(path, [IDS])
-
-
-def test_a_missing_array_is_named(tmp_path):
-    np.savez(tmp_path / "some.npz", id=np.zeros((2, 3), np.int64))
-    with pytest.raises(BadRequest, match="array 'ids' is missing; the file has id"):
-        read_samples(tmp_path / "some.npz", [IDS])
 
 
 class Prefixes:

@@ -51,6 +51,24 @@ def test_a_conversion_prints_its_stages_its_comparison_and_how_to_serve_it(run):
     ]
     assert "published models/digits/1 (24" in done.stdout
     assert "onnxserve serve --models models\n" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("proved on made-up rows: nothing tells what rows of image look like")
+
+
+def test_the_last_line_says_what_the_verdict_rests_on(run):
+    done = run("convert", DIGITS, "--to", "models/digits", "--samples", HELD_OUT)
+    assert done.stdout.splitlines()[-1] == "proved on your samples, 450 rows"
+    done = run("convert", DIGITS, "--to", "models/digits", "--range", "image=0:1")
+    assert done.stdout.splitlines()[-1] == "proved on rows drawn from the model (image: from 0 to 1, as asked)"
+    assert run("inspect", "models/digits").stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+
+
+def test_samples_come_as_a_table(run):
+    nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
+    onnx.save(zoo.model(nodes, [zoo.tensor("x", ["batch", 2])], [zoo.tensor("y", ["batch", 2])]), "net.onnx")
+    Path("some.csv").write_text("a,b,label\n3,1e6,0\n,2,1\n")
+    done = run("convert", "net.onnx", "--to", "models/net", "--samples", "some.csv", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["report"]["proof"]["basis"]["rows"] == "samples"
 
 
 def test_every_option_reaches_the_conversion(run, tmp_path):

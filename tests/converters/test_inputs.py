@@ -47,6 +47,8 @@ def test_a_description_that_cannot_be_read_is_refused(text, says):
 def test_sizes_and_ranges_are_read():
     assert parse_sizes(["time=16,48", "batch = 1, 2"]) == {"time": (16, 48), "batch": (1, 2)}
     assert parse_ranges(["ids=0:999", "x=-1.5:2e3"]) == {"ids": (0, 999), "x": (-1.5, 2000)}
+    assert parse_ranges(["a=false:true", "b=1:1"]) == {"a": (0, 1), "b": (1, 1)}
+    assert parse_ranges(["color=red|light green|a=b:c|"]) == {"color": ["red", "light green", "a=b:c", ""]}
 
 
 @pytest.mark.parametrize("text", ["time", "time=", "=3", "time=3,x", "time=-1,2", "time=1.5,2"])
@@ -55,7 +57,7 @@ def test_sizes_that_cannot_be_read_are_refused(text):
         parse_sizes([text])
 
 
-@pytest.mark.parametrize("text", ["ids", "ids=", "ids=3", "ids=a:b", "ids=1:"])
+@pytest.mark.parametrize("text", ["ids", "ids=", "ids=3", "ids=a:b", "ids=1:", "a|b"])
 def test_ranges_that_cannot_be_read_are_refused(text):
     with pytest.raises(BadRequest, match="expected input=low:high"):
         parse_ranges([text])

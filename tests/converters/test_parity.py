@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from onnxserve_converters.cases import Case
+from onnxserve_converters.comparison import compare, unread_notes
 from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.inputs import InputSpec
-from onnxserve_converters.parity import Reference, check_parity, compare, observed_axes, run_reference
+from onnxserve_converters.parity import Reference, check_parity, check_repeats, observed_axes, run_reference
 from onnxserve_converters.request import TOLERANCES
 
 ROWS = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
@@ -108,6 +109,45 @@ def test_a_perturbed_weight_is_found():
         check_parity(lambda feeds: {"y": feeds["x"] @ wrong}, answers, TOLERANCES)
     assert [row["passes"] for row in caught.value.report["parity"]] == [False] * 4
     assert len(caught.value.report["faults"]) == 4
+
+
+def test_rows_that_differ_are_named():
+    def wrong(feeds):
+        off = feeds["x"] * 2
+        off[1:3, 5] += 1
+        return {"y": off}
+
+    with pytest.raises(NotProved, match=r"error .*, allowed .*, in 1 of 2 rows \(1\) \(and 1 more\)") as caught:
+        check_parity(wrong, references(same, 2, 4), TOLERANCES, batch="batch")
+    assert [row["rows"] for row in caught.value.report["parity"]] == [[1], [1, 2]]
+
+
+def test_rows_of_labels_that_differ_are_named():
+    answers = references(lambda x: {"y": x[:, 0] > 0}, 2, 4)
+    with pytest.raises(NotProved, match=r"in 1 of 4 rows \(3\)"):
+        check_parity(
+            lambda feeds: {"y": (feeds["x"][:, 0] > 0) ^ (np.arange(len(feeds["x"])) == 3)}, answers, TOLERANCES,
+            batch="batch",
+        )  # fmt: skip
+
+
+def test_what_nobody_reads_may_differ_and_is_noted_but_nothing_else():
+    unread = np.arange(100) < np.array([0, 3, 5, 0])[:, None]
+    answers = [Reference(case(), same(ROWS), unread)]
+    (row,) = check_parity(lambda feeds: {"y": np.where(unread, 9, feeds["x"] * 2)}, answers, TOLERANCES)
+    assert row.passes
+    assert "output y: before the first valid place" in unread_notes([row])[0]
+    with pytest.raises(NotProved, match="output y"):
+        check_parity(lambda feeds: {"y": np.where(~unread, 9, feeds["x"] * 2)}, answers, TOLERANCES)
+
+
+def test_a_model_that_is_random_at_inference_is_named_as_the_cause():
+    rng = np.random.default_rng(3)
+    random = Model(lambda x: {"kept": x, "dropped": x * (rng.random(x.shape) < 0.9)})
+    answers = run_reference(random, [case()], ())
+    with pytest.raises(BadRequest, match=r"output dropped: the model is random.* eval\(\).*training=False"):
+        check_repeats(random, answers, TOLERANCES)
+    check_repeats(Model(same), references(same, 1, 2), TOLERANCES)
 
 
 def test_a_frozen_axis_is_named_and_the_other_cases_are_still_run():

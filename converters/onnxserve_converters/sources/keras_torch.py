@@ -12,7 +12,7 @@ from torch import nn
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case, Cases
-from onnxserve_converters.drawing import Drawer
+from onnxserve_converters.drawing import Drawer, Limits
 from onnxserve_converters.errors import BadRequest, ConverterError, ExportFailed, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
@@ -66,6 +66,10 @@ class KerasModel:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model as for inference: without dropout, augmentation or gradients."""
         return self._torch.run(feeds)
+
+    def value_limits(self, examples: Sequence[Mapping[str, Array]]) -> dict[str, Limits]:
+        """Return the limits of indices, as drawing.KnowsLimits."""
+        return self._torch.value_limits(examples)
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
         """Export through torch.export; the length of recurrent layers stays free."""

@@ -1,7 +1,7 @@
 """Adopts ONNX files; their optimized run is compared with the one without optimization."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorShapeProto
 from onnxserve.tensor import NAMES, Array
 from onnxserve_converters import graph
 from onnxserve_converters.cases import Case
-from onnxserve_converters.drawing import Drawer
+from onnxserve_converters.drawing import Drawer, Limits
 from onnxserve_converters.errors import BadRequest, NotProved, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
@@ -87,6 +87,17 @@ class OnnxModel:
                     "joined; leave the batch fixed to 1 in --input"
                 )
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+    def value_limits(self, examples: Sequence[Mapping[str, Array]]) -> dict[str, Limits]:
+        """Return the limits of indices, by the tables that the graph gathers from, as drawing.KnowsLimits."""
+        del examples
+        rows: dict[str, int] = {}
+        for name, count in graph.gathered(self._proto.graph):
+            rows[name] = min(rows.get(name, count), count)
+        return {
+            name: Limits(0, count - 1, f"indices of the {count} rows of the table that the graph looks them up in")
+            for name, count in rows.items()
+        }
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
         """Write the file again, with its weights inside or beside it, and with a free batch where requested."""

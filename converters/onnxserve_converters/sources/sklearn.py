@@ -191,7 +191,8 @@ def _columns_of(path: Path, estimator: Any, described: tuple[InputSpec, ...]) ->
         if features is None or (names is not None and _selects_by_name(estimator)):
             columns = f", which are {', '.join(names)}" if names is not None else ""
             raise BadRequest(f"{path}: describe its columns{columns}: --input name=float32[batch,1] for each")
-        return (InputSpec("features", "float32", ("batch", features)),)
+        known = tuple(map(str, names)) if names is not None else ()
+        return (InputSpec("features", "float32", ("batch", features), columns=known),)
     for spec in described:
         if spec.dtype not in _TYPES or len(spec.shape) != 2 or not isinstance(spec.shape[1], int):
             raise BadRequest(

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from torch.export import ExportedProgram
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case
-from onnxserve_converters.drawing import Drawer
+from onnxserve_converters.drawing import Drawer, Limits
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
 from onnxserve_converters.sources.torch_calls import Call, ModuleCall, ProgramCall, script_signature
 from onnxserve_converters.sources.torch_exporters import DYNAMO, EXPORTERS, LEGACY, OPSET, Export, first_cause
 from onnxserve_converters.sources.torch_files import read_in_memory, read_module, read_program, read_script
-from onnxserve_converters.sources.torch_values import check_dtype, named_tensors, to_array, to_tensor
+from onnxserve_converters.sources.torch_limits import image_limits, table_limits
+from onnxserve_converters.sources.torch_values import check_dtype, named_tensors, recorded, to_array, to_tensor
 
 _MAX_THREADS = 4  # references are small, and the machine may be serving
 _FROM_CLASS = "convert it from its class: save its state_dict() and name the class with --class package.module:Class"
@@ -73,6 +74,7 @@ class TorchModel:
     ) -> None:
         self._runs, self._exported, self._call = runs, exported, call
         self._exporters, self._cure = exporters, cure
+        self.exporter = exporters[0]
         for spec in call.inputs:
             check_dtype(spec)
         self.inputs = call.inputs
@@ -84,17 +86,21 @@ class TorchModel:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model in PyTorch, without gradients."""
-        args, kwargs = self._call.arguments({name: to_tensor(array) for name, array in feeds.items()})
         with torch.no_grad():  # inference_mode would leave tensors in a module's caches that the exporters refuse
-            result = self._runs(*args, **kwargs)
+            result = self._result(_tensors(feeds))
         return {name: to_array(name, value) for name, value in named_tensors(result).items()}
+
+    def value_limits(self, examples: Sequence[Mapping[str, Array]]) -> dict[str, Limits]:
+        """Return the limits of indices and of images, as drawing.KnowsLimits."""
+        images = image_limits(self._exported, self.inputs)
+        return images | table_limits(self._result, [_tensors(feeds) for feeds in examples])
 
     def export(self, path: Path, example: Case, opset: int | None) -> None:
         """Write the model with the first exporter that can."""
         task = Export(
             model=self._exported,
             call=self._call,
-            tensors={name: to_tensor(array) for name, array in example.feeds.items()},
+            tensors=_tensors(example.feeds),
             outputs=len(self.run(example.feeds)),
             opset=opset or OPSET,
             path=path,
@@ -107,9 +113,32 @@ class TorchModel:
             except Exception as error:  # exporters raise exceptions of any class
                 failures.append(f"{name}: {first_cause(error)}")
                 continue
-            self.notes += [f"exported by {name} after a failure of {failure}" for failure in failures]
+            notes = (f"exported by {name} after a failure of {failure}" for failure in failures)
+            self.notes += [note for note in notes if note not in self.notes]
+            self.exporter = name
             return
         raise ExportFailed(f"PyTorch cannot export the model to ONNX ({'; '.join(failures)}); {self._cure}")
+
+    def next_exporter(self) -> bool:
+        """Leave out the exporters up to the one that wrote the last file, as attempts.HasExporters."""
+        self._exporters = self._exporters[self._exporters.index(self.exporter) + 1 :]
+        return bool(self._exporters)
+
+    def inner_values(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the results of a module's parts, as narrowing.HasInnerValues."""
+        if not isinstance(self._exported, nn.Module):
+            return {}
+        with recorded(self._exported) as values, torch.no_grad():
+            self._result(_tensors(feeds))
+        return values
+
+    def _result(self, tensors: Mapping[str, torch.Tensor]) -> Any:
+        args, kwargs = self._call.arguments(tensors)
+        return self._runs(*args, **kwargs)
+
+
+def _tensors(feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    return {name: to_tensor(array) for name, array in feeds.items()}
 
 
 def _of_module(request: Request, module: nn.Module, notes: list[str]) -> TorchModel:

@@ -1,10 +1,12 @@
 """Converts arrays and tensors, and names the outputs of a PyTorch model."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from onnxserve.tensor import NUMBERS, Array
@@ -48,6 +50,28 @@ def to_array(name: str, value: Any) -> Array:
         raise BadRequest(f"output {name}: {dtype} cannot be compared; convert it to float32 in the model")
     array: Array = value.detach().cpu().numpy().copy()  # the model may use its memory again
     return array
+
+
+@contextlib.contextmanager
+def recorded(module: nn.Module) -> Iterator[dict[str, Array]]:
+    """Record the first tensor that each part of a module returns, by path, in the order in which the parts end."""
+    values: dict[str, Array] = {}
+
+    def hook(path: str, result: Any) -> None:
+        first = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(first, torch.Tensor) and path not in values:
+            values[path] = to_array(path, first)
+
+    handles = [
+        part.register_forward_hook(lambda _, __, result, path=path: hook(path, result))
+        for path, part in module.named_modules()
+        if path
+    ]
+    try:
+        yield values
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def named_tensors(result: Any) -> dict[str, Any]:
