@@ -1,6 +1,7 @@
-"""Forty kinds of scikit-learn estimator, trained on tables as people have them.
+"""Kinds of scikit-learn estimator, to be trained on tables as people have them.
 
-The tables have gaps, a column near 1e6, a tiny one, a constant one, strings of few and of many values, and rare classes.
+The tables have gaps, a column near 1e6, a tiny one, a constant one, strings of few and of many values, and rare
+classes.
 """
 
 import numpy as np
@@ -47,7 +48,8 @@ TARGET = 1e4 * _SCORE + 5e5
 COUNTS = _RNG.poisson(np.exp(0.5 * (_AGE - 40) / 12))
 FAR = np.c_[_AGE, 1e6 + _SCORE + 0.1 * _RNG.normal(size=ROWS)]  # near 1e6, and its spread is 1
 FRAME = pandas.DataFrame({"age": _AGE, "income": _INCOME, "city": CITY, "code": CODE})
-CITY_GAPS = np.where(_RNG.random(ROWS) < 0.1, None, CITY)
+CITY_GAPS = CITY.copy()
+CITY_GAPS[_RNG.random(ROWS) < 0.1] = None
 
 
 NUMBERS = FULL[:, [0, 1, 2]]

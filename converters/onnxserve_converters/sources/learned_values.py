@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from onnxserve.tensor import Array
+from onnxserve_converters.sources.sklearn_export import is_missing
 from onnxserve_converters.sources.tree_splits import histogram_order, splits
 
 Draw = Callable[[BaseEstimator, Array, np.random.Generator], Array]
@@ -15,6 +16,7 @@ Draw = Callable[[BaseEstimator, Array, np.random.Generator], Array]
 UNKNOWN = "never seen"
 _UNKNOWN_SHARE = 0.1
 _EDGE_SHARE = 0.4
+_GAP_SHARE = 0.2
 _MAX_CENTRES = 4096
 
 
@@ -175,8 +177,8 @@ def _with_missing(estimator: Any, rows: Array, rng: np.random.Generator) -> Arra
     """Return rows with gaps where an imputer fills them."""
     marker = estimator.missing_values
     drawn = rows.astype(object if marker is None or isinstance(marker, str) else rows.dtype)
-    kept = getattr(estimator, "statistics_", np.zeros(rows.shape[1]))
-    drawn[(rng.random(rows.shape) < 0.2) & (kept == kept)] = marker  # columns without a statistic are left out
+    kept = ~is_missing(getattr(estimator, "statistics_", np.zeros(rows.shape[1])))
+    drawn[(rng.random(rows.shape) < _GAP_SHARE) & kept] = marker  # columns without a statistic are left out
     return drawn
 
 

@@ -1,5 +1,6 @@
 """scikit-learn: estimators and pipelines in joblib files or pickles, exported by skl2onnx."""
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,14 +22,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Case
-from onnxserve_converters.errors import BadRequest, one_line
+from onnxserve_converters.drawing import Drawer
+from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import sklearn_text
-from onnxserve_converters.sources.base import TRUST
+from onnxserve_converters.sources.base import TRUST, need
 from onnxserve_converters.sources.sklearn_export import EMPTY, TYPES, is_missing, members, to_onnx
 from onnxserve_converters.sources.sklearn_rows import FittedRows
 from onnxserve_converters.sources.sklearn_trials import Found, find
+from onnxserve_converters.sources.tree_libraries import LIBRARIES, libraries, library, register
 
 Answers = Mapping[str, Callable[[Any], Any]]
 """By output, in the order in which skl2onnx writes them, the function that computes it."""
@@ -45,16 +48,28 @@ def load(request: Request, kind: str) -> "SklearnModel":
     if not request.trust_code:
         raise BadRequest(f"{path}: the file is a pickle: {TRUST}")
     estimator, notes = _unpickled(path)
-    if not isinstance(estimator, BaseEstimator):
+    if not (isinstance(estimator, BaseEstimator) or library(estimator)):
         raise BadRequest(f"{path}: expected a scikit-learn estimator, got a {type(estimator).__name__}")
+    return model_of(request, estimator, notes)
+
+
+def model_of(request: Request, estimator: Any, notes: list[str]) -> "SklearnModel":
+    """Return the model of a trained estimator, with the inputs that were found to give its results.
+
+    Raises:
+        BadRequest: it is not trained, or cannot be converted.
+    """
+    path = request.source
     try:
         check_is_fitted(estimator)
     except NotFittedError as error:
         raise BadRequest(f"{path}: the estimator is not trained: {one_line(error)}") from error
+    for package in libraries(estimator):
+        register(package)
     answers = _answers(path, estimator)
     inputs = _inputs(path, estimator, request.inputs)
     candidates = [SklearnModel(estimator, each, answers, notes) for each in _choices(inputs)]
-    return _settled(find(candidates, request, None))
+    return _settled(find(candidates, request))
 
 
 class SklearnModel:
@@ -77,12 +92,14 @@ class SklearnModel:
     ) -> None:
         self._estimator, self._answers = estimator, answers
         self.inputs = inputs
-        self.reference = f"scikit-learn {sklearn.__version__}"
-        self.versions = {"scikit-learn": sklearn.__version__, "skl2onnx": skl2onnx.__version__}
+        others = {LIBRARIES[package]: importlib.import_module(package).__version__ for package in libraries(estimator)}
+        self.versions = {"scikit-learn": sklearn.__version__, "skl2onnx": skl2onnx.__version__, **others}
+        self.reference = ", ".join(f"{name} {self.versions[name]}" for name in others or ("scikit-learn",))
         self.labels = _labels(estimator, answers)
         self.notes = notes
         self._missing = _missing_text(estimator)
-        self.drawer = self._drawer()
+        self.fitted = self._fitted_rows()
+        self.drawer: Drawer | None = self.fitted
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the estimator on values converted to the inputs' dtypes."""
@@ -100,11 +117,11 @@ class SklearnModel:
             ExportFailed, NotProved: none was.
         """
         del example, opset
-        if self.found.error is not None:
-            raise self.found.error
+        if self.found.graph is None:
+            raise self.found.error or ExportFailed("nothing was exported")
         onnx.save(self.found.graph, path)
 
-    def _drawer(self) -> FittedRows | None:
+    def _fitted_rows(self) -> FittedRows | None:
         if sklearn_text.reads_texts(self._estimator):
             return None
         names, columns, start = list(getattr(self._estimator, "feature_names_in_", ())), {}, 0
@@ -137,6 +154,8 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
         try:
             loaded = joblib.load(path)
         except Exception as error:  # a pickle may raise anything
+            if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
+                need(error.name, error.name)
             raise BadRequest(
                 f"{path}: cannot be loaded: {one_line(error)}; all modules that the model uses must be installed, and "
                 f"scikit-learn must fit it: {sklearn.__version__} is installed"
@@ -150,6 +169,8 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
 def _answers(path: Path, estimator: Any) -> Answers:
     """Return the outputs of an estimator, as skl2onnx writes them."""
     match get_tags(estimator).estimator_type:
+        case "classifier" if library(estimator) == "catboost":  # its labels have two axes
+            return {"label": lambda table: np.ravel(estimator.predict(table)), "probabilities": estimator.predict_proba}
         case "classifier" if hasattr(estimator, "predict_proba"):
             return {"label": estimator.predict, "probabilities": estimator.predict_proba}
         case "classifier" if len(estimator.classes_) > 2 and hasattr(estimator, "decision_function"):
@@ -195,7 +216,7 @@ def _text(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple
 
 
 def _columns_of(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
-    features = getattr(estimator, "n_features_in_", None)
+    features = getattr(estimator, "n_features_in_", None) or len(getattr(estimator, "feature_names_", ())) or None
     names = getattr(estimator, "feature_names_in_", None)
     if not described:
         if features is None or (names is not None and _selects_by_name(estimator)):

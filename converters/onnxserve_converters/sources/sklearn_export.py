@@ -4,6 +4,7 @@ import copy
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,15 @@ def to_onnx(estimator: Any, inputs: Sequence[InputSpec], outputs: int, opset: in
     """
     double = any(spec.dtype == "float64" for spec in inputs)
     _container.make_node = functools.partial(_make_node, double)
-    _mend_missing()
+    _mend_trees()
     model = _converted(_prepared(estimator), inputs, opset or skl2onnx.get_latest_tested_opset_version())
     del model.graph.output[outputs:]
     for domain in model.opset_import:
         if domain.domain == "ai.onnx.ml":
             domain.version = max(domain.version, _ONNX_ML_OPSET)
     _mend_roots(model.graph)
+    if double:
+        _feed_in_float32(model.graph)
     for value in model.graph.output:
         if value.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
             _append(model.graph, value, "Cast", to=onnx.TensorProto.FLOAT)
@@ -108,7 +111,7 @@ def _tensor_options(estimator: Any) -> list[dict[int, dict[str, bool]]]:
 
 def members(estimator: Any) -> Iterator[Any]:
     """Yield an estimator and all others that it is made of."""
-    if isinstance(estimator, BaseEstimator):
+    if isinstance(estimator, BaseEstimator) or hasattr(estimator, "get_params"):  # CatBoost's have another base
         yield estimator
         estimator = list(vars(estimator).values())
     if isinstance(estimator, dict):
@@ -117,7 +120,7 @@ def members(estimator: Any) -> Iterator[Any]:
         isinstance(estimator, np.ndarray) and estimator.dtype != object
     ):
         for each in estimator:
-            if isinstance(each, BaseEstimator | dict | list | tuple | np.ndarray):
+            if isinstance(each, BaseEstimator | dict | list | tuple | np.ndarray) or hasattr(each, "get_params"):
                 yield from members(each)
 
 
@@ -146,36 +149,73 @@ def with_empty(values: Any) -> Any:
 
 def is_missing(values: Any) -> Any:
     """Return which elements of an array of objects are None or NaN."""
-    return (values == None) | (values != values)  # noqa: E711 - by element
+    return (values == None) | (values != values)  # noqa: E711, PLR0124 - by element
 
 
-def _mend_missing() -> None:
-    """Let skl2onnx export the side that missing values take in scikit-learn's trees, which 1.20 leaves out.
+def _mend_trees() -> None:
+    """Let skl2onnx export scikit-learn's trees as they decide.
 
-    https://github.com/onnx/sklearn-onnx/issues/1253
+    1.20 leaves out the side that missing values take (https://github.com/onnx/sklearn-onnx/issues/1253), and rounds the
+    thresholds of histogram boosting to the nearest float32, to the other side of values beside them.
     """
-    original = tree_ensemble.add_tree_to_attribute_pairs
-    if original.__name__ == _with_missing.__name__:
+    if isinstance(tree_ensemble.add_tree_to_attribute_pairs, functools.partial):
         return
-    mended = functools.wraps(_with_missing)(functools.partial(_with_missing, original))
+    mended = {
+        name: functools.partial(mend, getattr(tree_ensemble, name))
+        for name, mend in (
+            ("add_tree_to_attribute_pairs", _with_missing),
+            ("add_tree_to_attribute_pairs_hist_gradient_boosting", _with_thresholds),
+        )
+    }
     for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("skl2onnx.") and hasattr(module, original.__name__):
-            setattr(module, original.__name__, mended)
+        if getattr(module, "__name__", "").startswith("skl2onnx."):
+            for name, function in mended.items():
+                if hasattr(module, name):
+                    setattr(module, name, function)
 
 
-def _with_missing(original: Any, attributes: Any, is_classifier: bool, tree: Any, *arguments: Any, **more: Any) -> None:
-    original(attributes, is_classifier, tree, *arguments, **more)
+def _with_missing(
+    original: Any, attributes: Any, is_classifier: bool, tree: Any, *arguments: Any, dtype: Any = None, **more: Any
+) -> None:
+    """Add a tree of scikit-learn, which compares in float32, whatever it is given."""
+    del dtype
+    original(attributes, is_classifier, tree, *arguments, dtype=np.float32, **more)
     left = [int(side) for side in tree.missing_go_to_left]
     attributes["nodes_missing_value_tracks_true"][-tree.node_count :] = left
+    _added.single = True
+
+
+def _with_thresholds(original: Any, attributes: Any, *arguments: Any, **more: Any) -> None:
+    """Add a tree of histogram boosting; skl2onnx rounds its thresholds before it makes the node."""
+    start = len(attributes["nodes_values"])
+    original(attributes, *arguments, **more)
+    _added.exact += attributes["nodes_values"][start:]
+
+
+@dataclass
+class _Added:
+    """The trees that were added since the last node was made."""
+
+    single: bool = False
+    exact: list[float] = field(default_factory=list)
+
+
+_added = _Added()
 
 
 def _make_node(double: bool, op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
-    """Call onnx.helper.make_node with booleans converted to integers, and the thresholds of trees not to the nearest.
+    """Call onnx.helper.make_node with booleans converted to integers, and with the thresholds that trees decide by.
 
     skl2onnx 1.20 passes booleans for HistGradientBoosting, which protobuf 7 does not accept as numbers.
     """
-    if op_type.startswith("TreeEnsemble"):
-        attributes = _as_doubles(attributes) if double else _rounded(attributes)
+    if op_type.startswith("TreeEnsemble") and "nodes_values" in attributes:
+        exact = _added.exact or attributes["nodes_values"]
+        single = _added.single or {"BRANCH_LT", "BRANCH_GT"}.intersection(map(_text, attributes["nodes_modes"]))
+        _added.single, _added.exact = False, []
+        if double and not single:
+            attributes = _as_doubles(attributes | {"nodes_values": exact})
+        else:
+            attributes["nodes_values"] = rounded(exact, attributes["nodes_modes"])
     plain: dict[str, Any] = {
         name: [int(value) if isinstance(value, bool | np.bool) else value for value in values]
         if isinstance(values, list)
@@ -185,21 +225,34 @@ def _make_node(double: bool, op_type: str, inputs: list[str], outputs: list[str]
     return helper.make_node(op_type, inputs, outputs, **plain)
 
 
-def _rounded(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes of trees with thresholds of float32 that split all values of float32 as before.
+def _text(mode: Any) -> str:
+    return mode.decode() if isinstance(mode, bytes) else str(mode)
 
-    x <= t is x <= the largest float32 that is at most t, and x < t is x < the smallest that is at least t.
+
+def _feed_in_float32(graph: onnx.GraphProto) -> None:
+    """Round what trees take that compare in float32: scikit-learn's, XGBoost's and CatBoost's."""
+    nodes = list(graph.node)
+    del graph.node[:]
+    for i, node in enumerate(nodes):
+        doubles = any(each.name.endswith("_as_tensor") for each in node.attribute)
+        if node.op_type.startswith("TreeEnsemble") and not doubles:
+            single = f"{node.input[0]}_single_{i}"
+            graph.node.append(helper.make_node("Cast", [node.input[0]], [single], to=onnx.TensorProto.FLOAT))
+            node.input[0] = single
+        graph.node.append(node)
+
+
+def rounded(thresholds: Any, modes: Any) -> list[float]:
+    """Return thresholds of float32 that split all values of float32 as these of float64 do.
+
+    x <= t is x <= the largest float32 that is at most t. Those of x < t, which are XGBoost's, are float32 already.
     """
-    if "nodes_values" not in attributes:
-        return attributes
-    exact = np.asarray(attributes["nodes_values"], np.float64)
-    rounded = exact.astype(np.float32)
-    modes = np.asarray([mode.decode() if isinstance(mode, bytes) else mode for mode in attributes["nodes_modes"]])
-    down = np.nextafter(rounded, np.float32(-np.inf))
-    up = np.nextafter(rounded, np.float32(np.inf))
-    rounded = np.where((modes == "BRANCH_LEQ") & (rounded > exact), down, rounded)
-    rounded = np.where((modes == "BRANCH_LT") & (rounded < exact), up, rounded)
-    return attributes | {"nodes_values": [float(value) for value in rounded]}
+    exact = np.asarray(thresholds, np.float64)
+    nearest = exact.astype(np.float32)
+    names = np.asarray([_text(mode) for mode in modes])
+    down = np.nextafter(nearest, np.float32(-np.inf))
+    nearest = np.where((names == "BRANCH_LEQ") & (nearest > exact), down, nearest)
+    return [float(value) for value in nearest]
 
 
 def _as_doubles(attributes: dict[str, Any]) -> dict[str, Any]:

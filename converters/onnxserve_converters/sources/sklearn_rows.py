@@ -14,7 +14,7 @@ from sklearn.utils import get_tags
 from onnxserve.tensor import Array
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.sources.learned_values import learned
-from onnxserve_converters.sources.sklearn_export import with_empty
+from onnxserve_converters.sources.sklearn_export import is_missing, with_empty
 
 Told = dict[int, list[str]]
 """What the values of a column rest on, a phrase each, by the column's number."""
@@ -45,12 +45,11 @@ class FittedRows:
     ) -> None:
         self._estimator, self._inputs, self._columns = estimator, inputs, columns
         self._missing = False
-        self.notes: dict[str, str] = {}
         told = self._try(run)
-        for spec in inputs:
-            phrases = [phrase for column in columns[spec.name] for phrase in told.get(column, ())]
-            if phrases:
-                self.notes[spec.name] = ", ".join(dict.fromkeys(phrases))
+        phrases = {
+            spec.name: [phrase for each in columns[spec.name] for phrase in told.get(each, ())] for spec in inputs
+        }
+        self.notes: Mapping[str, str] = {name: ", ".join(dict.fromkeys(some)) for name, some in phrases.items() if some}
 
     def draw(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
         """Return arrays for the inputs of which something is known."""
@@ -79,7 +78,8 @@ class FittedRows:
 
     def _try(self, run: Callable[[Mapping[str, Array]], Any]) -> Told:
         """Find out whether the estimator takes missing values, and return what the rows that it takes rest on."""
-        for self._missing in (self._takes_missing(), False):
+        for missing in (self._takes_missing(), False):
+            self._missing = missing
             try:
                 rows, told = self.table(64, np.random.default_rng(1))
                 run(self.feeds(rows, self._inputs))
@@ -141,16 +141,15 @@ class _Redrawer:
         rows, told = self.redraw(first, rows)
         if not rest:
             return rows, told
-        ahead = _Redrawer(self._rng, self._edges and keeps_values(first))
         try:
-            drawn, more = ahead._steps(rest, transformed(first, rows))
+            drawn, more = self._steps(rest, transformed(first, rows))
             back = inverse(first, drawn, rows) if more else None
         except Exception:  # the framework's, for rows that a step does not take: what is behind it tells nothing
             back = None
         if back is None:
             return rows, told
         phrases = list(dict.fromkeys(phrase for some in more.values() for phrase in some))
-        told = _joined(told, {column: phrases for column in _changed(rows, back)})
+        told = _joined(told, {column: [*phrases] for column in _changed(rows, back)})
         return self._mixed([rows, back] if not keeps_values(first) else [back]), told
 
     def _by_column(self, estimator: ColumnTransformer, rows: Array) -> tuple[Array, Told]:
@@ -227,7 +226,7 @@ def inverse(step: Any, ahead: Array, rows: Array) -> Array | None:
         case FunctionTransformer(inverse_func=None, func=func) if func is not None:
             return None
     if hasattr(step, "missing_values"):  # an imputer: gaps stay, so that they are filled again
-        gaps = (rows == step.missing_values) | (rows != rows)
+        gaps = (rows == step.missing_values) | is_missing(rows)
         return np.where(gaps, rows, ahead[:, : rows.shape[1]]) if ahead.shape[1] >= rows.shape[1] else None
     if not hasattr(step, "inverse_transform"):
         return None
@@ -309,8 +308,8 @@ def _part(rows: Array, columns: Sequence[int] | Array) -> Array:
 
 def _changed(rows: Array, drawn: Array) -> list[int]:
     """Return the columns that differ by more than rounding."""
-    if rows.dtype == object or drawn.dtype == object:
-        same = (rows == drawn) | ((rows != rows) & (drawn != drawn))
+    if any(each.dtype == object for each in (rows, drawn)):
+        same = (rows == drawn) | (is_missing(rows) & is_missing(drawn))
     else:
         same = np.isclose(rows, drawn, rtol=1e-9, atol=0, equal_nan=True)
     return [int(column) for column in np.flatnonzero(~same.astype(bool).all(axis=0))]

@@ -26,7 +26,11 @@ class Candidate(Protocol):
     """An estimator with one choice of inputs."""
 
     inputs: tuple[InputSpec, ...]
-    drawer: FittedRows | None
+
+    @property
+    def fitted(self) -> FittedRows | None:
+        """What is known of its rows."""
+        ...
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the framework's outputs."""
@@ -54,31 +58,38 @@ class Found:
     notes: list[str]
 
 
-def find(candidates: Sequence[Candidate], request: Request, samples: Mapping[str, Array] | None) -> Found:
+def find(candidates: Sequence[Candidate], request: Request) -> Found:
     """Return the first candidate whose graph is equal to the framework, and what was tried before it.
+
+    With samples it is the first that can be exported: the comparison rests on them alone.
 
     Args:
         candidates: the same estimator with other inputs, the best first.
         request: its ranges, tolerances and opset.
-        samples: the caller's rows in place of drawn ones.
     """
     notes: list[str] = []
     errors: list[ConverterError] = []
+    rounds: Found | None = None
     for candidate in candidates:
         dtypes = "/".join(dict.fromkeys(spec.dtype for spec in candidate.inputs))
         try:
             graph = _first_exported(candidate, request.opset)
-            _check(candidate, graph, request, samples)
-            if candidate is not candidates[-1] and not request.inputs and (why := _rounding(candidate, edges=False)):
-                raise NotProved(why)
+            if request.samples or request.calibration:
+                return Found(candidate, graph, None, notes)
+            _check(candidate, graph, request)
         except ConverterError as error:
             errors.append(error)
             notes.append(f"tried with {dtypes} inputs: {error}")
             continue
-        if any(spec.dtype == "float32" for spec in candidate.inputs) and (why := _rounding(candidate, edges=True)):
+        single = any(spec.dtype == "float32" for spec in candidate.inputs)
+        if single and (why := _rounding(candidate, edges=False)) and not request.inputs:
+            notes.append(f"tried with {dtypes} inputs: {why}")
+            rounds = Found(candidate, graph, None, [why])
+            continue
+        if single and (why := _rounding(candidate, edges=True)):
             notes.append(why)
         return Found(candidate, graph, None, notes)
-    return Found(candidates[0], None, errors[0], notes[1:])
+    return rounds or Found(candidates[0], None, errors[0], notes[1:])
 
 
 def _first_exported(candidate: Candidate, opset: int | None) -> onnx.ModelProto:
@@ -92,14 +103,14 @@ def _first_exported(candidate: Candidate, opset: int | None) -> onnx.ModelProto:
     raise ExportFailed(f"skl2onnx could not export the model: {one_line(failed or ValueError())}") from failed
 
 
-def _check(candidate: Candidate, graph: onnx.ModelProto, request: Request, samples: Mapping[str, Array] | None) -> None:
+def _check(candidate: Candidate, graph: onnx.ModelProto, request: Request) -> None:
     """Compare a graph with the framework; an output with axes too many loses them.
 
     Raises:
         NotProved: they differ.
     """
-    count = _ROWS if candidate.drawer is not None else _ROWS_UNKNOWN
-    feeds = samples or Cases(candidate.inputs, {}, request.ranges, None, candidate.drawer).rows(count).feeds
+    count = _ROWS if candidate.fitted is not None else _ROWS_UNKNOWN
+    feeds = Cases(candidate.inputs, {}, request.ranges, None, candidate.fitted).rows(count).feeds
     try:
         wanted = candidate.run(feeds)
     except Exception:  # the framework's: the comparison that follows tells it
@@ -138,7 +149,8 @@ def _differences(wanted: Mapping[str, Array], got: Sequence[Array], tolerances: 
 def _rows_apart(wanted: Array, got: Array, allowed: float) -> Array:
     """Return which rows differ by more than allowed."""
     if wanted.dtype.kind == "f":
-        same = (np.abs(wanted - got) <= allowed) | ((wanted != wanted) & (got != got)) | (wanted == got)
+        right, given = wanted.astype(np.float64), got.astype(np.float64)
+        same = (np.abs(right - given) <= allowed) | (np.isnan(right) & np.isnan(given)) | (right == given)
     else:
         same = wanted == got
     apart: Array = ~same.reshape(len(wanted), -1).all(axis=1)
@@ -147,13 +159,13 @@ def _rows_apart(wanted: Array, got: Array, allowed: float) -> Array:
 
 def _rounding(candidate: Candidate, edges: bool) -> str:
     """Return a sentence about rows whose results change as their values are rounded to float32; "" for none."""
-    if candidate.drawer is None:
+    if candidate.fitted is None:
         return ""
     wide = tuple(replace(spec, dtype="float64") if spec.dtype == "float32" else spec for spec in candidate.inputs)
-    rows, _ = candidate.drawer.table(_ROWS, np.random.default_rng(2), edges)
+    rows, _ = candidate.fitted.table(_ROWS, np.random.default_rng(2), edges)
     try:
-        wanted = candidate.run(candidate.drawer.feeds(rows, wide))
-        got = candidate.run(candidate.drawer.feeds(rows, candidate.inputs))
+        wanted = candidate.run(candidate.fitted.feeds(rows, wide))
+        got = candidate.run(candidate.fitted.feeds(rows, candidate.inputs))
     except Exception:  # the framework's own, for values that it does not take
         return ""
     apart = np.zeros(_ROWS, bool)

@@ -11,6 +11,8 @@ from onnxserve.tensor import Array
 Splits = Mapping[int, Array]
 """By column: float64, sorted, each value once."""
 
+_INFINITE = 1e30  # what is beyond it divides missing values from all others
+
 
 def splits(estimator: Any) -> Splits:
     """Return the thresholds and the categories of all trees in an estimator; {} where it has none."""
@@ -18,7 +20,8 @@ def splits(estimator: Any) -> Splits:
     for column, values in _read(estimator):
         found.setdefault(column, []).append(np.asarray(values, np.float64))
     merged = {column: np.unique(np.concatenate(values)) for column, values in found.items()}
-    return {column: values[np.isfinite(values)] for column, values in merged.items() if np.isfinite(values).any()}
+    finite = {column: values[np.abs(values) < _INFINITE] for column, values in merged.items()}
+    return {column: values for column, values in finite.items() if len(values)}
 
 
 def _read(estimator: Any) -> Iterator[tuple[int, Any]]:
@@ -86,7 +89,10 @@ def _xgboost(estimator: Any) -> Iterator[tuple[int, Any]]:
 def _xgboost_node(node: Any, names: Mapping[str, int]) -> Iterator[tuple[int, Any]]:
     if "split" in node:
         name = str(node["split"])
-        yield names[name] if name in names else int(name.removeprefix("f")), np.ravel(node.get("split_condition", 0.5))
+        yield (
+            names[name] if name in names else int(name.removeprefix("f")),
+            np.float32(np.ravel(node.get("split_condition", 0.5))),
+        )
         for child in node["children"]:
             yield from _xgboost_node(child, names)
 
