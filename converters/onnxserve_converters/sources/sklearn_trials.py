@@ -19,6 +19,7 @@ from onnxserve_converters.sources.sklearn_rows import FittedRows
 
 _ROWS = 1024
 _ROWS_UNKNOWN = 64  # where nothing tells what rows look like
+_CURE = "train it with estimators and options that https://onnx.ai/sklearn-onnx/supported.html lists"
 _OPSETS = (18, 15)  # tried where the newest cannot be exported
 
 
@@ -100,7 +101,8 @@ def _first_exported(candidate: Candidate, opset: int | None) -> onnx.ModelProto:
             return candidate.graph(each)
         except Exception as error:  # skl2onnx raises RuntimeError, NameError and many others
             failed = failed or error
-    raise ExportFailed(f"skl2onnx could not export the model: {one_line(failed or ValueError())}") from failed
+    reason = one_line(failed or ValueError(), 1).split(". ")[0].rstrip(".")
+    raise ExportFailed(f"skl2onnx could not export the model: {reason}; {_CURE}") from failed
 
 
 def _check(candidate: Candidate, graph: onnx.ModelProto, request: Request) -> None:
