@@ -123,7 +123,7 @@ def _check(candidate: Candidate, graph: onnx.ModelProto, request: Request) -> No
             flatten(graph, i)
             got[i] = one.ravel()
     if why := "; ".join(_differences(wanted, got, request.tolerances)):
-        raise NotProved(f"the ONNX file does not match the model: {why}")
+        raise NotProved(f"the ONNX file does not match the model: {why}; --samples compares on rows of yours instead")
 
 
 def _ran(graph: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
