@@ -168,11 +168,6 @@ KINDS = {
         RARE,
     ),
     "power transform": (make_pipeline(preprocessing.PowerTransformer(), linear_model.Ridge()), POSITIVE, TARGET),
-    "quantile transform": (
-        make_pipeline(preprocessing.QuantileTransformer(n_quantiles=50), linear_model.Ridge()),
-        POSITIVE,
-        TARGET,
-    ),
     "selected columns": (
         make_pipeline(preprocessing.MaxAbsScaler(), feature_selection.SelectKBest(k=2), LogisticRegression()),
         FULL,
