@@ -203,7 +203,7 @@ def test_a_file_that_cannot_be_unpickled_is_refused(tmp_path, content):
         ((), "describe its columns, which are age, city: --input name=float32"),
         (("age=float32[batch,1]",), "takes 2 columns, but 1 are described"),
         (("age=float32[batch,1]", "town=string[batch,1]"), "--input town: unknown column; .* has age, city"),
-        (("age=float64[batch,1]", "city=string[batch,1]"), "of float32, int64, string"),
+        (("age=int8[batch,1]", "city=string[batch,1]"), "of float32, float64, int64, string"),
         (("age=float32[batch]", "city=string[batch,1]"), "scikit-learn reads tables"),
     ],
 )

@@ -10,18 +10,28 @@ from onnxserve_converters.errors import BadRequest
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.base import Model, need
 
-_START_BYTES = 16  # as many as the longest signature below
+_START_BYTES = 17  # as many as the longest signature below
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TORCH_BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch.serialization.MAGIC_NUMBER
+_NATIVE_TREES = {  # written by the libraries themselves; XGBoost's as JSON and as UBJSON
+    b"tree\nversion=": "lightgbm",
+    b'{"learner":': "xgboost",
+    b"{L\0\0\0\0\0\0\0\x07learner": "xgboost",
+    b"CBM1": "catboost",
+}
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
 
-# The packages that each source module needs; the extra that installs them has the module's name.
+# The packages that each source needs, by the extra that installs them, which has the source module's name; the module
+# trees reads files of three extras.
 _NEEDS = {
     "torch": ("torch", "onnxscript"),
     "keras": ("keras", "h5py", "torch", "onnxscript"),
     "tensorflow": ("tensorflow", "tf2onnx"),
     "sklearn": ("sklearn", "skl2onnx"),
+    "lightgbm": ("lightgbm", "onnxmltools", "sklearn", "skl2onnx"),
+    "xgboost": ("xgboost", "onnxmltools", "sklearn", "skl2onnx"),
+    "catboost": ("catboost", "sklearn", "skl2onnx"),
     "onnx": (),
 }
 
@@ -29,8 +39,8 @@ _NEEDS = {
 def detect_kind(request: Request) -> str:
     """Return the kind of a source.
 
-    One of "torchscript", "pt2", "state_dict", "keras", "keras_h5", "keras_json", "saved_model", "sklearn", "onnx",
-    "live_torch" or "live_keras".
+    One of "torchscript", "pt2", "state_dict", "keras", "keras_h5", "keras_json", "saved_model", "sklearn", "lightgbm",
+    "xgboost", "catboost", "onnx", "live_torch" or "live_keras".
 
     Raises:
         BadRequest: the file does not exist, or is of no supported kind.
@@ -53,7 +63,8 @@ def detect_kind(request: Request) -> str:
     if kind is None:
         raise BadRequest(
             f"{path}: unknown file format; expected TorchScript .pt, torch.export .pt2, state_dict "
-            ".pt/.pth/.safetensors, Keras .keras, .h5 or .json, scikit-learn .joblib, .onnx, or a SavedModel directory"
+            ".pt/.pth/.safetensors, Keras .keras, .h5 or .json, scikit-learn .joblib, "
+            "LightGBM .txt, XGBoost .json/.ubj, CatBoost .cbm, .onnx, or a SavedModel directory"
         )
     return kind
 
@@ -71,6 +82,9 @@ def load_source(request: Request) -> tuple[str, Model]:
 def _by_content(path: Path, start: bytes) -> str | None:
     if not start:
         raise BadRequest(f"{path}: the file is empty")
+    for signature, kind in _NATIVE_TREES.items():
+        if start.startswith(signature):
+            return kind
     if start.startswith(_HDF5):
         return "keras_h5"
     if start.startswith(_TORCH_BEFORE_1_6):
@@ -156,5 +170,6 @@ def _loader(kind: str) -> Callable[[Request, str], Model]:
         case _:
             name = kind
     need(name, *_NEEDS[name])
-    load: Callable[[Request, str], Model] = importlib.import_module(f"{__package__}.{name}").load
+    module = "trees" if kind in _NATIVE_TREES.values() else name
+    load: Callable[[Request, str], Model] = importlib.import_module(f"{__package__}.{module}").load
     return load

@@ -1,5 +1,6 @@
 """scikit-learn: estimators and pipelines in joblib files or pickles, exported by skl2onnx."""
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,11 +13,10 @@ import numpy as np
 import onnx
 import skl2onnx
 import sklearn
-from skl2onnx.common import _container, data_types
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
-from sklearn.pipeline import Pipeline
+from sklearn.impute import SimpleImputer
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -27,14 +27,11 @@ from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import sklearn_text
-from onnxserve_converters.sources.base import TRUST
-
-_TYPES = {
-    "float32": data_types.FloatTensorType,
-    "int64": data_types.Int64TensorType,
-    "string": data_types.StringTensorType,
-}
-_ONNX_ML_OPSET = 3  # the newest tree operators that skl2onnx 1.20 writes for all estimators
+from onnxserve_converters.sources.base import TRUST, need
+from onnxserve_converters.sources.sklearn_export import EMPTY, TYPES, is_missing, members, to_onnx
+from onnxserve_converters.sources.sklearn_rows import FittedRows
+from onnxserve_converters.sources.sklearn_trials import Found, find
+from onnxserve_converters.sources.tree_libraries import LIBRARIES, libraries, library, register
 
 Answers = Mapping[str, Callable[[Any], Any]]
 """By output, in the order in which skl2onnx writes them, the function that computes it."""
@@ -51,15 +48,28 @@ def load(request: Request, kind: str) -> "SklearnModel":
     if not request.trust_code:
         raise BadRequest(f"{path}: the file is a pickle: {TRUST}")
     estimator, notes = _unpickled(path)
-    if not isinstance(estimator, BaseEstimator):
+    if not (isinstance(estimator, BaseEstimator) or library(estimator)):
         raise BadRequest(f"{path}: expected a scikit-learn estimator, got a {type(estimator).__name__}")
+    return model_of(request, estimator, notes)
+
+
+def model_of(request: Request, estimator: Any, notes: list[str]) -> "SklearnModel":
+    """Return the model of a trained estimator, with the inputs that were found to give its results.
+
+    Raises:
+        BadRequest: it is not trained, or cannot be converted.
+    """
+    path = request.source
     try:
         check_is_fitted(estimator)
     except NotFittedError as error:
         raise BadRequest(f"{path}: the estimator is not trained: {one_line(error)}") from error
+    for package in libraries(estimator):
+        register(package)
     answers = _answers(path, estimator)
     inputs = _inputs(path, estimator, request.inputs)
-    return SklearnModel(estimator, inputs, answers, notes)
+    candidates = [SklearnModel(estimator, each, answers, notes) for each in _choices(inputs)]
+    return _settled(find(candidates, request))
 
 
 class SklearnModel:
@@ -70,55 +80,72 @@ class SklearnModel:
         inputs: one of shape [batch, features], or a column [batch, 1] each; for texts [batch] or [batch, 1].
         answers: its outputs.
         notes: warnings on loading it.
+
+    Attributes:
+        found: the result of the trials, which export() writes.
     """
+
+    found: Found
 
     def __init__(
         self, estimator: BaseEstimator, inputs: tuple[InputSpec, ...], answers: Answers, notes: list[str]
     ) -> None:
         self._estimator, self._answers = estimator, answers
         self.inputs = inputs
-        self.reference = f"scikit-learn {sklearn.__version__}"
-        self.versions = {"scikit-learn": sklearn.__version__, "skl2onnx": skl2onnx.__version__}
+        others = {LIBRARIES[package]: importlib.import_module(package).__version__ for package in libraries(estimator)}
+        self.versions = {"scikit-learn": sklearn.__version__, "skl2onnx": skl2onnx.__version__, **others}
+        self.reference = ", ".join(f"{name} {self.versions[name]}" for name in others or ("scikit-learn",))
         self.labels = _labels(estimator, answers)
-        self.drawer: Drawer | None = None
         self.notes = notes
+        self._missing = _missing_text(estimator)
+        self.fitted = self._fitted_rows()
+        self.drawer: Drawer | None = self.fitted
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the estimator on values converted to the inputs' dtypes."""
-        table = _table(self._estimator, {spec.name: feeds[spec.name] for spec in self.inputs})
+        table = _table(self._estimator, {spec.name: feeds[spec.name] for spec in self.inputs}, self._missing)
         return {name: _as_in_onnx(name, answer(table)) for name, answer in self._answers.items()}
 
+    def graph(self, opset: int | None) -> onnx.ModelProto:
+        """Return skl2onnx's graph."""
+        return to_onnx(self._estimator, self.inputs, len(self._answers), opset)
+
     def export(self, path: Path, example: Case, opset: int | None) -> None:
-        """Export with skl2onnx."""
-        del example
-        _container.make_node = _make_node
-        try:
-            model = self._converted(opset or skl2onnx.get_latest_tested_opset_version())
-        except Exception as error:  # skl2onnx raises RuntimeError, NameError and many others
-            raise ExportFailed(f"skl2onnx could not export the model: {one_line(error)}") from error
-        del model.graph.output[len(self._answers) :]
-        onnx.save(model, path)
+        """Write the graph that was found to be equal.
 
-    def _converted(self, opset: int) -> onnx.ModelProto:
-        types = [(spec.name, _TYPES[spec.dtype]([None, *spec.shape[1:]])) for spec in self.inputs]
-        texts = sklearn_text.options(self._estimator)
-        for options in _tensor_options(self._estimator):
-            try:
-                return skl2onnx.convert_sklearn(  # type: ignore[no-any-return]
-                    self._estimator,
-                    initial_types=types,
-                    options={**texts, **options},
-                    target_opset={"": opset, "ai.onnx.ml": _ONNX_ML_OPSET},
-                )
-            except NameError as error:  # its class has no such option
-                refused = error
-        raise refused
+        Raises:
+            ExportFailed, NotProved: none was.
+        """
+        del example, opset
+        if self.found.graph is None:
+            raise self.found.error or ExportFailed("nothing was exported")
+        onnx.save(self.found.graph, path)
+
+    def _fitted_rows(self) -> FittedRows | None:
+        if sklearn_text.reads_texts(self._estimator):
+            return None
+        names, columns, start = list(getattr(self._estimator, "feature_names_in_", ())), {}, 0
+        for spec in self.inputs:
+            width = int(spec.shape[1])
+            by_name = {each.name for each in self.inputs} == set(names)
+            columns[spec.name] = [names.index(spec.name)] if by_name else list(range(start, start + width))
+            start += width
+        drawer = FittedRows(self._estimator, self.inputs, columns, self.run)
+        return drawer if drawer.notes else None
 
 
-def _tensor_options(estimator: Any) -> list[dict[int, dict[str, bool]]]:
-    """Return the options that make skl2onnx write tensors, not a sequence of maps; each class has one of them."""
-    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    return [{id(estimator): {"zipmap": False}}, {id(last): {"raw_scores": True}}, {}]
+def _choices(inputs: tuple[InputSpec, ...]) -> list[tuple[InputSpec, ...]]:
+    """Return the inputs as they are, and with float64 in place of float32."""
+    wide = tuple(replace(spec, dtype="float64") if spec.dtype == "float32" else spec for spec in inputs)
+    return [inputs] if wide == inputs else [inputs, wide]
+
+
+def _settled(found: Found) -> SklearnModel:
+    model = found.candidate
+    assert isinstance(model, SklearnModel)
+    model.found = found
+    model.notes = [*model.notes, *found.notes]
+    return model
 
 
 def _unpickled(path: Path) -> tuple[Any, list[str]]:
@@ -127,6 +154,8 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
         try:
             loaded = joblib.load(path)
         except Exception as error:  # a pickle may raise anything
+            if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
+                need(error.name, error.name)
             raise BadRequest(
                 f"{path}: cannot be loaded: {one_line(error)}; all modules that the model uses must be installed, and "
                 f"scikit-learn must fit it: {sklearn.__version__} is installed"
@@ -140,6 +169,8 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
 def _answers(path: Path, estimator: Any) -> Answers:
     """Return the outputs of an estimator, as skl2onnx writes them."""
     match get_tags(estimator).estimator_type:
+        case "classifier" if library(estimator) == "catboost":  # its labels have two axes
+            return {"label": lambda table: np.ravel(estimator.predict(table)), "probabilities": estimator.predict_proba}
         case "classifier" if hasattr(estimator, "predict_proba"):
             return {"label": estimator.predict, "probabilities": estimator.predict_proba}
         case "classifier" if len(estimator.classes_) > 2 and hasattr(estimator, "decision_function"):
@@ -185,7 +216,7 @@ def _text(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple
 
 
 def _columns_of(path: Path, estimator: Any, described: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
-    features = getattr(estimator, "n_features_in_", None)
+    features = getattr(estimator, "n_features_in_", None) or len(getattr(estimator, "feature_names_", ())) or None
     names = getattr(estimator, "feature_names_in_", None)
     if not described:
         if features is None or (names is not None and _selects_by_name(estimator)):
@@ -194,10 +225,10 @@ def _columns_of(path: Path, estimator: Any, described: tuple[InputSpec, ...]) ->
         known = tuple(map(str, names)) if names is not None else ()
         return (InputSpec("features", "float32", ("batch", features), columns=known),)
     for spec in described:
-        if spec.dtype not in _TYPES or len(spec.shape) != 2 or not isinstance(spec.shape[1], int):
+        if spec.dtype not in TYPES or len(spec.shape) != 2 or not isinstance(spec.shape[1], int):
             raise BadRequest(
                 f"--input {spec}: scikit-learn reads tables; expected one input [batch,features] or columns [batch,1], "
-                f"of {', '.join(_TYPES)}"
+                f"of {', '.join(TYPES)}"
             )
     if features is not None and (total := sum(int(spec.shape[1]) for spec in described)) != features:
         raise BadRequest(f"--input: {path} takes {features} columns, but {total} are described")
@@ -215,12 +246,30 @@ def _selects_by_name(estimator: Any) -> bool:
     return any(isinstance(part, ColumnTransformer) for part in parts)
 
 
-def _table(estimator: Any, feeds: Mapping[str, Array]) -> Any:
+def _missing_text(estimator: Any) -> Any:
+    """Return what stands for a missing text in scikit-learn: None or NaN; "" where no text can be missing."""
+    for member in members(estimator):
+        texts = [np.asarray(known, dtype=object) for known in getattr(member, "categories_", ())]
+        if any(known.dtype == object and EMPTY in known for known in texts):
+            return EMPTY
+        for known in texts:
+            if any(isinstance(value, str) for value in known) and is_missing(known).any():
+                return next(iter(known[is_missing(known)]))
+        if isinstance(member, SimpleImputer) and member.statistics_.dtype == object:
+            return member.missing_values
+    return EMPTY
+
+
+def _table(estimator: Any, feeds: Mapping[str, Array], missing: Any) -> Any:
     """Combine the inputs to the form that the estimator was trained on: texts, a data frame, or one array."""
     if sklearn_text.reads_texts(estimator):
         (texts,) = feeds.values()
         return texts.ravel()
     wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feeds.items()}
+    if missing != EMPTY:
+        wide = {
+            name: np.where(array == EMPTY, missing, array) if _is_text(array) else array for name, array in wide.items()
+        }
     names = list(getattr(estimator, "feature_names_in_", ()))
     if set(names) == set(wide):
         import pandas
@@ -254,17 +303,3 @@ def _labels(estimator: Any, answers: Answers) -> dict[str, list[str]]:
     if not isinstance(classes, np.ndarray):
         return {}
     return {name: [str(each) for each in classes] for name in by_class}
-
-
-def _make_node(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
-    """Call onnx.helper.make_node with booleans converted to integers.
-
-    skl2onnx 1.20 passes booleans for HistGradientBoosting, which protobuf 7 does not accept as numbers.
-    """
-    plain: dict[str, Any] = {
-        name: [int(value) if isinstance(value, bool | np.bool) else value for value in values]
-        if isinstance(values, list)
-        else values
-        for name, values in attributes.items()
-    }
-    return onnx.helper.make_node(op_type, inputs, outputs, **plain)
