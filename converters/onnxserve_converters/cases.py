@@ -61,6 +61,7 @@ class Cases:
         self._rng = np.random.default_rng(0)
         axes = free_axes(inputs)
         _check_sizes(sizes, axes)
+        sizes = _own_sizes(inputs) | dict(sizes)
         _check_ranges(ranges, inputs)
         if samples is not None:
             _check_samples(inputs, samples)
@@ -197,6 +198,17 @@ def read_samples(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
     if missing:
         raise BadRequest(f"{path}: array {missing[0]!r} is missing; the file has {', '.join(arrays) or 'none'}")
     return arrays
+
+
+def _own_sizes(inputs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
+    """Return the sizes that the inputs themselves ask for, by free axis; the batch is not among them."""
+    batch = batch_axis(inputs)
+    return {
+        axis: spec.lengths
+        for spec in inputs
+        for axis in spec.shape
+        if spec.lengths and isinstance(axis, str) and axis != batch
+    }
 
 
 def _dtype(spec: InputSpec) -> np.dtype[np.generic]:

@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="The trained model: a file, or the directory of a SavedModel.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="The trained model: a file, or the directory of a SavedModel or of a Hugging Face model."),
+    ],
     *,
     to: Annotated[str, typer.Option("--to", help="REPOSITORY/NAME for the next version, or REPOSITORY/NAME/VERSION.")],
     inputs: Annotated[
@@ -46,6 +49,12 @@ def convert(
     ] = None,
     class_args: Annotated[str, typer.Option(help="Keyword arguments of that class, as a JSON object.")] = "{}",
     weights: Annotated[Path | None, typer.Option(help="The weights file of a Keras .json.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What a Hugging Face model is used for, such as text-classification; default: as it was saved."
+        ),
+    ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Allow code in the file to run with your permissions.")
     ] = False,
@@ -108,6 +117,7 @@ def convert(
             class_path=class_path,
             class_arguments=_class_arguments(class_args),
             weights=weights,
+            task=task,
             trust_code=trust_code,
             sizes=parse_sizes(sizes or ()),
             ranges=parse_ranges(ranges or ()),

@@ -15,13 +15,16 @@ _AXIS = re.compile(r"[A-Za-z_]\w*")
 class InputSpec:
     """One input: its dtype by numpy's name (or "string"), and its shape, where a free axis has a name for a size.
 
-    Axes of one name have one size. Random texts for a model that reads texts are made of `words`.
+    Axes of one name have one size. Random texts for a model that reads texts are made of `words`. A model that does
+    not accept every size is run at `lengths`, two or more sizes of its free axes but the batch, unless the caller
+    gives others.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     words: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}={self.dtype}[{','.join(map(str, self.shape))}]"

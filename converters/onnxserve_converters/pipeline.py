@@ -13,6 +13,7 @@ import onnxruntime
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph, interface
+from onnxserve_converters.assets import publish_assets
 from onnxserve_converters.cases import Cases, read_samples
 from onnxserve_converters.errors import BadRequest, NotProved
 from onnxserve_converters.evaluation import Candidate, Evaluator
@@ -81,11 +82,14 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
         raise NotProved(f"{error}{why}", error.report | {"notes": model.notes}) from error
     optimized = optimize(request, final, proved, evaluator=evaluator, calibration=calibration, progress=progress)
     last = optimized.last
+    described = _describe_model(model, axes, labels, final)
+    assets = publish_assets(model, version)
     report = {
         "source": _describe_source(request, kind),
         "asked": beyond_defaults(request),
         **(check if check["check"] else {}),
-        "model": _describe_model(model, axes, labels, final),
+        "model": described,
+        **({"assets": assets} if assets else {}),
         "proof": _describe_parity(model, last, len(references)),
         "shrinking": optimized.steps,
         "accuracy": _describe_accuracy(last, references, right),

@@ -33,8 +33,7 @@ def load(request: Request, kind: str) -> "TorchModel":
         BadRequest: it cannot be loaded as requested, or its inputs are described wrongly.
     """
     base.need("torch", "onnxscript")
-    torch.set_num_threads(min(_MAX_THREADS, len(os.sched_getaffinity(0))))
-    torch.backends.mha.set_fastpath_enabled(False)  # it zeroes padded positions, which no exporter writes
+    set_up()
     match kind:
         case "torchscript":
             return _of_script(request)
@@ -44,6 +43,12 @@ def load(request: Request, kind: str) -> "TorchModel":
             return _of_module(request, read_in_memory(request.source), [])
         case _:
             return _of_module(request, *read_module(request))
+
+
+def set_up() -> None:
+    """Prepare PyTorch for references and exports."""
+    torch.set_num_threads(min(_MAX_THREADS, len(os.sched_getaffinity(0))))
+    torch.backends.mha.set_fastpath_enabled(False)  # it zeroes padded positions, which no exporter writes
 
 
 class TorchModel:
