@@ -17,6 +17,7 @@ from onnxserve_converters.drawing import Drawer
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
+from onnxserve_converters.sources.named import ImageDrawer, is_named, preprocessing
 from onnxserve_converters.sources.torch_calls import Call, ModuleCall, ProgramCall, script_signature
 from onnxserve_converters.sources.torch_exporters import DYNAMO, EXPORTERS, LEGACY, OPSET, Export, first_cause
 from onnxserve_converters.sources.torch_files import read_in_memory, read_module, read_program, read_script
@@ -118,9 +119,15 @@ class TorchModel:
 
 
 def _of_module(request: Request, module: nn.Module, notes: list[str]) -> TorchModel:
-    call = ModuleCall(inspect.signature(module.forward), request.inputs)
+    path = request.class_path or ""
+    images = preprocessing(path, module) if is_named(path) else None
+    described = request.inputs or ((images.spec(),) if images else ())
+    call = ModuleCall(inspect.signature(module.forward), described)
     cure = "rewrite the part of the model that the message names"
-    return TorchModel(module, module, call, exporters=(DYNAMO, LEGACY), cure=cure, notes=notes)
+    model = TorchModel(module, module, call, exporters=(DYNAMO, LEGACY), cure=cure, notes=notes)
+    if images and len(call.inputs) == 1:
+        model.drawer = ImageDrawer(call.inputs[0], images, path)
+    return model
 
 
 def _of_script(request: Request) -> TorchModel:
