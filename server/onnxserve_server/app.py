@@ -25,6 +25,7 @@ from onnxserve_server.repository.load_status import LoadState, LoadStatus
 from onnxserve_server.repository.loader import Defaults
 from onnxserve_server.repository.manager import ModelManager, Repository
 from onnxserve_server.runtime.arena import bound_runs
+from onnxserve_server.runtime.heap import HeapWatch
 from onnxserve_server.runtime.prober import ProbeLimits
 from onnxserve_server.runtime.resources import memory_left, open_descriptors, raise_descriptor_limit, resources
 from onnxserve_server.scheduling.backlog import Backlog
@@ -77,6 +78,7 @@ class App:
         self.telemetry = Telemetry(_telemetry_options(settings), clock, sources) if settings.telemetry else None
         observer = None if self.telemetry is None else self.telemetry.recorder
         self._deadlines = DeadlineWatch(clock)
+        self._heap = HeapWatch()
         services = Services(
             clock=clock,
             deadlines=self._deadlines,
@@ -116,6 +118,7 @@ class App:
         if stop is not None and stop.is_set():
             return
         self._bound_memory()
+        self._heap.start()
         self.grpc = GrpcServer(self._server_options(), self.engine, self.health, self.budget)
         self.port = self.grpc.start()
         if self.settings.address:
@@ -159,6 +162,7 @@ class App:
         else:
             self.grpc.stop(self.manager.stop_all)
         self._deadlines.stop()
+        self._heap.stop()
         if self._http is not None:
             self._http.stop()
         for address in self._paths:

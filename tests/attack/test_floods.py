@@ -28,7 +28,7 @@ KINDS = [
     flooding.packed,
 ]
 FLOODS = [(kind, ("--edge", "lane")) for kind in KINDS]
-FLOODS += [(kind, ("--edge", "plain")) for kind in (flooding.unread, flooding.unread_streams)]
+FLOODS += [(kind, ("--edge", "plain")) for kind in (flooding.headers, flooding.unread, flooding.unread_streams)]
 
 
 @pytest.fixture

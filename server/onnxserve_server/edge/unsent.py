@@ -7,7 +7,6 @@ out, or is encoded.
 """
 
 import contextlib
-import ctypes
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -31,9 +30,6 @@ STREAMED_COUNTED_FROM = _SMALL // _OF_STREAMS
 NOT_READ = "the answer was not read in time, and others needed its memory: read it as it comes, or raise "
 NO_ROOM = "too many answers are not read by their callers: try again later, read answers as they come, or raise "
 _CURE = "--all-unsent-bytes"
-
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's mallopt()
-_LARGE_BLOCK = 256 << 10  # bytes
 
 
 class Abandonable(Protocol):
@@ -83,7 +79,6 @@ class UnsentAnswers:
         self._max_bytes = max_bytes
         self._close = close
         self._clock = clock
-        self._returns_memory = False
         self._small: dict[Abandonable, None] = {}
         self._lock = threading.Lock()  # of what follows; each of these has the call first that has waited longest
         self._sizes: dict[Abandonable, int] = {}  # of all that the core holds
@@ -167,12 +162,8 @@ class UnsentAnswers:
                 self._given_up_bytes += nbytes
         for call in given_up:
             call.abandon(NOT_READ + _CURE)
-        if given_up and not self._returns_memory:
-            self._returns_memory = True
-            _return_memory()
         while (peer := self._stuck_peer(now)) is not None:
             self._close(peer)
-            _return_memory()
 
     def _has_room(self, nbytes: int) -> bool:
         return not self.nbytes or self.nbytes + nbytes <= _REFUSING * self._max_bytes
@@ -191,14 +182,3 @@ class UnsentAnswers:
             self._given_up_bytes = sum(kept.nbytes for kept in self._given_up.values())
             self._waiting_bytes = sum(kept.nbytes for kept in self._waiting.values())
             return peer
-
-
-def _return_memory() -> None:
-    """Have the allocator give what is free back to the system, and large blocks from now on as they are freed.
-
-    By itself glibc keeps megabytes that were once freed, in each thread's arena, and so beside what is held.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another libc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
-        libc.malloc_trim(0)
