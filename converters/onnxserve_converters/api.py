@@ -28,6 +28,7 @@ def convert(
     class_path: str | None = None,
     class_arguments: Mapping[str, Any] | None = None,
     weights: _File | None = None,
+    task: str | None = None,
     trust_code: bool = False,
     sizes: Mapping[str, Sequence[int]] | None = None,
     ranges: Mapping[str, Range] | None = None,
@@ -57,6 +58,7 @@ def convert(
         class_path: "package.module:Class" or "file.py:Class", the class of the weights or a custom class.
         class_arguments: keyword arguments of that class.
         weights: the weights file of an architecture file, or the name of an entry in a PyTorch checkpoint.
+        task: what a Hugging Face model is used for, such as "text-classification", where not as it was saved.
         trust_code: allow code in the source to run.
         sizes: sizes to run at, two or more, by free axis.
         ranges: smallest and largest random value, or a list of strings to choose from, by input.
@@ -96,6 +98,7 @@ def convert(
             class_path=class_path,
             class_arguments=dict(class_arguments or {}),
             weights=_path(weights),
+            task=task,
             trust_code=trust_code,
             sizes={axis: tuple(given) for axis, given in (sizes or {}).items()},
             ranges=dict(ranges or {}),

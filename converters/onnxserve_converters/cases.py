@@ -65,6 +65,7 @@ class Cases:
         self._rng = np.random.default_rng(0)
         axes = free_axes(inputs)
         _check_sizes(sizes, axes)
+        sizes = _own_sizes(inputs) | dict(sizes)
         _check_ranges(ranges, inputs)
         if samples is not None:
             _check_samples(inputs, samples)
@@ -187,6 +188,17 @@ class Cases:
             return self._rng.choice(np.array(["a", "b", "c"], dtype=object), shape)
         lengths = self._rng.integers(_MAX_WORDS, size=math.prod(shape), endpoint=True)
         return np.array([" ".join(self._rng.choice(words, n)) for n in lengths], dtype=object).reshape(shape)
+
+
+def _own_sizes(inputs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
+    """Return the sizes that the inputs themselves ask for, by free axis; the batch is not among them."""
+    batch = batch_axis(inputs)
+    return {
+        axis: spec.lengths
+        for spec in inputs
+        for axis in spec.shape
+        if spec.lengths and isinstance(axis, str) and axis != batch
+    }
 
 
 def _check_sizes(sizes: Mapping[str, Sequence[int]], axes: Sequence[str]) -> None:

@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="The trained model: a file, or the directory of a SavedModel.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="The trained model: a file, or the directory of a SavedModel or of a Hugging Face model."),
+    ],
     *,
     to: Annotated[str, typer.Option("--to", help="REPOSITORY/NAME for the next version, or REPOSITORY/NAME/VERSION.")],
     inputs: Annotated[
@@ -48,6 +51,12 @@ def convert(
     weights: Annotated[
         Path | None,
         typer.Option(help="The weights file of a Keras .json, or the entry of a PyTorch checkpoint, such as ema."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What a Hugging Face model is used for, such as text-classification; default: as it was saved."
+        ),
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Allow code in the file to run with your permissions.")
@@ -116,6 +125,7 @@ def convert(
             class_path=class_path,
             class_arguments=_class_arguments(class_args),
             weights=weights,
+            task=task,
             trust_code=trust_code,
             sizes=parse_sizes(sizes or ()),
             ranges=parse_ranges(ranges or ()),

@@ -25,7 +25,8 @@ class InputSpec:
     """One input: its dtype by numpy's name (or "string"), and its shape, where a free axis has a name for a size.
 
     Axes of one name have one size. Random texts for a model that reads texts are made of `words`. `columns` names the
-    features of an input [batch,features], where the model knows their names.
+    features of an input [batch,features], where the model knows their names. A model that does not accept every size
+    is run at `lengths`, two or more sizes of its free axes but the batch, unless the caller gives others.
     """
 
     name: str
@@ -33,6 +34,7 @@ class InputSpec:
     shape: tuple[int | str, ...]
     words: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}={self.dtype}[{','.join(map(str, self.shape))}]"

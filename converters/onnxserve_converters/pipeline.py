@@ -13,6 +13,7 @@ import onnxruntime
 
 from onnxserve.tensor import Array
 from onnxserve_converters import graph, interface
+from onnxserve_converters.assets import publish_assets
 from onnxserve_converters.attempts import Attempts
 from onnxserve_converters.basis import Basis, basis_of
 from onnxserve_converters.cases import Cases
@@ -95,11 +96,14 @@ def run(request: Request, work: Path, progress: Callable[[str], None]) -> dict[s
     proved = attempts.run(work / "exported.onnx")
     optimized = optimize(request, final, proved, evaluator=evaluator, calibration=calibration, progress=progress)
     last = optimized.last
+    described = _describe_model(model, axes, labels, final)
+    assets = publish_assets(model, version)
     report = {
         "source": _describe_source(request, kind),
         "asked": beyond_defaults(request),
         **(check if check["check"] else {}),
-        "model": _describe_model(model, axes, labels, final),
+        "model": described,
+        **({"assets": assets} if assets else {}),
         "proof": _describe_parity(model, last, len(references), basis),
         "tried": attempts.tried,
         "shrinking": optimized.steps,

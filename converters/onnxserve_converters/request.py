@@ -25,6 +25,7 @@ class Request:
         class_path: "package.module:Class", whose weights the source holds, or which the source's layers need.
         class_arguments: keyword arguments of the class.
         weights: the weights that belong to an architecture file, or the name of an entry in a PyTorch checkpoint.
+        task: what a Hugging Face model is used for, such as "text-classification"; None: as it was saved.
         trust_code: whether code inside the source may run.
         sizes: sizes to try, by free axis.
         ranges: smallest and largest random value, or strings to choose from, by input.
@@ -46,6 +47,7 @@ class Request:
     class_path: str | None = None
     class_arguments: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
+    task: str | None = None
     trust_code: bool = False
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)

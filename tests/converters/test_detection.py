@@ -149,7 +149,9 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_a_folder_without_a_saved_model_is_refused(tmp_path):
-    with pytest.raises(BadRequest, match=r"the directory contains no saved_model.pb"):
+    with pytest.raises(
+        BadRequest, match=r"unknown kind of directory; expected a TensorFlow SavedModel, with saved_model.pb, or"
+    ):
         detect_kind(request(tmp_path))
 
 

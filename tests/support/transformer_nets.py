@@ -2,8 +2,13 @@
 
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, LlamaConfig
-from transformers import LlamaForCausalLM as Llama
+
+from onnxserve_converters.sources.huggingface import import_transformers
+
+import_transformers()  # also beside a torchvision that cannot be loaded
+
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, LlamaConfig  # noqa: E402
+from transformers import LlamaForCausalLM as Llama  # noqa: E402
 
 VOCABULARY = 99
 _SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}

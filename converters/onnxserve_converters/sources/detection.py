@@ -33,6 +33,16 @@ _NEEDS = {
     "xgboost": ("xgboost", "onnxmltools", "sklearn", "skl2onnx"),
     "catboost": ("catboost", "sklearn", "skl2onnx"),
     "onnx": (),
+    "huggingface": ("torch", "onnxscript", "safetensors", "transformers"),
+}
+
+
+# What to do with directories that are no models of one of these kinds, by a file that they have.
+_OTHER_FOLDERS = {
+    "adapter_config.json": "the weights of an adapter; merge them into the model that they belong to, and save that: "
+    "model.merge_and_unload().save_pretrained(DIRECTORY)",
+    "model_index.json": "a pipeline of several models; convert the directory of one of them, each by itself",
+    "modules.json": "a Sentence Transformers model without config.json; convert the directory of its transformer",
 }
 
 
@@ -40,16 +50,14 @@ def detect_kind(request: Request) -> str:
     """Return the kind of a source.
 
     One of "torchscript", "pt2", "state_dict", "keras", "keras_h5", "keras_json", "saved_model", "sklearn", "lightgbm",
-    "xgboost", "catboost", "onnx", "live_torch" or "live_keras".
+    "xgboost", "catboost", "onnx", "huggingface", "live_torch" or "live_keras".
 
     Raises:
         BadRequest: the file does not exist, or is of no supported kind.
     """
     path = request.source
     if path.is_dir():
-        if (path / "saved_model.pb").is_file():
-            return "saved_model"
-        raise BadRequest(f"{path}: not a TensorFlow SavedModel: the directory contains no saved_model.pb")
+        return _by_files(path)
     if not path.is_file():
         raise BadRequest(f"{path}: no such file")
     try:
@@ -64,7 +72,8 @@ def detect_kind(request: Request) -> str:
         raise BadRequest(
             f"{path}: unknown file format; expected TorchScript .pt, torch.export .pt2, state_dict "
             ".pt/.pth/.safetensors, Keras .keras, .h5 or .json, scikit-learn .joblib, "
-            "LightGBM .txt, XGBoost .json/.ubj, CatBoost .cbm, .onnx, or a SavedModel directory"
+            "LightGBM .txt, XGBoost .json/.ubj, CatBoost .cbm, .onnx, or the directory of a SavedModel or of a Hugging "
+            "Face model"
         )
     return kind
 
@@ -76,7 +85,24 @@ def load_source(request: Request) -> tuple[str, Model]:
         BadRequest: the source cannot be loaded as requested.
     """
     kind = detect_kind(request)
+    if request.task is not None and kind != "huggingface":
+        raise BadRequest(f"--task {request.task}: {request.source} is not a Hugging Face model, which alone has a task")
     return kind, _loader(kind)(request, kind)
+
+
+def _by_files(folder: Path) -> str:
+    """Return the kind of a directory."""
+    if (folder / "saved_model.pb").is_file():
+        return "saved_model"
+    if (folder / "config.json").is_file():
+        return "huggingface"
+    for file, cure in _OTHER_FOLDERS.items():
+        if (folder / file).is_file():
+            raise BadRequest(f"{folder}: {cure}")
+    raise BadRequest(
+        f"{folder}: unknown kind of directory; expected a TensorFlow SavedModel, with saved_model.pb, or a Hugging "
+        "Face model, with config.json; for another model name its file"
+    )
 
 
 def _by_content(path: Path, start: bytes) -> str | None:

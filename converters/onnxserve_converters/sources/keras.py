@@ -12,6 +12,7 @@ from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
 from onnxserve_converters.sources.base import Model
 from onnxserve_converters.sources.keras_files import Architecture, read_archive, read_h5, read_json
+from onnxserve_converters.sources.keras_strings import Strings, cut_off_strings
 
 
 def load(request: Request, kind: str) -> Model:
@@ -23,6 +24,9 @@ def load(request: Request, kind: str) -> Model:
     architecture, weights = _parts(request, kind)
     if architecture is not None and architecture.holds_code and not (request.trust_code or request.in_memory):
         raise BadRequest(f"{request.source}: the model has a Lambda layer: {base.TRUST}")
+    strings = Strings()
+    if architecture is not None and kind == "keras":
+        architecture, strings = cut_off_strings(request.source, architecture)
     os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": "cpu"}  # Keras reads them on import
     from onnxserve_converters.sources.keras_models import from_architecture, from_class
     from onnxserve_converters.sources.keras_torch import KerasModel
@@ -35,7 +39,9 @@ def load(request: Request, kind: str) -> Model:
         if not architecture.of_keras_2:
             raise
         return _by_tf_keras(request, kind, error)
-    return KerasModel(request, model, weights, notes)
+    loaded = KerasModel(request, model, weights, [*notes, *strings.notes])
+    loaded.keep(strings)
+    return loaded
 
 
 def _parts(request: Request, kind: str) -> tuple[Architecture | None, Path]:

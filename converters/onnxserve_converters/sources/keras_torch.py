@@ -19,6 +19,7 @@ from onnxserve_converters.request import Request
 from onnxserve_converters.sources.declared import Declared, complete
 from onnxserve_converters.sources.keras_models import SAVED_MODEL, forget_states, load_weights
 from onnxserve_converters.sources.keras_rnn import free_length
+from onnxserve_converters.sources.keras_strings import Strings, TokenDrawer
 from onnxserve_converters.sources.torch import TorchModel
 from onnxserve_converters.sources.torch_calls import Arguments, ModuleCall
 from onnxserve_converters.sources.torch_exporters import DYNAMO
@@ -61,7 +62,14 @@ class KerasModel:
         self.versions = {"keras": keras.__version__} | self._torch.versions
         self.labels: dict[str, list[str]] = {}
         self.drawer: Drawer | None = None
+        self.assets: Mapping[str, Path | str] = {}
         self.notes = notes
+
+    def keep(self, strings: Strings) -> None:
+        """Take the vocabularies of layers that were cut off: they are published, and inputs drawn by them."""
+        if strings.vocabularies:
+            self.assets = strings.assets()
+            self.drawer = TokenDrawer(strings.vocabularies, {spec.name: spec.shape for spec in self.inputs})
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model as for inference: without dropout, augmentation or gradients."""

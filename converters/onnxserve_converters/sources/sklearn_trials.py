@@ -10,9 +10,9 @@ import onnxruntime
 
 from onnxserve.tensor import Array
 from onnxserve_converters.cases import Cases
+from onnxserve_converters.comparison import compare
 from onnxserve_converters.errors import ConverterError, ExportFailed, NotProved, one_line
 from onnxserve_converters.inputs import InputSpec
-from onnxserve_converters.parity import compare
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources.sklearn_export import flatten
 from onnxserve_converters.sources.sklearn_rows import FittedRows

@@ -17,6 +17,7 @@ from onnxserve_converters.drawing import Drawer, Limits
 from onnxserve_converters.errors import BadRequest, ExportFailed, one_line
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
+from onnxserve_converters.sources.named import ImageDrawer, is_named, preprocessing
 from onnxserve_converters.sources.torch_calls import Call, ModuleCall, ProgramCall, script_signature
 from onnxserve_converters.sources.torch_exporters import DYNAMO, EXPORTERS, LEGACY, OPSET, Export, first_cause
 from onnxserve_converters.sources.torch_files import read_in_memory, read_module, read_program, read_script
@@ -34,8 +35,7 @@ def load(request: Request, kind: str) -> "TorchModel":
         BadRequest: it cannot be loaded as requested, or its inputs are described wrongly.
     """
     base.need("torch", "onnxscript")
-    torch.set_num_threads(min(_MAX_THREADS, len(os.sched_getaffinity(0))))
-    torch.backends.mha.set_fastpath_enabled(False)  # it zeroes padded positions, which no exporter writes
+    set_up()
     match kind:
         case "torchscript":
             return _of_script(request)
@@ -45,6 +45,12 @@ def load(request: Request, kind: str) -> "TorchModel":
             return _of_module(request, read_in_memory(request.source), [])
         case _:
             return _of_module(request, *read_module(request))
+
+
+def set_up() -> None:
+    """Prepare PyTorch for references and exports."""
+    torch.set_num_threads(min(_MAX_THREADS, len(os.sched_getaffinity(0))))
+    torch.backends.mha.set_fastpath_enabled(False)  # it zeroes padded positions, which no exporter writes
 
 
 class TorchModel:
@@ -142,9 +148,15 @@ def _tensors(feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:
 
 
 def _of_module(request: Request, module: nn.Module, notes: list[str]) -> TorchModel:
-    call = ModuleCall(inspect.signature(module.forward), request.inputs)
+    path = request.class_path or ""
+    images = preprocessing(path, module) if is_named(path) else None
+    described = request.inputs or ((images.spec(),) if images else ())
+    call = ModuleCall(inspect.signature(module.forward), described)
     cure = "rewrite the part of the model that the message names"
-    return TorchModel(module, module, call, exporters=(DYNAMO, LEGACY), cure=cure, notes=notes)
+    model = TorchModel(module, module, call, exporters=(DYNAMO, LEGACY), cure=cure, notes=notes)
+    if images and len(call.inputs) == 1:
+        model.drawer = ImageDrawer(call.inputs[0], images, path)
+    return model
 
 
 def _of_script(request: Request) -> TorchModel:

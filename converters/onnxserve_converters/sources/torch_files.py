@@ -14,6 +14,7 @@ from onnxserve_converters.errors import BadRequest, one_line
 from onnxserve_converters.request import Request
 from onnxserve_converters.sources import base
 from onnxserve_converters.sources.checkpoints import fault, fitting_weights
+from onnxserve_converters.sources.named import is_named, make_named
 from onnxserve_converters.sources.plain_classes import STAND_INS
 
 _Content = TypeVar("_Content")
@@ -80,7 +81,10 @@ def read_module(request: Request) -> tuple[nn.Module, list[str]]:
         raise BadRequest(
             f"{path}: a state_dict contains weights only; name their class with --class package.module:Class"
         )
-    module = base.make(request.class_path, request.class_arguments)
+    if is_named(request.class_path):
+        module = make_named(request.class_path, request.class_arguments, held)
+    else:
+        module = base.make(request.class_path, request.class_arguments)
     if not isinstance(module, nn.Module):
         raise BadRequest(f"--class {request.class_path}: expected a torch.nn.Module, got a {type(module).__name__}")
     return module, _load_weights(module, held, request)
