@@ -14,9 +14,13 @@ VOCABULARY = 99
 _SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
 
 
+class _Bert(BertForSequenceClassification):
+    """Unpickled in another process it imports this module, and so transformers as above."""
+
+
 def bert():
     """A classifier whose masks are added to the scores of attention."""
-    return BertForSequenceClassification(BertConfig(**_SMALL, intermediate_size=37, max_position_embeddings=40))
+    return _Bert(BertConfig(**_SMALL, intermediate_size=37, max_position_embeddings=40))
 
 
 class _Causal(nn.Module):

@@ -36,6 +36,8 @@ def fitting_weights(module: nn.Module, content: Mapping[Any, Any], choice: str |
     """
     own = module.state_dict()
     entries = dict(_entries(content))
+    if not (own or content):
+        return {}, []
     if not entries:
         keys = ", ".join(map(repr, list(content)[:_MAX_SHOWN])) or "nothing"
         raise BadRequest(f"there are no weights in it: it contains {keys}; save the model's state_dict()")
@@ -148,13 +150,13 @@ def _best_prefix(own: Weights, held: Weights, choice: str | None = None) -> tupl
         counts = Counter({prefix: n for prefix, n in counts.items() if prefix.startswith(f"{choice}.")})
     if not counts:
         return "", 0
-    most = max(counts.values())
-    best = [prefix for prefix, count in counts.items() if count == most]
+    found = max(counts.values())
+    best = [prefix for prefix, count in counts.items() if count == found]
     if "" in best:
-        return "", most
-    if len(best) > 1 and most >= len(own):
+        return "", found
+    if len(best) > 1 and found >= len(own):
         raise BadRequest(f"its parts {_shown(best)} fit equally well; choose one with --weights {best[0][:-1]}")
-    return best[0], most
+    return best[0], found
 
 
 def _tied(module: nn.Module, held: Weights) -> tuple[dict[str, Any], list[str]]:

@@ -86,9 +86,9 @@ def _normal(centre: str, spread: str, power: float = 1.0) -> Draw:
 
 def _uniform(low: str, high: str) -> Draw:
     def draw(estimator: Any, rows: Array, rng: np.random.Generator) -> Array:
-        least, most = getattr(estimator, low), getattr(estimator, high)
-        beyond = 0.05 * (most - least)
-        return rng.uniform(least - beyond, most + beyond, rows.shape)
+        smallest, largest = getattr(estimator, low), getattr(estimator, high)
+        beyond = 0.05 * (largest - smallest)
+        return rng.uniform(smallest - beyond, largest + beyond, rows.shape)
 
     return draw
 

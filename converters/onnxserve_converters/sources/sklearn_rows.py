@@ -16,7 +16,7 @@ from onnxserve_converters.inputs import InputSpec
 from onnxserve_converters.sources.learned_values import learned
 from onnxserve_converters.sources.sklearn_export import is_missing, with_empty
 
-Told = dict[int, list[str]]
+Notes = dict[int, list[str]]
 """What the values of a column rest on, a phrase each, by the column's number."""
 
 _MISSING_SHARE = 0.1
@@ -45,9 +45,9 @@ class FittedRows:
     ) -> None:
         self._estimator, self._inputs, self._columns = estimator, inputs, columns
         self._missing = False
-        told = self._try(run)
+        notes = self._try(run)
         phrases = {
-            spec.name: [phrase for each in columns[spec.name] for phrase in told.get(each, ())] for spec in inputs
+            spec.name: [phrase for each in columns[spec.name] for phrase in notes.get(each, ())] for spec in inputs
         }
         self.notes: Mapping[str, str] = {name: ", ".join(dict.fromkeys(some)) for name, some in phrases.items() if some}
 
@@ -62,10 +62,10 @@ class FittedRows:
         """Return a table's columns as inputs of these dtypes."""
         return {spec.name: _array(spec, rows[:, list(self._columns[spec.name])]) for spec in inputs}
 
-    def table(self, count: int, rng: np.random.Generator, edges: bool = True) -> tuple[Array, Told]:
+    def table(self, count: int, rng: np.random.Generator, edges: bool = True) -> tuple[Array, Notes]:
         """Return `count` rows, float64 or object, and what their columns rest on; without edges typical rows."""
         rows = self._made_up(count, rng)
-        rows, told = _Redrawer(rng, edges).redraw(self._estimator, rows)
+        rows, notes = _Redrawer(rng, edges).redraw(self._estimator, rows)
         if self._missing and edges:
             gaps = rng.random(rows.shape) < _MISSING_SHARE * (rng.random((count, 1)) < 0.5)
             numbers = [spec.dtype != "string" for spec in self._inputs for _ in self._columns[spec.name]]
@@ -73,19 +73,19 @@ class FittedRows:
             takes = np.zeros(rows.shape[1], bool)
             takes[order] = numbers
             rows[gaps & takes] = np.nan
-            told = {column: [*told.get(column, ()), "missing values"] for column in range(rows.shape[1])}
-        return rows, told
+            notes = {column: [*notes.get(column, ()), "missing values"] for column in range(rows.shape[1])}
+        return rows, notes
 
-    def _try(self, run: Callable[[Mapping[str, Array]], Any]) -> Told:
+    def _try(self, run: Callable[[Mapping[str, Array]], Any]) -> Notes:
         """Find out whether the estimator takes missing values, and return what the rows that it takes rest on."""
         for missing in (self._takes_missing(), False):
             self._missing = missing
             try:
-                rows, told = self.table(64, np.random.default_rng(1))
+                rows, notes = self.table(64, np.random.default_rng(1))
                 run(self.feeds(rows, self._inputs))
             except Exception:  # noqa: S112 - the framework's, for rows that it does not take
                 continue
-            return told
+            return notes
         return {}
 
     def _takes_missing(self) -> bool:
@@ -117,7 +117,7 @@ class _Redrawer:
     def __init__(self, rng: np.random.Generator, edges: bool) -> None:
         self._rng, self._edges = rng, edges
 
-    def redraw(self, estimator: Any, rows: Array) -> tuple[Array, Told]:
+    def redraw(self, estimator: Any, rows: Array) -> tuple[Array, Notes]:
         """Return rows of the same shape, and what its changed columns rest on."""
         match estimator:
             case Pipeline():
@@ -126,34 +126,34 @@ class _Redrawer:
                 return self._by_column(estimator, rows)
             case FeatureUnion():
                 return self._one_of([part for _, part in estimator.transformer_list], rows)
-        drawn, told = rows, Told()
+        drawn, notes = rows, Notes()
         for phrase, draw in learned(estimator, self._edges):
             before, drawn = drawn, draw(estimator, drawn, self._rng)
-            told = _joined(told, {column: [phrase] for column in _changed(before, drawn)})
-        if told:
-            return drawn, told
+            notes = _joined(notes, {column: [phrase] for column in _changed(before, drawn)})
+        if notes:
+            return drawn, notes
         return self._one_of(list(_parts(estimator, rows.shape[1])), rows)
 
-    def _steps(self, steps: Sequence[Any], rows: Array) -> tuple[Array, Told]:
+    def _steps(self, steps: Sequence[Any], rows: Array) -> tuple[Array, Notes]:
         if not steps:
             return rows, {}
         first, *rest = steps
-        rows, told = self.redraw(first, rows)
+        rows, notes = self.redraw(first, rows)
         if not rest:
-            return rows, told
+            return rows, notes
         try:
             drawn, more = self._steps(rest, transformed(first, rows))
             back = inverse(first, drawn, rows) if more else None
         except Exception:  # the framework's, for rows that a step does not take: what is behind it tells nothing
             back = None
         if back is None:
-            return rows, told
+            return rows, notes
         phrases = list(dict.fromkeys(phrase for some in more.values() for phrase in some))
-        told = _joined(told, {column: [*phrases] for column in _changed(rows, back)})
-        return self._mixed([rows, back] if not keeps_values(first) else [back]), told
+        notes = _joined(notes, {column: [*phrases] for column in _changed(rows, back)})
+        return self._mixed([rows, back] if not keeps_values(first) else [back]), notes
 
-    def _by_column(self, estimator: ColumnTransformer, rows: Array) -> tuple[Array, Told]:
-        drawn, told = rows.copy(), Told()
+    def _by_column(self, estimator: ColumnTransformer, rows: Array) -> tuple[Array, Notes]:
+        drawn, notes = rows.copy(), Notes()
         for _, part, columns in _column_parts(estimator):
             if _passes(part) or part == "drop":
                 continue
@@ -161,18 +161,18 @@ class _Redrawer:
             if values.dtype == object and drawn.dtype != object:
                 drawn = drawn.astype(object)
             drawn[:, columns] = values
-            told = _joined(told, {int(columns[column]): phrases for column, phrases in more.items()})
-        return drawn, told
+            notes = _joined(notes, {int(columns[column]): phrases for column, phrases in more.items()})
+        return drawn, notes
 
-    def _one_of(self, parts: Sequence[Any], rows: Array) -> tuple[Array, Told]:
+    def _one_of(self, parts: Sequence[Any], rows: Array) -> tuple[Array, Notes]:
         """Return rows that were each drawn for one of some estimators of the same columns."""
-        drawn, told = [], Told()
+        drawn, notes = [], Notes()
         for part in parts:
             values, more = self.redraw(part, rows)
             if more:
                 drawn.append(values)
-                told = _joined(told, more)
-        return (self._mixed(drawn) if drawn else rows), told
+                notes = _joined(notes, more)
+        return (self._mixed(drawn) if drawn else rows), notes
 
     def _mixed(self, drawn: Sequence[Array]) -> Array:
         chosen = self._rng.integers(len(drawn), size=len(drawn[0]))
@@ -315,8 +315,8 @@ def _changed(rows: Array, drawn: Array) -> list[int]:
     return [int(column) for column in np.flatnonzero(~same.astype(bool).all(axis=0))]
 
 
-def _joined(told: Told, more: Told) -> Told:
-    joined = {column: list(phrases) for column, phrases in told.items()}
+def _joined(notes: Notes, more: Notes) -> Notes:
+    joined = {column: list(phrases) for column, phrases in notes.items()}
     for column, phrases in more.items():
         joined[column] = list(dict.fromkeys([*joined.get(column, ()), *phrases]))
     return joined
