@@ -122,7 +122,7 @@ def check(pair, outputs):
     model, session = pair
     assert model.inputs[0].shape == ("batch", 4)
     for rows in (1, 7):
-        feeds = {"features": np.random.default_rng(rows).normal(size=(rows, 4)).astype(np.float32)}
+        feeds = {"features": np.random.default_rng(rows).normal(size=(rows, 4)).astype(model.inputs[0].dtype)}
         wanted = model.run(feeds)
         assert tuple(wanted) == outputs
         for name, got in zip(outputs, session.run(None, feeds), strict=True):
