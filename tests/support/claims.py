@@ -39,7 +39,7 @@ def claims(grower):
 
 
 def _of_ties(grower, said, wrong, known):
-    """Those of some wrong claims that rounding explains: which of values that are equal was chosen, and what follows."""
+    """Wrong claims that rounding explains: which of values that are equal was chosen, and what follows from it."""
     values, ties = {value.name: value for value in grower.values}, set()
     for node in grower.nodes:
         follows = bool(ties.intersection(node.input))
