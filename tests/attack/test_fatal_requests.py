@@ -15,6 +15,9 @@ from support.supervising import Supervised
 pytestmark = pytest.mark.timeout(600)  # a server that has died is started anew, several times
 
 
+TIMEOUT = 300  # seconds of a polite call: on a busy machine it takes one for a server to be there again
+
+
 def x(value):
     return {"x": np.array([[value]], np.int64)}
 
@@ -23,7 +26,7 @@ def polite(callers, client, kind):
     def work(caller):
         for number in callers.numbers():
             value = 1000 * caller + number % 1000
-            callers.note(kind, client.predict("fatal", x(value))["y"].tolist() == [[2 * value]])
+            callers.note(kind, client.predict("fatal", x(value), timeout=TIMEOUT)["y"].tolist() == [[2 * value]])
 
     return work
 
@@ -32,7 +35,9 @@ def polite_tasks(callers, target, kind, tasks):
     async def call(client, task):
         async for number in callers.asynchronous_numbers():
             value = 1000 * task + number % 1000
-            callers.note(kind, (await client.predict("fatal", x(value)))["y"].tolist() == [[2 * value]])
+            callers.note(
+                kind, (await client.predict("fatal", x(value), timeout=TIMEOUT))["y"].tolist() == [[2 * value]]
+            )
 
     async def run():
         async with AsyncClient(target) as client, asyncio.TaskGroup() as group:
@@ -51,7 +56,7 @@ def polite_stream(callers, client, kind):
                 values.append(1000 * caller + number % 1000)
                 yield x(values[-1])
 
-        for number, answer in enumerate(client.stream("fatal", inputs())):
+        for number, answer in enumerate(client.stream("fatal", inputs(), timeout=TIMEOUT)):
             callers.note(kind, answer["y"].tolist() == [[2 * values[number]]])
 
     return work

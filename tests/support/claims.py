@@ -15,6 +15,9 @@ from support.growing import ORDERS, RUNS, SIZES
 
 assert rules.RULES  # registered by the import
 
+_CHOOSING = {"TopK": -1, "ArgMax": 0, "ArgMin": 0}
+"""Operators that give the indices of values, and the axis along which, where they do not say."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -29,7 +32,35 @@ def claims(grower):
     given = {name: _given(name, kind, shape, grower.axes[name]) for name, kind, shape in grower.inputs}
     said = Interpreter(grower.model(), time.monotonic() + 60).run(given)
     known = [_sizes_of(grower, order, sizes) for order, sizes in RUNS]
-    return {v.name: _claim(said[v.name], v, known) for v in grower.values if v.name in said}
+    found = {v.name: _claim(said[v.name], v, known) for v in grower.values if v.name in said}
+    for name in _of_ties(grower, said, {name for name, claim in found.items() if claim.wrong}, known):
+        found[name] = Claim(found[name].kind)
+    return found
+
+
+def _of_ties(grower, said, wrong, known):
+    """Wrong claims that rounding explains: which of values that are equal was chosen, and what follows from it."""
+    values, ties = {value.name: value for value in grower.values}, set()
+    for node in grower.nodes:
+        follows = bool(ties.intersection(node.input))
+        for name in wrong.intersection(node.output):
+            if follows or (node.op_type in _CHOOSING and not _of_rows(said[name], _chosen(node, values, name), known)):
+                ties.add(name)
+        if follows:
+            ties.update(node.output)
+    return ties & wrong
+
+
+def _chosen(node, values, name):
+    """The values that the indices of a choice point to, in each run."""
+    attributes = {each.name: each.i for each in node.attribute}
+    axis = attributes.get("axis", _CHOOSING[node.op_type])
+    lacks_axis = not attributes.get("keepdims", 1)
+    runs = []
+    for array, index in zip(values[node.input[0]].runs, values[name].runs, strict=True):
+        got = np.take_along_axis(array, np.expand_dims(index, axis) if lacks_axis else index, axis)
+        runs.append(got.squeeze(axis) if lacks_axis else got)
+    return runs
 
 
 def _given(name, kind, shape, row):
@@ -75,8 +106,11 @@ def _about(said, runs, known):
         for array, sizes in zip(runs, known, strict=True):
             if wrong := _about_run(said, array, sizes):
                 return wrong
-    if said.by_count:
-        return ""
+    return "" if said.by_count else _of_rows(said, runs, known)
+
+
+def _of_rows(said, runs, known):
+    """What is wrong of how the rows of a tensor are said to depend on each other."""
     if said.row_axis is None:
         return "" if _agree([[run] for run in runs], shared=True) else "it is the same in all runs"
     rows = [_rows(said, array, sizes) for array, sizes in zip(runs, known, strict=True)]
