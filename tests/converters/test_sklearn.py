@@ -50,7 +50,10 @@ OTHERS = {
     "histogram regression": (ensemble.HistGradientBoostingRegressor(max_iter=5), ("prediction",)),
     "neural regression": (MLPRegressor(hidden_layer_sizes=(8,), max_iter=20, random_state=0), ("prediction",)),
     "k-means": (cluster.KMeans(3, n_init=1, random_state=0), ("label", "distances")),
-    "scaled k-means": (make_pipeline(StandardScaler(), cluster.KMeans(3, n_init=1)), ("label", "distances")),
+    "scaled k-means": (
+        make_pipeline(StandardScaler(), cluster.KMeans(3, n_init=1, random_state=0)),
+        ("label", "distances"),
+    ),
     "mixture": (mixture.GaussianMixture(2, random_state=0), ("label", "probabilities")),
     "isolation forest": (ensemble.IsolationForest(n_estimators=5, random_state=0), ("label", "scores")),
     "principal components": (decomposition.PCA(2), ("transformed",)),
