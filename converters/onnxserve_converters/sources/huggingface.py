@@ -83,7 +83,7 @@ def import_transformers() -> None:
     try:
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()
     finally:
         importlib.util.find_spec = find
 
