@@ -6,13 +6,14 @@ calls with large metadata 570 of 860 MiB were free, and counted as the process's
 
 import contextlib
 import ctypes
+import functools
 import threading
 from typing import Any
 
 from onnxserve_server.runtime.resources import memory_left
 
 _INTERVAL = 0.25  # seconds between two looks, of some 20 µs each
-_WORTH_IT = 32 << 20  # bytes that are free; of fewer nothing is said
+_WORTH_IT = 32 << 20  # bytes that are free; fewer are left where they are
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt()
 _LARGE_BLOCK = 256 << 10  # bytes
 _FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
@@ -68,5 +69,6 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
+@functools.cache
 def _libc() -> Any:
     return ctypes.CDLL(None)
